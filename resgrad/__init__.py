@@ -1,0 +1,27 @@
+"""resgrad: teacher-student training of one-hidden-layer ReLU networks, by hand and to the last digit.
+
+Names are imported on first use, so that ``import resgrad`` costs nothing.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "architectures": ["ARCHITECTURES", "Architecture", "Network"],
+    "losses": ["EmpiricalLoss", "OnlineLoss", "PopulationLoss"],
+    "optimizers": ["OPTIMIZERS", "SGD", "Nesterov"],
+    "training": ["Trajectory", "dataset", "draw", "gradient_flow", "streams", "train"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module 'resgrad' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,255 @@
+"""The architectures, as data: a record of numbers per network, and nothing else to add.
+
+Imports only ``checks`` and ``kernels``.  Every network of this package is
+
+    F(x) = A' relu(U' x) + C' x,        U = W1 + identity * eye(d, k),
+
+and an `Architecture` says how (U, A, C) come from the parameters (W1, W2).  A new variant is one
+more line in `ARCHITECTURES` (and its literal twin in ``tests/naive.py``).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import checks
+
+READOUTS = ("fixed", "sum", "vector")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One network family: how the canonical (U, A, C) come from the parameters.
+
+    Parameters
+    ----------
+    name : str
+    formula : str
+        F(x), for people.
+    source : str
+        Where the network comes from.
+    identity : float
+        U = W1 + identity * eye(d, k).
+    skip : float
+        C = skip * eye(d) (``vector``) or skip * ones((d, 1)) (``fixed`` and ``sum``).
+    readout : {"fixed", "sum", "vector"}
+        ``fixed``: A = ones((k, 1)), there is no W2.  ``sum``: A = W2 @ ones((d, 1)), the sum of
+        all outputs.  ``vector``: A = W2.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When a field is out of range.
+
+    Examples
+    --------
+    >>> import resgrad as rg
+    >>> rg.ARCHITECTURES["modresnet"].formula
+    "W2' relu((W1 + I)' x) + x"
+    >>> rg.ARCHITECTURES["modresnet"].size(10)
+    200
+    """
+
+    name: str
+    formula: str
+    source: str
+    identity: float
+    skip: float
+    readout: str
+
+    def __post_init__(self):
+        for field in ("name", "formula", "source"):
+            if not isinstance(getattr(self, field), str) or not getattr(self, field):
+                raise TypeError(f"{field} is {getattr(self, field)!r}, but must be a non-empty string")
+        for field in ("identity", "skip"):
+            object.__setattr__(self, field, checks.real(getattr(self, field), field))
+        if self.readout not in READOUTS:
+            raise checks.suggest(self.readout, "readout", READOUTS)
+
+    @property
+    def trains_readout(self):
+        """Whether there is a W2."""
+        return self.readout != "fixed"
+
+    def shapes(self, d, width=None):
+        """Shapes of the parameter blocks, in their order in theta.
+
+        Parameters
+        ----------
+        d : int
+            Input dimension.
+        width : int, optional
+            Number k of hidden units; d unless given.
+
+        Returns
+        -------
+        dict of str to tuple
+            ``{"W1": (d, k)}``, and ``"W2": (k, d)`` where there is one.
+        """
+        d = checks.integer(d, "d")
+        k = d if width is None else checks.integer(width, "width")
+        return {"W1": (d, k), "W2": (k, d)} if self.trains_readout else {"W1": (d, k)}
+
+    def size(self, d, width=None):
+        """Number of parameters for input dimension ``d`` and ``width`` units (d unless given)."""
+        return sum(rows * columns for rows, columns in self.shapes(d, width).values())
+
+    def outputs(self, d):
+        """Number m of outputs: d for the ``vector`` read-out, else 1."""
+        return d if self.readout == "vector" else 1
+
+    def readout_rate(self, d):
+        """What gradient descent on theta multiplies the rate of A by (see ``kernels``, eq. 5)."""
+        return {"fixed": 0, "sum": d, "vector": 1}[self.readout]
+
+    def flatten(self, W1, W2=None):
+        """theta, shape (n,), from W1 (d, k) and W2 (k, d): W1 then W2, row-major."""
+        W1 = checks.array(W1, "W1", (None, None), dtype=None)
+        if not self.trains_readout:
+            if W2 is not None:
+                raise ValueError(f"W2 is given, but {self.name} has a fixed read-out and no W2")
+            return W1.ravel().copy()
+        if W2 is None:
+            raise ValueError(f"W2 is missing, but {self.name} needs one of shape {W1.shape[::-1]}")
+        W2 = checks.array(W2, "W2", W1.shape[::-1], dtype=None)
+        return np.concatenate([W1.ravel(), W2.ravel()])
+
+    def width(self, size, d):
+        """The width k of a theta of ``size`` entries at input dimension ``d``.
+
+        Raises
+        ------
+        ValueError
+            When no width fits.
+        """
+        d = checks.integer(d, "d")
+        k, rest = divmod(size, self.size(d, 1))
+        if k == 0 or rest:
+            raise ValueError(
+                f"theta has shape ({size},), but {self.name} with d={d} needs ({self.size(d)},), "
+                f"or a multiple of {self.size(d, 1)} for another width"
+            )
+        return k
+
+    def unflatten(self, theta, d):
+        """(W1, W2), views into ``theta``; W2 is None where the read-out is fixed."""
+        theta = theta if isinstance(theta, np.ndarray) else np.asarray(theta)
+        if theta.ndim != 1:
+            raise ValueError(
+                f"theta has shape {theta.shape}, but {self.name} with d={d} needs ({self.size(d)},)"
+            )
+        k = self.width(theta.size, d)
+        W1 = theta[: d * k].reshape(d, k)
+        return W1, theta[d * k :].reshape(k, d) if self.trains_readout else None
+
+    def canonical(self, theta, d):
+        """(U, A), shapes (d, k) and (k, m): the canonical coordinates of ``theta``, copies."""
+        W1, W2 = self.unflatten(theta, d)
+        U = W1 + W1.dtype.type(self.identity) * np.eye(*W1.shape, dtype=W1.dtype)
+        if self.readout == "fixed":
+            return U, np.ones((W1.shape[1], 1), W1.dtype)
+        return U, W2.sum(axis=1, keepdims=True) if self.readout == "sum" else W2.copy()
+
+    def skip_map(self, d):
+        """C, shape (d, m): the linear part of the network."""
+        return self.skip * (np.eye(d) if self.readout == "vector" else np.ones((d, 1)))
+
+    def pull_back(self, dU, dA):
+        """Gradient in theta from the one in (U, A): dW1 = dU, dW2 = dA or dA 1' (eq. 5)."""
+        if self.readout == "fixed":
+            return dU.ravel().copy()
+        dW2 = dA if self.readout == "vector" else np.broadcast_to(dA, dU.shape[::-1])
+        return np.concatenate([dU.ravel(), dW2.ravel()])
+
+
+ARCHITECTURES = {
+    arch.name: arch
+    for arch in (
+        Architecture("li", "||relu((I + W1)' x)||_1", "Li & Yuan 2017", 1, 0, "fixed"),
+        Architecture("resnet", "W2' relu(W1' x) + x", "the post's ResNet block", 0, 1, "vector"),
+        Architecture("two-weight", "sum(W2' relu((W1 + I)' x))", "the post", 1, 0, "sum"),
+        Architecture("modresnet", "W2' relu((W1 + I)' x) + x", "the post", 1, 1, "vector"),
+        Architecture("vanilla", "||relu(W1' x)||_1", "Safran & Shamir 2018", 0, 0, "fixed"),
+        Architecture("resnet-sum", "sum(W2' relu(W1' x) + x)", "the post's notebook", 0, 1, "sum"),
+        Architecture(
+            "modresnet-sum", "sum(W2' relu((W1 + I)' x) + x)", "the post's notebook", 1, 1, "sum"
+        ),
+    )
+}
+
+
+def resolve(arch):
+    """The `Architecture` that ``arch`` is or names.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name; the message suggests the nearest.
+    """
+    if isinstance(arch, Architecture):
+        return arch
+    if isinstance(arch, str) and arch in ARCHITECTURES:
+        return ARCHITECTURES[arch]
+    raise checks.suggest(arch, "arch", list(ARCHITECTURES))
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """An architecture with its parameters: a function of x.
+
+    Parameters
+    ----------
+    arch : Architecture or str
+    theta : array_like, shape (n,)
+        Flat parameters: W1 then W2, row-major.  Copied, and read-only from then on.
+    d : int
+        Input dimension.
+
+    Attributes
+    ----------
+    W1, W2 : ndarray
+        Views into theta, shapes (d, k) and (k, d); W2 is None for a fixed read-out.
+    width : int
+        Number k of hidden units.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When theta does not fit the architecture or is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np, resgrad as rg
+    >>> net = rg.Network("li", np.zeros(4), d=2)       # ||relu(I x)||_1
+    >>> net(np.array([[1.0, 2.0], [3.0, -4.0]]))
+    array([3., 3.])
+    """
+
+    arch: Architecture
+    theta: np.ndarray
+    d: int
+
+    def __post_init__(self):
+        arch, d = resolve(self.arch), checks.integer(self.d, "d")
+        theta = checks.array(self.theta, "theta", dtype=None).copy()
+        W1, W2 = arch.unflatten(theta, d)
+        theta.flags.writeable = W1.flags.writeable = False
+        if W2 is not None:
+            W2.flags.writeable = False
+        fields = dict(arch=arch, theta=theta, d=d, W1=W1, W2=W2, width=W1.shape[1])
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def canonical(self):
+        """(U, A, C) in float64, shapes (d, k), (k, m) and (d, m)."""
+        theta = self.theta.astype(np.float64)
+        return *self.arch.canonical(theta, self.d), self.arch.skip_map(self.d)
+
+    def __call__(self, X):
+        """F at each row of ``X`` (B, d): shape (B,) for a scalar output, (B, d) for a vector one."""
+        from . import kernels
+
+        X = checks.array(X, "X", (None, self.d), dtype=None)
+        U, A, C = (np.ascontiguousarray(a, X.dtype) for a in self.canonical())
+        Y = kernels.forward(U, A, C, X)
+        return Y if self.arch.readout == "vector" else Y[:, 0]

@@ -1,0 +1,78 @@
+"""Checks at the border: one line that names the argument, what it got and what it wants.
+
+Imports nothing of resgrad.  Kernels never check; every public function does, through these.
+"""
+
+import difflib
+import operator
+
+import numpy as np
+
+
+def suggest(name, what, known):
+    """The error for an unknown ``name``: lists the ``known`` ones and suggests the nearest."""
+    near = difflib.get_close_matches(str(name).lower(), known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"{what} is {name!r}, but must be one of {', '.join(known)}{hint}")
+
+
+def integer(value, name, minimum=1):
+    """``value`` as an int of at least ``minimum``."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {shown(value)}, but must be an integer") from None
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} is {value!r}, but must be an integer")
+    if number < minimum:
+        raise ValueError(f"{name} is {shown(value)}, but must be at least {minimum}")
+    return number
+
+
+def real(value, name, low=-np.inf, high=np.inf, *, above=None):
+    """``value`` as a finite float in [low, high), or > ``above``."""
+    try:
+        if isinstance(value, (str, bytes, bool, np.bool_)):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name} is {shown(value)}, but must be a real number") from None
+    if above is not None and not above < number < np.inf:
+        raise ValueError(f"{name} is {shown(value)}, but must be a finite number above {above:g}")
+    if not (low <= number < high):
+        raise ValueError(f"{name} is {shown(value)}, but must lie in [{low:g}, {high:g})")
+    return number
+
+
+def array(value, name, shape=None, dtype=np.float64):
+    """``value`` as a C-contiguous, finite array of ``dtype`` (None: float32 stays, else float64).
+
+    ``shape`` may hold None for a free length.  The input is never written to, and copied only
+    where its type or layout asks for it.
+    """
+    try:
+        raw = np.asarray(value)
+        if raw.dtype.kind not in "biuf":
+            raise TypeError
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {shown(value)}, but must be an array of real numbers") from None
+    if dtype is None:
+        dtype = np.float32 if raw.dtype == np.float32 else np.float64
+    if shape is not None and (
+        raw.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, raw.shape))
+    ):
+        wanted = "(" + ", ".join("n" if n is None else str(n) for n in shape)
+        wanted += ",)" if len(shape) == 1 else ")"
+        raise ValueError(f"{name} has shape {raw.shape}, but must have shape {wanted}")
+    with np.errstate(over="ignore"):
+        result = np.ascontiguousarray(raw, dtype=dtype).reshape(raw.shape)
+    if not np.isfinite(result).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(result))[0])
+        raise ValueError(f"{name} holds {result[where]} at index {where}, but must be finite")
+    return result
+
+
+def shown(value):
+    """A short repr that fits an error line."""
+    text = repr(value).replace("\n", " ")
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,582 @@
+"""Every jitted function: arrays in, arrays out; no validation, no files.  Imports no other room.
+
+The forward and the backward pass are written once, for the canonical network
+
+    F(x) = A' relu(U' x) + C' x        U (d, k),  A (k, m),  C (d, m),  m = 1 or d.          (1)
+
+The four networks of the post are cases of it.  With e = F(x) - y, h = relu(z), 1[.] the 0/1
+indicator (relu'(0) = 0) and 1 the vector of ones, the loss |e|^2 of one sample has
+
+    li          z = (I + W1)' x     F = 1'h                 dW1 = 2 x (e 1 * 1[z > 0])'
+    resnet      z = W1' x           F = W2'h + x            dW2 = 2 h e'
+                                                            dW1 = 2 x ((W2 e) * 1[z > 0])'
+    two-weight  z = (W1 + I)' x     F = 1'W2'h = (W2 1)'h   dW2 = 2 e h 1'
+                                                            dW1 = 2 x (e W2 1 * 1[z > 0])'
+    modresnet   z = (W1 + I)' x     F = W2'h + x            as resnet
+
+which is (1) with U = W1 + I or W1;  A = 1, W2 1 or W2;  C = 0, 1 or I, and
+
+    r = A'h + C'x - y,    dA = 2 h r',    g = (A r) * 1[z > 0],    dU = 2 x g'              (2)-(4)
+    dW1 = dU;    dW2 = dA (vector),  dA 1' (sum),  absent (fixed).                              (5)
+
+theta -> (U, A) is linear, so SGD and Nesterov on theta *are* SGD and Nesterov on (U, A) with the
+rate of A multiplied by 0 (fixed), 1 (vector) or d (sum: d columns of W2 share one gradient).  The
+loops below run on (U, A) and never see theta.  One step, with v <- momentum v + g:
+
+    theta <- theta - lr (g + momentum v).                                                       (6)
+
+Population.  Student minus teacher is one more network (1), with units Z = [U, U*], read-out
+Q = [A; -A*] and linear part D = C - C*.  For x ~ N(0, I), phi the angle between u and v, s and c
+its sine and cosine, ^ a unit vector, and G(u, v) = E[relu(u'x) relu(v'x)] (Cho & Saul 2009),
+
+    G(u, v) = |u||v| (s + (pi - phi) c) / 2 pi                                                  (7)
+    loss = sum_lm (q_l . q_m) G(z_l, z_m) + sum_l q_l . D'z_l + |D|^2                           (8)
+    dG/du = (|v| s u^ + (pi - phi) v) / 2 pi                                                    (9)
+    dloss/du_j = 2 sum_l (a_j . q_l) dG/du(u_j, z_l) + D a_j                                    (10)
+    dloss/da_j = 2 sum_l G(u_j, z_l) q_l + D'u_j                                                (11)
+
+(9) follows from (7) with dphi/du = -(v^ - c u^) / (|u| s): the terms in dphi cancel.  For the
+second derivatives let m = (v^ - c u^) / s and n = (u^ - c v^) / s, the unit vectors in the plane
+of u and v that are orthogonal to u and to v.  Differentiating (9) once more,
+
+    d2G/du dv = ((pi - phi) I + s (u^ v^' + m n')) / 2 pi                                       (12)
+    d2G/du du = s |v| / |u| (I - u^ u^' + m m') / 2 pi                                          (13)
+
+and by the product rule on (10) and (11), q = a on the student's own units,
+
+    d2loss/du_j du_l = 2 (a_j . a_l) d2G/du dv(u_j, u_l)                  j != l                (14)
+    d2loss/du_j du_j = |a_j|^2 I + 2 sum_{l != j} (a_j . q_l) d2G/du du(u_j, z_l)               (15)
+    d2loss/du_j da_l = 2 dG/du(u_j, u_l) a_j' + [j = l] (2 sum_m dG/du(u_j, z_m) q_m' + D)      (16)
+    d2loss/da_j da_l = 2 G(u_j, u_l) I.                                                         (17)
+
+s m and s n stay bounded where u and v become parallel (s = 0), so (7)-(17) are continuous there and
+take their limits.  At a zero unit they have no limit; relu'(0) = 0 makes dG/du and d2G vanish.
+
+Near a zero of the loss (8) is a difference of large numbers.  With relu(t) = (t + |t|) / 2 the
+residual splits into an odd and an even part, which are orthogonal under a Gaussian:
+
+    loss = |D + Z Q / 2|^2 + sum_lm (p_l . p_m) (s + psi |c|) / 2 pi,                           (18)
+
+p_l = |z_l| q_l and psi = arcsin |c|.  The first term is a norm.  The second one is summed in
+double-double arithmetic (unevaluated hi + lo, about 32 digits) wherever plain summation would cancel.
+"""
+
+import functools
+import math
+from fractions import Fraction
+
+import numba
+import numpy as np
+from numba.extending import register_jitable
+
+
+def _jit(function=None, **options):
+    """The one JIT policy: cached on disk, without the GIL, IEEE division; fastmath is opt-in."""
+    if function is None:
+        return functools.partial(_jit, **options)
+    options = {"nogil": True, "error_model": "numpy"} | options
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no cache folder can be written: compile in every process instead
+        return numba.njit(**options)(function)
+
+
+# Sums over samples may be reassociated, so that they run in SIMD lanes.  NaN and inf keep their
+# meaning: a diverging run must be seen.  Never used in population code.
+_sampled_jit = functools.partial(_jit, fastmath={"reassoc", "contract", "nsz", "arcp"})
+_inline = functools.partial(_sampled_jit, inline="always")
+
+UNROLLED = 32  # widest network for which the shape-specialized loop beats BLAS
+BLOCK = 1024  # samples per block where a whole data set is evaluated
+
+
+# ------------------------------------------------------------------ sampled: forward and backward
+
+
+@_jit
+def forward(U, A, C, X):
+    """F (B, m) at the rows of X (B, d), eq. (1)."""
+    return np.dot(np.maximum(np.dot(X, U), U.dtype.type(0)), A) + np.dot(X, C)
+
+
+@_inline
+def _backward_blas(X, T, U, A, H, R, G, dU, dA):
+    """Loss and gradient (2)-(4) of one batch, as matrix products; T = y - C'x."""
+    zero, scale = U.dtype.type(0), U.dtype.type(2.0 / X.shape[0])
+    batch, k, m = X.shape[0], A.shape[0], A.shape[1]
+    np.dot(X, U, H)
+    for b in range(batch):
+        for j in range(k):
+            H[b, j] = max(H[b, j], zero)
+    np.dot(H, A, R)
+    loss = 0.0
+    for b in range(batch):
+        for o in range(m):
+            R[b, o] -= T[b, o]
+            loss += R[b, o] * R[b, o]
+            R[b, o] *= scale
+    np.dot(H.T, R, dA)  # (2)
+    if m > 1:
+        np.dot(R, A.T, G)  # (3)
+    for b in range(batch):
+        for j in range(k):
+            if not H[b, j] > zero:  # relu'(0) = 0
+                G[b, j] = zero
+            elif m == 1:
+                G[b, j] = R[b, 0] * A[j, 0]
+    np.dot(X.T, G, dU)  # (4)
+    return loss / batch
+
+
+@_jit(fastmath={"reassoc", "contract", "nsz", "arcp"})
+def dataset_gradient(rows, U, A, dU, dA):
+    """Mean loss over the data set; adds its gradient into dU and dA.  rows = [x, y - C'x]."""
+    d, k, m = U.shape[0], U.shape[1], A.shape[1]
+    dU[:] = 0
+    dA[:] = 0
+    gU, gA, total = np.empty_like(dU), np.empty_like(dA), 0.0
+    for start in range(0, rows.shape[0], BLOCK):
+        block = rows[start : start + BLOCK]
+        n = block.shape[0]
+        X, T = np.ascontiguousarray(block[:, :d]), np.ascontiguousarray(block[:, d:])
+        H, G = np.empty((n, k), U.dtype), np.empty((n, k), U.dtype)
+        share = n / rows.shape[0]
+        total += share * _backward_blas(X, T, U, A, H, np.empty((n, m), U.dtype), G, gU, gA)
+        dU += U.dtype.type(share) * gU
+        dA += U.dtype.type(share) * gA
+    return total
+
+
+@_inline
+def _backward_unrolled(d, k, m, n, X, T, U, A, H, R, G, dU, dA):
+    """Loss and gradient (2)-(4) of n samples; one sample a column, and d, k, m known when compiling."""
+    zero, scale = U.dtype.type(0), U.dtype.type(2.0 / n)
+    for j in range(k):
+        for b in range(n):
+            z = zero
+            for i in range(d):
+                z += U[i, j] * X[i, b]
+            H[j, b] = max(z, zero)
+    loss = zero
+    for o in range(m):
+        for b in range(n):
+            r = -T[o, b]
+            for j in range(k):
+                r += A[j, o] * H[j, b]
+            loss += r * r
+            R[o, b] = r * scale
+    for j in range(k):
+        for b in range(n):
+            g = zero
+            for o in range(m):
+                g += A[j, o] * R[o, b]
+            G[j, b] = g if H[j, b] > zero else zero  # (3), relu'(0) = 0
+        for o in range(m):
+            total = zero
+            for b in range(n):
+                total += H[j, b] * R[o, b]
+            dA[j, o] = total  # (2)
+        for i in range(d):
+            total = zero
+            for b in range(n):
+                total += G[j, b] * X[i, b]
+            dU[i, j] = total  # (4)
+    return loss / n
+
+
+@_inline
+def _update(W, V, g, lr, momentum):
+    """One step of (6), in place."""
+    for i in range(W.shape[0]):
+        for j in range(W.shape[1]):
+            V[i, j] = momentum * V[i, j] + g[i, j]
+            W[i, j] -= lr * (g[i, j] + momentum * V[i, j])
+
+
+@functools.cache
+def sampled_loop(d, k, m):
+    """The fused training loop on samples, compiled for one shape (small) or for all (BLAS).
+
+    The returned ``loop(rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total)``
+    makes ``n_steps`` of (6) in place and returns ``total`` plus the batch losses.  Its batches are
+    ``rows[order[start:]]`` in turn, the last one possibly short; or, where ``order`` is empty,
+    fresh N(0, I) samples from ``rng``, labeled by ``teacher`` = (U*, A*, D).
+    ``rates`` = (lr of U, lr of A, momentum).
+    """
+    if max(d, k) > UNROLLED:
+        return _blas_loop
+
+    @_sampled_jit
+    def loop(rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
+        X, T = np.empty((d, batch), U.dtype), np.empty((m, batch), U.dtype)
+        H, G, R = np.empty((k, batch), U.dtype), np.empty((k, batch), U.dtype), np.empty_like(T)
+        dU, dA, n = np.empty_like(U), np.empty_like(A), batch
+        for _ in range(n_steps):
+            if order.size == 0:
+                _draw_columns(rng, teacher, X, T)
+            else:
+                n = min(batch, order.size - start)
+                for b in range(n):
+                    row = order[start + b]
+                    for i in range(d):
+                        X[i, b] = rows[row, i]
+                    for o in range(m):
+                        T[o, b] = rows[row, d + o]
+                start += n
+            total += _backward_unrolled(d, k, m, n, X, T, U, A, H, R, G, dU, dA)
+            _update(U, VU, dU, rates[0], rates[2])
+            _update(A, VA, dA, rates[1], rates[2])
+        return total
+
+    return loop
+
+
+@_sampled_jit
+def _blas_loop(rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
+    """`sampled_loop` for every shape: a sample is a row, and the products are BLAS's."""
+    d, k, m = U.shape[0], U.shape[1], A.shape[1]
+    X, T, R = np.empty((batch, d), U.dtype), np.empty((batch, m), U.dtype), np.empty((batch, m), U.dtype)
+    H, G = np.empty((batch, k), U.dtype), np.empty((batch, k), U.dtype)
+    dU, dA, n = np.empty_like(U), np.empty_like(A), batch
+    for _ in range(n_steps):
+        if order.size == 0:
+            _draw_rows(rng, teacher, X, T)
+        else:
+            n = min(batch, order.size - start)
+            for b in range(n):
+                row = rows[order[start + b]]
+                X[b] = row[:d]
+                T[b] = row[d:]
+            start += n
+        total += _backward_blas(X[:n], T[:n], U, A, H[:n], R[:n], G[:n], dU, dA)
+        _update(U, VU, dU, rates[0], rates[2])
+        _update(A, VA, dA, rates[1], rates[2])
+    return total
+
+
+@_sampled_jit
+def _draw_columns(rng, teacher, X, T):
+    """Fresh samples into the columns of X, and T = A*'relu(U*'x) - D'x."""
+    U, A, D = teacher
+    zero = X.dtype.type(0)
+    for b in range(X.shape[1]):
+        for i in range(X.shape[0]):
+            X[i, b] = rng.standard_normal()
+    for o in range(T.shape[0]):
+        for b in range(X.shape[1]):
+            T[o, b] = zero
+        for i in range(X.shape[0]):
+            for b in range(X.shape[1]):
+                T[o, b] -= D[i, o] * X[i, b]
+    h = np.empty(X.shape[1], X.dtype)
+    for j in range(U.shape[1]):
+        h[:] = zero
+        for i in range(X.shape[0]):
+            for b in range(X.shape[1]):
+                h[b] += U[i, j] * X[i, b]
+        for o in range(T.shape[0]):
+            for b in range(X.shape[1]):
+                T[o, b] += A[j, o] * max(h[b], zero)
+
+
+@_sampled_jit
+def _draw_rows(rng, teacher, X, T):
+    """Fresh samples into the rows of X, and T = A*'relu(U*'x) - D'x."""
+    U, A, D = teacher
+    for b in range(X.shape[0]):
+        for i in range(X.shape[1]):
+            X[b, i] = rng.standard_normal()
+    T[:] = np.dot(np.maximum(np.dot(X, U), X.dtype.type(0)), A) - np.dot(X, D)
+
+
+# ------------------------------------------------------------ population: gradient, loop, Hessian
+
+
+@_jit
+def _normalize(z, unit):
+    """|z|, and z / |z| into ``unit``; the scale is taken out first, so that no square over- or underflows."""
+    scale = 0.0
+    for i in range(z.size):
+        scale = max(scale, abs(z[i]))
+    if scale == 0.0:
+        unit[:] = 0.0
+        return 0.0
+    total = 0.0
+    for i in range(z.size):
+        unit[i] = z[i] / scale
+        total += unit[i] * unit[i]
+    length = math.sqrt(total)
+    for i in range(z.size):
+        unit[i] /= length
+    return scale * length
+
+
+@_jit
+def _angle(u, v):
+    """(c, s, pi - phi) of two unit vectors.
+
+    An error in c moves s and phi together, and (7) and (9) are stationary under that: near 0 and
+    pi they keep their digits although phi alone does not.
+    """
+    c = 0.0
+    for i in range(u.size):
+        c += u[i] * v[i]
+    c = min(1.0, max(-1.0, c))
+    return c, math.sqrt((1.0 - c) * (1.0 + c)), math.acos(-c)
+
+
+@_jit
+def population_gradient(U, A, U_star, A_star, D, dU, dA):
+    """(10) into dU and (11) into dA: O((k + k*) k (d + m)) time, each pair's angle once."""
+    d, k, m = U.shape[0], U.shape[1], A.shape[1]
+    K = k + U_star.shape[1]
+    unit, norm = np.empty((K, d)), np.empty(K)
+    for l in range(K):
+        norm[l] = _normalize(U[:, l] if l < k else U_star[:, l - k], unit[l])
+    Q = np.vstack((A, -A_star))
+    dZ, dQ = np.zeros((k, d)), np.zeros((k, m))  # rows: 2 pi / 2 times the sums in (10) and (11)
+    for j in range(k):
+        for l in range(j, K):
+            if l == j:
+                c, s, p = 1.0, 0.0, math.pi
+            else:
+                c, s, p = _angle(unit[j], unit[l])
+            w = 0.0
+            for o in range(m):
+                w += Q[j, o] * Q[l, o]
+            g = norm[j] * norm[l] * (s + p * c)  # (7)
+            for o in range(m):
+                dQ[j, o] += g * Q[l, o]
+            for i in range(d):
+                dZ[j, i] += w * norm[l] * (s * unit[j, i] + p * unit[l, i])  # (9)
+            if j < l < k:
+                for o in range(m):
+                    dQ[l, o] += g * Q[j, o]
+                for i in range(d):
+                    dZ[l, i] += w * norm[j] * (s * unit[l, i] + p * unit[j, i])
+    for j in range(k):
+        for i in range(d):
+            g = dZ[j, i] / math.pi
+            for o in range(m):
+                g += D[i, o] * A[j, o]
+            dU[i, j] = g if norm[j] > 0.0 else 0.0  # (10), relu'(0) = 0
+        for o in range(m):
+            g = dQ[j, o] / math.pi
+            for i in range(d):
+                g += D[i, o] * U[i, j]
+            dA[j, o] = g  # (11)
+
+
+@_jit
+def population_loop(teacher, U, A, VU, VA, rates, n_steps):
+    """``n_steps`` of (6) on the exact gradient, in place."""
+    dU, dA = np.empty_like(U), np.empty_like(A)
+    U_star, A_star, D = teacher
+    for _ in range(n_steps):
+        population_gradient(U, A, U_star, A_star, D, dU, dA)
+        _update(U, VU, dU, rates[0], rates[2])
+        _update(A, VA, dA, rates[1], rates[2])
+
+
+@_jit
+def population_hessian(U, A, U_star, A_star, D):
+    """The exact Hessian in (U, A), both row-major, shape (k (d + m), k (d + m)); (14)-(17)."""
+    d, k, m = U.shape[0], U.shape[1], A.shape[1]
+    K = k + U_star.shape[1]
+    unit, norm = np.empty((K, d)), np.empty(K)
+    for l in range(K):
+        norm[l] = _normalize(U[:, l] if l < k else U_star[:, l - k], unit[l])
+    Q = np.vstack((A, -A_star))
+    uu, ua, aa = np.zeros((k, k, d, d)), np.zeros((k, k, d, m)), np.zeros((k, k))
+    for j in range(k):
+        aa[j, j] = norm[j] * norm[j]
+        if norm[j] > 0.0:  # the pair of a unit with itself: phi = 0
+            uu[j, j] += np.dot(A[j], A[j]) * np.eye(d)
+            ua[j, j] += D + 2.0 * np.outer(U[:, j], A[j])
+        for l in range(j + 1, K):
+            c, s, p = _angle(unit[j], unit[l])
+            w = np.dot(Q[j], Q[l]) / math.pi
+            inverse = 1.0 / s if s > 0.0 else 0.0
+            if l < k:
+                aa[j, l] = aa[l, j] = norm[j] * norm[l] * (s + p * c) / math.pi  # (17)
+                if norm[j] > 0.0 and norm[l] > 0.0:
+                    for i in range(d):
+                        s_m = (unit[l, i] - c * unit[j, i]) * inverse
+                        for e in range(d):
+                            s_n = unit[j, e] - c * unit[l, e]
+                            uu[j, l, i, e] = w * (s * unit[j, i] * unit[l, e] + s_m * s_n)  # (14)
+                        uu[j, l, i, i] += w * p
+                    uu[l, j] = uu[j, l].T
+            for a, b in ((j, l), (l, j)):  # what unit b adds to the blocks of unit a
+                if a >= k or norm[a] == 0.0:
+                    continue
+                slope = norm[b] * (s * unit[a] + p * unit[b]) / math.pi  # twice (9)
+                ua[a, a] += np.outer(slope, Q[b])  # (16)
+                if b < k:
+                    ua[a, b] = np.outer(slope, A[a])
+                ratio = w * norm[b] / norm[a]
+                across = unit[b] - c * unit[a]  # s m
+                for i in range(d):
+                    uu[a, a, i, i] += ratio * s
+                    for e in range(d):
+                        bend = across[i] * across[e] * inverse - s * (unit[a, i] * unit[a, e])
+                        uu[a, a, i, e] += ratio * bend  # (15)
+    hessian = np.zeros((k * (d + m), k * (d + m)))
+    for j in range(k):
+        for l in range(k):
+            for i in range(d):
+                for e in range(d):
+                    hessian[i * k + j, e * k + l] = uu[j, l, i, e]
+                for o in range(m):
+                    hessian[i * k + j, d * k + l * m + o] = ua[j, l, i, o]
+                    hessian[d * k + l * m + o, i * k + j] = ua[j, l, i, o]
+            for o in range(m):
+                hessian[d * k + j * m + o, d * k + l * m + o] = aa[j, l]
+    return hessian
+
+
+# ------------------------------------------------------- population: the loss, to its last digits
+# Double-double numbers are pairs (hi, lo).  Reassociating any line below would break it.
+
+
+def _double_double(number):
+    return float(number), float(number - Fraction(float(number)))
+
+
+_PI = (math.pi, 1.2246467991473532e-16)
+_HALF_PI = (_PI[0] / 2, _PI[1] / 2)
+# sin and cos on [0, pi / 4] to 1e-33: Taylor terms up to t^27 / 27! and t^26 / 26!
+_FACTORIAL = np.array([_double_double(Fraction((-1) ** (n // 2), math.factorial(n))) for n in range(28)])
+
+
+@register_jitable  # also called on NumPy arrays
+def two_sum(a, b):
+    """a + b and its rounding error (Knuth)."""
+    s = a + b
+    t = s - a
+    return s, (a - (s - t)) + (b - t)
+
+
+@_jit
+def _two_product(a, b):
+    """a b and its rounding error (Dekker)."""
+    t = 134217729.0 * a
+    a_hi = t - (t - a)
+    t = 134217729.0 * b
+    b_hi = t - (t - b)
+    p = a * b
+    a_lo, b_lo = a - a_hi, b - b_hi
+    return p, ((a_hi * b_hi - p) + a_hi * b_lo + a_lo * b_hi) + a_lo * b_lo
+
+
+@_jit
+def _add(x, y):
+    s, e = two_sum(x[0], y[0])
+    t, f = two_sum(x[1], y[1])
+    s, e = two_sum(s, e + t)
+    return two_sum(s, e + f)
+
+
+@_jit
+def _multiply(x, y):
+    p, e = _two_product(x[0], y[0])
+    return two_sum(p, e + (x[0] * y[1] + x[1] * y[0]))
+
+
+@_jit
+def _divide(x, y):
+    q = x[0] / y[0]
+    rest = _add(x, _multiply((-q, 0.0), y))
+    return two_sum(q, rest[0] / y[0])
+
+
+@_jit
+def _square_root(x):
+    if x[0] <= 0.0:
+        return 0.0, 0.0
+    root = math.sqrt(x[0])
+    rest = _add(x, _multiply((-root, 0.0), (root, 0.0)))
+    return two_sum(root, rest[0] / (2.0 * root))
+
+
+@_jit
+def _dot(x, y):
+    """Dot product of double-double vectors, shape (n, 2)."""
+    total = (0.0, 0.0)
+    for i in range(x.shape[0]):
+        total = _add(total, _multiply((x[i, 0], x[i, 1]), (y[i, 0], y[i, 1])))
+    return total
+
+
+@_jit
+def _taylor(t, first):
+    """sin t (first = 1) or cos t (first = 0) for |t| <= pi / 4."""
+    square, total = _multiply(t, t), (0.0, 0.0)
+    for n in range(26 + first, -1, -2):
+        total = _add(_multiply(total, square), (_FACTORIAL[n, 0], _FACTORIAL[n, 1]))
+    return _multiply(total, t) if first else total
+
+
+@_jit
+def _even_part(c):
+    """s + psi |c| of (18), from the cosine c alone."""
+    if c[0] < 0.0:
+        c = (-c[0], -c[1])
+    s = _square_root(_multiply(_add((1.0, 0.0), (-c[0], -c[1])), _add((1.0, 0.0), c)))
+    guess = (math.atan2(c[0], s[0]), 0.0)
+    if guess[0] <= math.pi / 4:
+        sine, cosine = _taylor(guess, 1), _taylor(guess, 0)
+    else:
+        rest = _add(_HALF_PI, (-guess[0], 0.0))
+        sine, cosine = _taylor(rest, 0), _taylor(rest, 1)
+    # sin(psi - guess) = |c| cos(guess) - s sin(guess) is the error of the guess, about 1e-16
+    miss = _add(_multiply(c, cosine), _multiply((-s[0], -s[1]), sine))
+    return _add(s, _multiply(c, _add(guess, miss)))
+
+
+@_jit
+def population_value(Z, Q, D):
+    """(18) in double-double arithmetic; Z (K, d, 2) holds the units as rows, Q (K, m, 2), D (d, m)."""
+    K, d, m = Z.shape[0], Z.shape[1], Q.shape[1]
+    odd = 0.0
+    for i in range(d):
+        for o in range(m):
+            total = (2.0 * D[i, o], 0.0)
+            for l in range(K):
+                total = _add(total, _multiply((Z[l, i, 0], Z[l, i, 1]), (Q[l, o, 0], Q[l, o, 1])))
+            odd += (0.5 * total[0]) ** 2
+    unit, P = np.empty_like(Z), np.empty_like(Q)
+    for l in range(K):
+        norm = _square_root(_dot(Z[l], Z[l]))
+        for i in range(d):
+            ratio = _divide((Z[l, i, 0], Z[l, i, 1]), norm) if norm[0] > 0.0 else norm
+            unit[l, i, 0], unit[l, i, 1] = ratio
+        for o in range(m):
+            P[l, o, 0], P[l, o, 1] = _multiply((Q[l, o, 0], Q[l, o, 1]), norm)
+    even = (0.0, 0.0)
+    for l in range(K):
+        even = _add(even, _multiply(_dot(P[l], P[l]), _HALF_PI))
+        for n in range(l):
+            term = _multiply(_dot(P[l], P[n]), _even_part(_dot(unit[l], unit[n])))
+            even = _add(even, (2.0 * term[0], 2.0 * term[1]))
+    return odd + max(even[0], 0.0) / (2.0 * math.pi)
+
+
+@_jit
+def population_value_plain(Z, Q, D):
+    """(18) in plain arithmetic, and the sum of the magnitudes of what was added up."""
+    K, d = Z.shape
+    unit, P = np.empty_like(Z), np.empty_like(Q)
+    for l in range(K):
+        P[l] = Q[l] * _normalize(Z[l], unit[l])
+    C, W = np.dot(unit, unit.T), np.dot(P, P.T)
+    odd = D + 0.5 * np.dot(Z.T, Q)
+    total, scale = 0.0, 0.0
+    for l in range(K):
+        for n in range(l + 1):
+            c = min(1.0, abs(C[l, n])) if n < l else 1.0
+            term = W[l, n] * (math.sqrt((1.0 - c) * (1.0 + c)) + c * math.asin(c))
+            term *= (1.0 if n == l else 2.0) / (2.0 * math.pi)
+            total += term
+            scale += abs(term)
+    return np.sum(odd * odd) + total, scale + np.sum(D * D) + np.sum(odd * odd)

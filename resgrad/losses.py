@@ -1,0 +1,254 @@
+"""The three losses: validated fronts of the kernels.  Imports ``architectures``, ``kernels``, ``checks``.
+
+All are E|F(x) - y|^2, summed over outputs, without a factor 1/2: over a data set (`EmpiricalLoss`),
+over fresh Gaussian samples (`OnlineLoss`), exactly (`PopulationLoss`).
+"""
+
+import numpy as np
+
+from . import architectures, checks, kernels
+
+
+class _Loss:
+    """What the losses share: the architecture, the check of theta, and value and grad from one call.
+
+    Attributes: ``arch``, ``d``, ``dtype`` (of the arithmetic).
+    """
+
+    def _theta(self, theta):
+        """theta as a finite vector of the loss's dtype."""
+        theta = checks.array(theta, "theta", dtype=self.dtype)
+        self.arch.unflatten(theta, self.d)
+        return theta
+
+    def value(self, theta):
+        """The loss at ``theta``, a float."""
+        return self.value_and_grad(theta)[0]
+
+    def grad(self, theta):
+        """The gradient at ``theta``, shape (n,)."""
+        return self.value_and_grad(theta)[1]
+
+    def shapes(self, theta):
+        """Shapes of the parameter blocks of ``theta``, by name."""
+        return self.arch.shapes(self.d, self.arch.unflatten(theta, self.d)[0].shape[1])
+
+
+class EmpiricalLoss(_Loss):
+    """Mean squared error over a data set.
+
+    Parameters
+    ----------
+    arch : Architecture or str
+    X : array_like, shape (N, d)
+        One sample a row.  float32 arrays are computed with in float32, all others in float64.
+    Y : array_like, shape (N,) or (N, d)
+        Targets: (N,) for scalar outputs, (N, d) for the ``vector`` read-out.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When shapes do not fit or entries are not finite.
+
+    Notes
+    -----
+    relu'(0) = 0, as in every framework.
+
+    Examples
+    --------
+    >>> import numpy as np, resgrad as rg
+    >>> X = np.array([[1.0, 0.0], [0.0, 2.0]])
+    >>> loss = rg.EmpiricalLoss("li", X, Y=[1.0, 0.0])
+    >>> loss.value_and_grad(np.zeros(4))
+    (2.0, array([0., 0., 0., 4.]))
+    """
+
+    def __init__(self, arch, X, Y):
+        self.arch = architectures.resolve(arch)
+        X = checks.array(X, "X", (None, None), dtype=None)
+        self.d, self.dtype = X.shape[1], X.dtype
+        if X.size == 0:
+            raise ValueError(f"X has shape {X.shape}, but must hold at least one sample and one entry")
+        vector = self.arch.readout == "vector"
+        Y = checks.array(Y, "Y", X.shape if vector else X.shape[:1], dtype=X.dtype)
+        linear = X @ self.arch.skip_map(self.d).astype(X.dtype)
+        self.rows = np.hstack([X, Y.reshape(linear.shape) - linear])  # [x, y - C'x]
+
+    def value_and_grad(self, theta):
+        """(value, gradient) at ``theta``: a float and an array of shape (n,)."""
+        U, A = self.arch.canonical(self._theta(theta), self.d)
+        dU, dA = np.empty_like(U), np.empty_like(A)
+        value = kernels.dataset_gradient(self.rows, U, A, dU, dA)
+        return float(value), self.arch.pull_back(dU, dA)
+
+    def preactivations(self, theta):
+        """U'x for every sample, shape (N, k): where one changes sign the loss has a kink."""
+        U, _ = self.arch.canonical(self._theta(theta), self.d)
+        return self.rows[:, : self.d] @ U
+
+
+class _TeacherLoss(_Loss):
+    """What the two losses with a teacher network share."""
+
+    def __init__(self, arch, teacher):
+        self.arch = architectures.resolve(arch)
+        if not isinstance(teacher, architectures.Network):
+            raise TypeError(f"teacher is {checks.shown(teacher)}, but must be a resgrad.Network")
+        self.teacher, self.d = teacher, teacher.d
+        ours, theirs = self.arch.outputs(self.d), teacher.arch.outputs(self.d)
+        if (self.arch.readout == "vector") != (teacher.arch.readout == "vector"):
+            raise ValueError(
+                f"teacher {teacher.arch.name} has {theirs} output(s), but {self.arch.name} has {ours}"
+            )
+        U_star, A_star, C_star = teacher.canonical()
+        self.linear = self.arch.skip_map(self.d) - C_star
+        self.units_star = (np.ascontiguousarray(U_star), A_star, self.linear)
+
+
+class PopulationLoss(_TeacherLoss):
+    """Exact expected loss for x ~ N(0, I): value, gradient and Hessian in closed form, float64.
+
+    Parameters
+    ----------
+    arch : Architecture or str
+        The student's.
+    teacher : Network
+        Any architecture with as many outputs, any width.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When the teacher does not fit.
+
+    Notes
+    -----
+    Formulas (7)-(18) of ``resgrad.kernels``, after Cho & Saul (2009).  The gradient costs
+    O((k + k*) k d).  The value is never negative and keeps its digits down to 1e-28 of its scale:
+    below 1e-5 of it, it is summed in double-double arithmetic, which costs about 2 microseconds for
+    each of the (k + k*)^2 / 2 pairs of units.
+
+    The functions are smooth except where a unit vanishes: there the gradient and the Hessian take
+    relu'(0) = 0, which is one of the one-sided values.  Parallel and antiparallel units are regular.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.optimize, resgrad as rg
+    >>> teacher = rg.Network("vanilla", np.eye(3).ravel(), d=3)
+    >>> loss = rg.PopulationLoss("vanilla", teacher)
+    >>> theta0 = np.random.default_rng(1).normal(size=9)
+    >>> fit = scipy.optimize.minimize(loss.value_and_grad, theta0, jac=True, method="L-BFGS-B")
+    >>> bool(fit.fun < 1e-9)
+    True
+    >>> fit = scipy.optimize.minimize(
+    ...     loss.value_and_grad, theta0, jac=True, hess=loss.hessian, method="trust-exact")
+    >>> bool(fit.fun < 1e-9)
+    True
+    """
+
+    dtype = np.dtype(np.float64)
+    precise_below = 1e-5  # of the scale: there plain summation still has 1e-9
+
+    def value(self, theta):
+        """The expected loss at ``theta``, a float, never negative."""
+        W1, W2 = self.arch.unflatten(self._theta(theta), self.d)
+        Z, Q = self._residual_units(W1, W2)
+        plain, scale = kernels.population_value_plain(Z[..., 0].copy(), Q[..., 0].copy(), self.linear)
+        if plain > self.precise_below * scale or not np.isfinite(scale):
+            return float(plain)
+        return float(kernels.population_value(Z, Q, self.linear))
+
+    def _residual_units(self, W1, W2):
+        """Z (K, d, 2) and Q (K, m, 2) of student minus teacher, in double-double.
+
+        W1 + I and the sum over W2 are kept exact: rounding them would move the point by more than
+        its distance from the teacher.
+        """
+        U, A = _exact_canonical(self.arch, W1, W2)
+        U_star, A_star = _exact_canonical(self.teacher.arch, self.teacher.W1, self.teacher.W2)
+        return np.concatenate([U, U_star]), np.concatenate([A, -A_star])
+
+    def value_and_grad(self, theta):
+        """(value, gradient) at ``theta``, as ``scipy.optimize.minimize(..., jac=True)`` wants it."""
+        return self.value(theta), self.grad(theta)
+
+    def grad(self, theta):
+        """The exact gradient at ``theta``, shape (n,); (10) and (11)."""
+        U, A = self.arch.canonical(self._theta(theta), self.d)
+        dU, dA = np.empty_like(U), np.empty_like(A)
+        kernels.population_gradient(U, A, *self.units_star, dU, dA)
+        return self.arch.pull_back(dU, dA)
+
+    def hessian(self, theta):
+        """The exact Hessian at ``theta``, shape (n, n), symmetric; (14)-(17)."""
+        U, A = self.arch.canonical(self._theta(theta), self.d)
+        full = kernels.population_hessian(U, A, *self.units_star)
+        if self.arch.readout == "vector":
+            return full
+        if self.arch.readout == "fixed":
+            return full[: U.size, : U.size].copy()
+        spread = np.repeat(np.arange(A.size), self.d) + U.size  # W2 entry -> its row's A (5)
+        index = np.concatenate([np.arange(U.size), spread])
+        return full[np.ix_(index, index)]
+
+
+class OnlineLoss(_TeacherLoss):
+    """Fresh N(0, I) samples at every training step, labeled by a teacher.
+
+    Parameters
+    ----------
+    arch : Architecture or str
+        The student's.
+    teacher : Network
+        Any architecture with as many outputs, any width.
+    dtype : {float64, float32}
+        Of the training arithmetic.
+
+    Notes
+    -----
+    What such training descends is the expected loss, so ``value`` and ``grad`` are those of
+    `PopulationLoss`, exactly; `batch` is one batch of what the training sees.
+
+    Examples
+    --------
+    >>> import numpy as np, resgrad as rg
+    >>> loss = rg.OnlineLoss("li", rg.Network("li", np.full(4, 0.1), d=2))
+    >>> run = rg.train(loss, np.zeros(4), rg.SGD(0.1), n_steps=2000, batch_size=8, seed=1)
+    >>> np.round(run.theta, 6)
+    array([0.1, 0.1, 0.1, 0.1])
+    """
+
+    def __init__(self, arch, teacher, dtype=np.float64):
+        super().__init__(arch, teacher)
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise ValueError(f"dtype is {checks.shown(dtype)}, but must be float32 or float64")
+        self.units_star = tuple(np.ascontiguousarray(a, self.dtype) for a in self.units_star)
+        self.population = PopulationLoss(self.arch, teacher)
+
+    def value_and_grad(self, theta):
+        """Expected (value, gradient) at ``theta``."""
+        return self.population.value_and_grad(theta)
+
+    def batch(self, batch_size=200, rng=None):
+        """An `EmpiricalLoss` on ``batch_size`` fresh samples from ``rng`` (a Generator or a seed)."""
+        rng = np.random.default_rng(rng)
+        X = rng.standard_normal((checks.integer(batch_size, "batch_size"), self.d)).astype(self.dtype)
+        return EmpiricalLoss(self.arch, X, self.teacher(X))
+
+
+def _exact_canonical(arch, W1, W2):
+    """Rows of U' (k, d, 2) and A (k, m, 2) as unevaluated sums hi + lo, free of rounding."""
+    shift = arch.identity * np.eye(*W1.shape)
+    U = np.stack(kernels.two_sum(W1.astype(np.float64), shift), axis=-1).transpose(1, 0, 2)
+    if arch.readout == "fixed":
+        A = np.ones((W1.shape[1], 1))
+    else:
+        A = W2.astype(np.float64)
+    A = np.stack([A, np.zeros_like(A)], axis=-1)
+    if arch.readout == "sum":
+        hi, lo = A[:, :1, 0], A[:, :1, 1]
+        for o in range(1, A.shape[1]):
+            hi, error = kernels.two_sum(hi, A[:, o : o + 1, 0])
+            lo = lo + error
+        A = np.stack(kernels.two_sum(hi, lo), axis=-1)
+    return np.ascontiguousarray(U), np.ascontiguousarray(A)

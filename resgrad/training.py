@@ -1,0 +1,358 @@
+"""Teachers, starts and data from one seed; the training loop; what a run leaves behind.
+
+Imports ``architectures``, ``losses``, ``optimizers``, ``kernels``, ``checks``.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from . import architectures, checks, kernels, losses, optimizers
+
+BATCH = 200  # the post's
+PATIENCE = 0.2  # seconds in compiled code between looks at progress and interruptions
+
+
+class Streams(NamedTuple):
+    """One independent generator per purpose, so that no result depends on what else was drawn."""
+
+    teacher: np.random.Generator
+    init: np.random.Generator
+    data: np.random.Generator
+    batches: np.random.Generator
+
+
+def streams(seed, run=0):
+    """The `Streams` of run number ``run`` under ``seed``, both integers >= 0."""
+    seed, run = checks.integer(seed, "seed", 0), checks.integer(run, "run", 0)
+    children = np.random.SeedSequence(seed, spawn_key=(run,)).spawn(len(Streams._fields))
+    return Streams(*map(np.random.default_rng, children))
+
+
+# What a matrix of shape (rows, columns) is drawn as; d is the input dimension.
+DRAWS = {
+    "uniform": lambda rng, shape, d: rng.random(shape),  # the post's teachers
+    "fan-in": lambda rng, shape, d: rng.uniform(-(d**-0.5), d**-0.5, shape),  # the post's starts
+    "normal": lambda rng, shape, d: rng.normal(0, d**-0.5, shape),
+    "small": lambda rng, shape, d: rng.normal(0, 0.1 * d**-0.5, shape),
+    "zero": lambda rng, shape, d: np.zeros(shape),
+    "identity": lambda rng, shape, d: np.eye(*shape),
+}
+
+
+def draw(arch, kind, d, width=None, rng=None):
+    """Parameters drawn from a named distribution: a teacher or a start.
+
+    Parameters
+    ----------
+    arch : Architecture or str
+    kind : {"uniform", "fan-in", "normal", "small", "zero", "identity"}
+        Entries of W1, then of W2: U[0, 1), U(-1/sqrt(d), 1/sqrt(d)), N(0, 1/d), N(0, 0.01/d),
+        zeros, or the identity matrix.
+    d : int
+    width : int, optional
+        d unless given.
+    rng : numpy.random.Generator or int
+
+    Returns
+    -------
+    ndarray, shape (n,)
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind.
+
+    Examples
+    --------
+    >>> import resgrad as rg
+    >>> rg.draw("two-weight", "identity", d=2)
+    array([1., 0., 0., 1., 1., 0., 0., 1.])
+    """
+    arch, rng = architectures.resolve(arch), np.random.default_rng(rng)
+    if kind not in DRAWS:
+        raise checks.suggest(kind, "kind", list(DRAWS))
+    return arch.flatten(*(DRAWS[kind](rng, shape, d) for shape in arch.shapes(d, width).values()))
+
+
+def dataset(teacher, n_samples, rng=None, dtype=np.float64):
+    """(X, Y): ``n_samples`` of x ~ N(0, I), one a row, and the teacher's outputs at them."""
+    X = np.random.default_rng(rng).standard_normal((checks.integer(n_samples, "n_samples"), teacher.d))
+    X = X.astype(dtype, copy=False)
+    return X, teacher(X)
+
+
+@dataclass
+class State:
+    """Everything a run needs to go on, bit for bit.  Canonical coordinates: see ``kernels``, (5)."""
+
+    theta0: np.ndarray
+    U: np.ndarray
+    A: np.ndarray
+    VU: np.ndarray
+    VA: np.ndarray
+    rng: np.random.Generator
+    order: np.ndarray  # this epoch's permutation of the data set; empty where there is none
+    position: int = 0  # samples of it already used
+    step: int = 0
+    window_loss: float = 0.0  # sum of the batch losses since the last record
+    window_steps: int = 0
+
+    @classmethod
+    def start(cls, loss, theta0, rng):
+        """Step 0 at ``theta0``."""
+        theta0 = loss._theta(theta0).copy()
+        U, A = loss.arch.canonical(theta0, loss.d)
+        order = np.empty(0, np.int64)
+        return cls(theta0, U, A, np.zeros_like(U), np.zeros_like(A), rng, order)
+
+    def theta(self, loss):
+        """The parameters now; where W2 is summed, its unseen part stays what it was (5)."""
+        U0, A0 = loss.arch.canonical(self.theta0, loss.d)
+        W1, W2 = loss.arch.unflatten(self.theta0, loss.d)
+        W1 = self.U - U0.dtype.type(loss.arch.identity) * np.eye(*U0.shape, dtype=U0.dtype)
+        if loss.arch.readout == "fixed":
+            return loss.arch.flatten(W1)
+        share = W2.dtype.type(loss.d if loss.arch.readout == "sum" else 1)
+        return loss.arch.flatten(W1, W2 + (self.A - A0) / share)
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """What a run leaves behind.
+
+    Attributes
+    ----------
+    theta : ndarray, shape (n,)
+        Parameters at the end.
+    steps : ndarray of int, shape (records,)
+        Steps at which was recorded, from 0 on.
+    loss : ndarray, shape (records,)
+        Where batches are drawn: the mean of the batch losses since the record before (at step 0
+        the loss there).  Else the loss at that step.
+    observed : dict of str to ndarray
+        What ``observe`` asked for, one row a record.
+    stop_reason : str
+        "finished", "diverged at step ..." or "interrupted at step ...".
+    """
+
+    theta: np.ndarray
+    steps: np.ndarray
+    loss: np.ndarray
+    stop_reason: str
+    observed: dict = field(default_factory=dict)
+
+
+def next_record(step, record_every=None):
+    """The step of the next record: a multiple of ``record_every``; by default every hundredth of the way.
+
+    It depends on nothing but ``step``, so that a longer run begins with the records of a shorter one.
+
+    >>> next_record(7), next_record(1000), next_record(1000, record_every=300)
+    (8, 1010, 1200)
+    """
+    if record_every is None:
+        return step + max(1, step // 100)
+    return (step // record_every + 1) * record_every
+
+
+def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_every=None, *,
+          observe=None, progress=None, resume=None):
+    """Train from ``theta0``; deterministic in its arguments.
+
+    Parameters
+    ----------
+    loss : EmpiricalLoss, OnlineLoss or PopulationLoss
+        A data set is shuffled at every epoch, whose last batch may be short; `OnlineLoss` draws
+        fresh samples at every step; `PopulationLoss` is exact gradient descent.
+    theta0 : array_like, shape (n,)
+    optimizer : SGD or Nesterov
+    n_steps : int
+    batch_size : int, optional
+        Default: the whole data set, unshuffled (`EmpiricalLoss`), or 200 (`OnlineLoss`).
+    seed : int or numpy.random.Generator
+        Of the batches; an integer stands for ``streams(seed).batches``.
+    record_every : int, optional
+        Steps between two records; default: a hundredth of the steps made so far.
+    observe : dict of str to callable, optional
+        Functions of theta to record besides the loss.
+    progress : callable, optional
+        Called as ``progress(state, records)`` a few times a second and at the end: for progress
+        bars and checkpoints.  `KeyboardInterrupt`, from it or from the keyboard, ends the run.
+    resume : tuple (State, records), optional
+        As last passed to ``progress``; the run goes on as if it had never stopped.
+
+    Returns
+    -------
+    Trajectory
+        Also when the loss overflows: ``stop_reason`` then says at which step.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments out of range, before any step.
+
+    Examples
+    --------
+    >>> import numpy as np, resgrad as rg
+    >>> teacher = rg.Network("li", rg.draw("li", "small", d=5, rng=0), d=5)
+    >>> loss = rg.PopulationLoss("li", teacher)
+    >>> run = rg.train(loss, np.zeros(25), rg.Nesterov(0.05, 0.5), n_steps=400)
+    >>> bool(run.loss[-1] < 1e-25), run.stop_reason
+    (True, 'finished')
+    """
+    n_steps = checks.integer(n_steps, "n_steps")
+    if record_every is not None:
+        record_every = checks.integer(record_every, "record_every")
+    observe = observe or {}
+    if resume is None:
+        rng = seed if isinstance(seed, np.random.Generator) else streams(seed).batches
+        state, records = State.start(loss, theta0, rng), []
+    else:
+        state, records = resume
+    advance = _advancer(loss, optimizer, batch_size, state.U.shape[1])
+    exact = isinstance(loss, losses.PopulationLoss)
+
+    def record(value):
+        theta = state.theta(loss)
+        records.append((state.step, value, *(function(theta) for function in observe.values())))
+
+    if not records:
+        record(loss.value(state.theta0))
+    elif state.window_steps and records[-1][0] == state.step:
+        records.pop()  # the last record of a shorter run; its window is still open
+    stop_reason, pace = "finished", 16
+    try:
+        while state.step < n_steps:
+            due = next_record(records[-1][0], record_every)
+            while state.step < min(due, n_steps):
+                tick, count = time.perf_counter(), min(pace, min(due, n_steps) - state.step)
+                advance(state, count)
+                pace = 1 + int(count * PATIENCE / (time.perf_counter() - tick))
+                if progress is not None:
+                    progress(state, records)
+            theta = state.theta(loss)
+            finite = np.isfinite(theta).all()
+            value = loss.value(theta) if exact and finite else state.window_loss / state.window_steps
+            if not (finite and np.isfinite(value)):
+                stop_reason = f"diverged at step {state.step}"
+                break
+            record(value)
+            if state.step == due:
+                state.window_loss, state.window_steps = 0.0, 0
+    except KeyboardInterrupt:
+        stop_reason = f"interrupted at step {state.step}"
+    return trajectory(state.theta(loss), records, stop_reason, observe)
+
+
+def _advancer(loss, optimizer, batch_size, width):
+    """``advance(state, n)``: n steps of the fused kernel that fits the loss, in place."""
+    if not isinstance(optimizer, tuple(optimizers.OPTIMIZERS.values())):
+        raise TypeError(f"optimizer is {checks.shown(optimizer)}, but must be rg.SGD or rg.Nesterov")
+    if not isinstance(loss, (losses.EmpiricalLoss, losses.OnlineLoss, losses.PopulationLoss)):
+        raise TypeError(f"loss is {checks.shown(loss)}, but must be one of resgrad's losses")
+    if batch_size is not None:
+        batch_size = checks.integer(batch_size, "batch_size")
+    d, m = loss.d, loss.arch.outputs(loss.d)
+    lr, momentum = optimizer.lr, optimizer.momentum
+    rates = tuple(map(loss.dtype.type, (lr, lr * loss.arch.readout_rate(d), momentum)))
+
+    def exact(state, n):
+        kernels.population_loop(loss.units_star, state.U, state.A, state.VU, state.VA, rates, n)
+        state.step += n
+        state.window_steps += n
+
+    def sampled(state, n, batch, rows, teacher):
+        moving = (state.U, state.A, state.VU, state.VA)
+        state.window_loss = kernels.sampled_loop(d, width, m)(
+            rows, state.order, state.position, state.rng, teacher, *moving, rates, batch, n, state.window_loss
+        )
+        state.step += n
+        state.window_steps += n
+
+    def online(state, n):
+        sampled(state, n, batch_size or BATCH, np.empty((0, 0), loss.dtype), loss.units_star)
+
+    def epochs(state, n):
+        size = len(loss.rows)
+        batch = min(batch_size or size, size)
+        while n:
+            if state.position >= state.order.size:
+                state.order = state.rng.permutation(size) if batch < size else np.arange(size)
+                state.position = 0
+            count = min(n, -(-(size - state.position) // batch))
+            sampled(state, count, batch, loss.rows, (state.U, state.A, state.U))
+            state.position += count * batch
+            n -= count
+
+    if isinstance(loss, losses.EmpiricalLoss):
+        return epochs
+    if isinstance(loss, losses.OnlineLoss):
+        return online
+    if batch_size is not None:
+        raise ValueError(f"batch_size is {batch_size}, but PopulationLoss draws no batches")
+    return exact
+
+
+def trajectory(theta, records, stop_reason, observe):
+    """The `Trajectory` of a list of records (step, loss, observed ...)."""
+    steps, values, *rest = zip(*records)
+    observed = {name: np.array(column) for name, column in zip(observe, rest)}
+    return Trajectory(theta, np.array(steps), np.array(values, dtype=np.float64), stop_reason, observed)
+
+
+def gradient_flow(loss, theta0, t_max, *, method="BDF", t_eval=None, rtol=1e-8, atol=1e-10, observe=None):
+    """Follow d theta / dt = -grad L(theta), the limit of SGD for small steps (t = lr * steps).
+
+    Parameters
+    ----------
+    loss : PopulationLoss
+        Or any object with ``value``, ``grad`` and, for the stiff methods, ``hessian``.
+    theta0 : array_like, shape (n,)
+    t_max : float
+    method : str
+        Of `scipy.integrate.solve_ivp`: "BDF" and "Radau" are stiff and get the exact Hessian as
+        their Jacobian; "RK45" and "DOP853" are explicit.
+    t_eval : array_like, optional
+        Times to record; the solver's own steps unless given.
+    rtol, atol : float
+    observe : dict of str to callable, optional
+        As in `train`.
+
+    Returns
+    -------
+    Trajectory
+        Its ``steps`` are times.
+
+    Raises
+    ------
+    RuntimeError
+        When the solver gives up.
+
+    Examples
+    --------
+    >>> import numpy as np, resgrad as rg
+    >>> teacher = rg.Network("li", rg.draw("li", "small", d=3, rng=0), d=3)
+    >>> flow = rg.gradient_flow(rg.PopulationLoss("li", teacher), np.zeros(9), t_max=20)
+    >>> bool(flow.loss[-1] < 1e-6 * flow.loss[0])
+    True
+    """
+    from scipy.integrate import solve_ivp
+
+    theta0 = checks.array(theta0, "theta0")
+    t_max = checks.real(t_max, "t_max", above=0)
+    stiff = {"jac": lambda t, theta: -loss.hessian(theta)} if method in ("BDF", "Radau", "LSODA") else {}
+    flow = solve_ivp(
+        lambda t, theta: -loss.grad(theta), (0.0, t_max), theta0,
+        method=method, t_eval=t_eval, rtol=rtol, atol=atol, **stiff,
+    )
+    if flow.status < 0:
+        raise RuntimeError(f"{method} stopped at t={flow.t[-1]:g}: {flow.message}")
+    observe = observe or {}
+    records = [
+        (t, loss.value(theta), *(function(theta) for function in observe.values()))
+        for t, theta in zip(flow.t, flow.y.T)
+    ]
+    return trajectory(flow.y[:, -1].copy(), records, "finished", observe)
