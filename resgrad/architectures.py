@@ -104,14 +104,14 @@ class Architecture:
 
     def flatten(self, W1, W2=None):
         """theta, shape (n,), from W1 (d, k) and W2 (k, d): W1 then W2, row-major."""
-        W1 = checks.array(W1, "W1", (None, None), dtype=None)
+        W1 = checks.array(W1, "W1", (None, None), dtype=None, finite=False)
         if not self.trains_readout:
             if W2 is not None:
                 raise ValueError(f"W2 is given, but {self.name} has a fixed read-out and no W2")
             return W1.ravel().copy()
         if W2 is None:
             raise ValueError(f"W2 is missing, but {self.name} needs one of shape {W1.shape[::-1]}")
-        W2 = checks.array(W2, "W2", W1.shape[::-1], dtype=None)
+        W2 = checks.array(W2, "W2", W1.shape[::-1], dtype=None, finite=False)
         return np.concatenate([W1.ravel(), W2.ravel()])
 
     def width(self, size, d):
@@ -236,7 +236,7 @@ class Network:
         theta.flags.writeable = W1.flags.writeable = False
         if W2 is not None:
             W2.flags.writeable = False
-        fields = dict(arch=arch, theta=theta, d=d, W1=W1, W2=W2, width=W1.shape[1])
+        fields = {"arch": arch, "theta": theta, "d": d, "W1": W1, "W2": W2, "width": W1.shape[1]}
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 

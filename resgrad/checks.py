@@ -44,8 +44,9 @@ def real(value, name, low=-np.inf, high=np.inf, *, above=None):
     return number
 
 
-def array(value, name, shape=None, dtype=np.float64):
-    """``value`` as a C-contiguous, finite array of ``dtype`` (None: float32 stays, else float64).
+def array(value, name, shape=None, dtype=np.float64, finite=True):
+    """``value`` as a C-contiguous array, finite unless told otherwise, of ``dtype``
+    (None: float32 stays, else float64).
 
     ``shape`` may hold None for a free length.  The input is never written to, and copied only
     where its type or layout asks for it.
@@ -66,7 +67,7 @@ def array(value, name, shape=None, dtype=np.float64):
         raise ValueError(f"{name} has shape {raw.shape}, but must have shape {wanted}")
     with np.errstate(over="ignore"):
         result = np.ascontiguousarray(raw, dtype=dtype).reshape(raw.shape)
-    if not np.isfinite(result).all():
+    if finite and not np.isfinite(result).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(result))[0])
         raise ValueError(f"{name} holds {result[where]} at index {where}, but must be finite")
     return result

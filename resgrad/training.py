@@ -146,15 +146,15 @@ class Trajectory:
 
 
 def next_record(step, record_every=None):
-    """The step of the next record: a multiple of ``record_every``; by default every hundredth of the way.
+    """The step of the next record: a multiple of ``record_every``; by default every 2 % of the way.
 
     It depends on nothing but ``step``, so that a longer run begins with the records of a shorter one.
 
     >>> next_record(7), next_record(1000), next_record(1000, record_every=300)
-    (8, 1010, 1200)
+    (8, 1020, 1200)
     """
     if record_every is None:
-        return step + max(1, step // 100)
+        return step + max(1, step // 50)
     return (step // record_every + 1) * record_every
 
 
@@ -175,7 +175,7 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
     seed : int or numpy.random.Generator
         Of the batches; an integer stands for ``streams(seed).batches``.
     record_every : int, optional
-        Steps between two records; default: a hundredth of the steps made so far.
+        Steps between two records; default: a fiftieth of the steps made so far.
     observe : dict of str to callable, optional
         Functions of theta to record besides the loss.
     progress : callable, optional

@@ -1,0 +1,28 @@
+"""``python -m figures [NAME ...]``, from the repository root: redraw all pictures, or those named."""
+
+import importlib
+import pkgutil
+import sys
+import time
+from pathlib import Path
+
+from resgrad import checks, files
+
+HERE = Path(__file__).parent
+
+
+def main(names):
+    known = sorted(module.name for module in pkgutil.iter_modules([str(HERE)]) if module.name != "__main__")
+    for name in names:
+        if name not in known:
+            print(f"error: {checks.suggest(name, 'figure', known)}", file=sys.stderr)
+            return 2
+    for name in names or known:
+        started = time.perf_counter()
+        files.write(HERE / f"{name}.png", importlib.import_module(f"figures.{name}").draw())
+        print(f"figures/{name}.png  {time.perf_counter() - started:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,153 @@
+"""Files that survive: written whole or not at all, checked when read, one writer per directory.
+
+Imports nothing of resgrad.  An archive is a NumPy ``.npz`` (``numpy.load`` reads it) followed by the
+SHA-256 of all bytes before it.  Nothing is ever unpickled.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+FORMAT = 1
+_DIGEST = hashlib.sha256().digest_size
+
+
+class FileError(ValueError):
+    """A file that cannot be used, and why, in one line."""
+
+
+def write(path, content):
+    """Write bytes or text to ``path`` atomically: a reader sees the old file or the new one."""
+    path = Path(path)
+    content = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path, content):
+    """Write ``content`` as indented JSON; NaN and inf become null."""
+    write(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+
+
+def _plain(content):
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_plain(value) for value in content]
+    if isinstance(content, (float, np.floating)):
+        return float(content) if np.isfinite(content) else None
+    return content.item() if isinstance(content, np.generic) else content
+
+
+def write_archive(path, kind, arrays, **header):
+    """Write ``arrays`` (dict of ndarray) and a JSON-able ``header`` as one archive of a ``kind``."""
+    header = {"format": FORMAT, "kind": kind} | header
+    text = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, header=text, **arrays)
+    content = buffer.getvalue()
+    write(path, content + hashlib.sha256(content).digest())
+
+
+def read_archive(path, kind):
+    """(arrays, header) of an archive that `write_archive` wrote.
+
+    Raises
+    ------
+    FileError
+        When the file is missing, cut short, altered, of another kind or from a newer version.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}") from None
+    body, digest = content[:-_DIGEST], content[-_DIGEST:]
+    if hashlib.sha256(body).digest() != digest:
+        raise FileError(f"{path} is not a whole resgrad {kind}: its checksum does not match")
+    try:
+        with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+            arrays = dict(archive)
+        header = json.loads(arrays.pop("header").tobytes())
+        found, version = header["kind"], header["format"]
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise FileError(f"{path} is not a resgrad {kind}: {error}") from None
+    if found != kind:
+        raise FileError(f"{path} is a resgrad {found}, but must be a {kind}")
+    if version > FORMAT:
+        raise FileError(f"{path} has format {version}, but this resgrad reads up to {FORMAT}")
+    return arrays, header
+
+
+def claim(directory):
+    """Hold ``directory`` for this process until it ends (however it ends).
+
+    Returns
+    -------
+    file
+        Close it to let go.
+
+    Raises
+    ------
+    FileError
+        When the directory cannot be written or another process holds it.
+    """
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = open(directory / ".lock", "a")
+    except FileExistsError:
+        raise FileError(f"out is {directory}, a file, but must be a directory") from None
+    except OSError as error:
+        raise FileError(f"out is {directory}, but it cannot be written: {error.strerror}") from None
+    try:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows
+            import msvcrt
+
+            msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError:
+        lock.close()
+        raise FileError(f"out is {directory}, but another process is writing there") from None
+    return lock
+
+
+def fresh(parent, name):
+    """A new directory ``parent/name-NNN``, the first number that is free."""
+    number = 1
+    while True:
+        directory = Path(parent) / f"{name}-{number:03d}"
+        try:
+            directory.mkdir(parents=True)
+            return directory
+        except FileExistsError:
+            if not directory.exists():
+                raise FileError(f"out is {parent}, a file, but must be a directory") from None
+            number += 1
+        except OSError as error:
+            raise FileError(f"out is {directory}, but it cannot be written: {error.strerror}") from None
