@@ -162,8 +162,7 @@ def _parameters(config, role, rng):
     if kind in training.DRAWS:
         return training.draw(arch, kind, config.d, config.width, rng)
     if not kind.endswith(".npz"):
-        error = checks.suggest(kind, role, list(training.DRAWS))
-        raise ValueError(f"{error}, or the path of a weights .npz file")
+        raise checks.suggest(kind, role, [*training.DRAWS, "the path of a weights.npz"])
     theta = checks.array(files.read_archive(kind, "weights")[0]["theta"], role)
     if theta.shape != (arch.size(config.d, config.width),):
         needs = arch.size(config.d, config.width)
@@ -410,7 +409,8 @@ def verdict(summary):
             "it is caught in a spurious minimum."
         )
     moved = result["units_permuted"] or "none"
-    if result["distance_final"] < 1e-6 * max(result["distance_initial"], 1):
+    close = 1e-6 if summary["config"]["dtype"] == "float64" else 1e-4
+    if result["distance_final"] < close * max(result["distance_initial"], 1):
         return f"Loss zero, and the student is the teacher itself (units permuted: {moved})."
     readout = architectures.resolve(summary["config"]["arch"]).readout
     return (
@@ -481,36 +481,32 @@ def main(argv=None):
     )
     given = {key: value for key, value in arguments.items() if value is not None}
     try:
-        config, checkpoint = resolve(**given), None
-        prepare(dataclasses.replace(config, samples=1))  # bad input is told before anything is written
         if resume and out is None:
             raise ValueError("resume is given without out, but must know the run's directory: --out DIR")
         if resume and overwrite:
             raise ValueError("resume and overwrite are both given, but only one can be meant")
+        config = resolve(**given)
+        prepare(dataclasses.replace(config, samples=1))  # bad input is told before anything is written
         out = files.fresh("runs", config.arch) if out is None else out
-        lock = files.claim(out)
-        taken = [name for name in ("run.json", "checkpoint.npz") if (out / name).exists()]
-        if resume and (out / "checkpoint.npz").exists():
-            config, checkpoint = _continue(out, config, given)
-        elif resume and not quiet:
-            print(f"nothing is saved in {out} yet: starting from the beginning", file=sys.stderr)
-        elif taken and not overwrite:
-            raise ValueError(f"out is {out}, which holds a run; use --resume, --overwrite or another --out")
-        if overwrite:
-            for name in ("run.json", "checkpoint.npz", "history.csv", "weights.npz", "figure.png"):
-                (out / name).unlink(missing_ok=True)
-        if not quiet:
-            _announce_compilation()
-        with lock:
+        with files.claim(out):
+            config, checkpoint = _open(out, config, given, resume, overwrite, quiet)
+            if not quiet:
+                _announce_compilation()
             summary = run(config, out, resume=checkpoint, plot=not no_plot, quiet=quiet)
     except (ValueError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # before the first step, or the second Ctrl-C
+        print("interrupted", file=sys.stderr)
+        return 130
     if not quiet:
-        print(describe(summary, out))
+        try:
+            print(describe(summary, out), flush=True)
+        except BrokenPipeError:  # the reader has gone; all files are written
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     reason = summary["stop_reason"]
     if reason.startswith("diverged"):
         print(f"error: {reason}; try a smaller --lr than {config.lr:g}", file=sys.stderr)
@@ -519,6 +515,21 @@ def main(argv=None):
         print(f"{reason}; go on with --resume --out {out}", file=sys.stderr)
         return 130
     return 0
+
+
+def _open(out, config, given, resume, overwrite, quiet):
+    """(config, checkpoint) of the run to make in ``out``, which must be free, or meant to be used again."""
+    names = ("run.json", "checkpoint.npz", "history.csv", "weights.npz", "figure.png")
+    if resume and (out / "checkpoint.npz").exists():
+        return _continue(out, config, given)
+    if resume and not quiet:
+        print(f"nothing is saved in {out} yet: starting from the beginning", file=sys.stderr)
+    if overwrite:
+        for name in names:
+            (out / name).unlink(missing_ok=True)
+    if any((out / name).exists() for name in names[:2]):
+        raise ValueError(f"out is {out}, which holds a run; use --resume, --overwrite or another --out")
+    return config, None
 
 
 def _announce_compilation():

@@ -12,6 +12,7 @@ import numpy as np
 from . import architectures, checks, kernels, losses, optimizers
 
 BATCH = 200  # the post's
+DIVERGED = 1e12  # a loss this many times the first one will not come back
 PATIENCE = 0.2  # seconds in compiled code between looks at progress and interruptions
 
 
@@ -187,7 +188,7 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
     Returns
     -------
     Trajectory
-        Also when the loss overflows: ``stop_reason`` then says at which step.
+        Also when the loss explodes: ``stop_reason`` then says at which step.
 
     Raises
     ------
@@ -223,7 +224,7 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
         record(loss.value(state.theta0))
     elif state.window_steps and records[-1][0] == state.step:
         records.pop()  # the last record of a shorter run; its window is still open
-    stop_reason, pace = "finished", 16
+    stop_reason, pace, ceiling = "finished", 16, DIVERGED * max(1.0, records[0][1])
     try:
         while state.step < n_steps:
             due = next_record(records[-1][0], record_every)
@@ -236,7 +237,7 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
             theta = state.theta(loss)
             finite = np.isfinite(theta).all()
             value = loss.value(theta) if exact and finite else state.window_loss / state.window_steps
-            if not (finite and np.isfinite(value)):
+            if not (finite and value < ceiling):
                 stop_reason = f"diverged at step {state.step}"
                 break
             record(value)

@@ -1,0 +1,217 @@
+"""The command line: what it prints, leaves behind, refuses, and survives."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import resgrad as rg
+from resgrad import experiment, files
+
+SMALL = ["--d", "4", "--samples", "1000", "--steps", "300"]  # one shape for all, compiled once
+
+
+def command(*arguments, **options):
+    """Run the command in a process of its own: (exit code, stdout, stderr)."""
+    line = [sys.executable, "-m", "resgrad.experiment", *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, **options)
+    return done.returncode, done.stdout, done.stderr
+
+
+def run(out, *arguments):
+    """Run in this process, quietly; returns the exit code."""
+    return experiment.main(["--out", str(out), "--quiet", "--no-plot", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("name", rg.ARCHITECTURES)
+def test_a_run_leaves_the_four_files_that_the_contract_names(name, tmp_path, capsys):
+    assert experiment.main(["--arch", name, *SMALL, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"{name}: F(x) = ") and "modulo" in printed.out
+    summary = json.loads((tmp_path / "run.json").read_text())
+    assert set(summary) >= {"config", "versions", "threads", "stop_reason", "result"}
+    assert summary["config"]["arch"] == name and summary["config"]["seed"] == 0
+    wanted = (
+        "steps seconds loss_initial loss_final population_loss_initial population_loss_final "
+        "distance_initial distance_final aligned_distance_final units_permuted"
+    )
+    assert all(isinstance(summary["result"][key], (int, float)) for key in wanted.split())
+    assert summary["stop_reason"] == "finished" and summary["result"]["steps"] == 300
+    with np.load(tmp_path / "weights.npz") as weights:
+        theta, theta_star = weights["theta"], weights["theta_star"]
+    assert np.linalg.norm(theta - theta_star) == summary["result"]["distance_final"]
+    rows = list(csv.DictReader((tmp_path / "history.csv").read_text().splitlines()))
+    assert tuple(rows[0]) == experiment.COLUMNS
+    assert float(rows[-1]["population_loss"]) == summary["result"]["population_loss_final"]
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_preset_resolves_for_every_architecture():
+    for name in rg.ARCHITECTURES:
+        for preset in experiment.PRESETS:
+            config = experiment.resolve(name, preset)
+            loss, theta0, teacher = experiment.prepare(experiment.resolve(name, preset, samples=1))
+            assert theta0.shape == teacher.theta.shape and loss.d == config.d
+
+
+def test_the_notebook_preset_is_the_published_protocol():
+    li = experiment.resolve("li", "notebook")
+    assert (li.d, li.optimizer, li.lr, li.teacher, li.init) == (5, "sgd", 1e-4, "uniform", "fan-in")
+    block = experiment.resolve("resnet", "notebook")
+    assert (block.arch, block.d, block.lr, block.teacher) == ("resnet-sum", 1, 1e-4, "normal")
+    for name, summed in (("two-weight", "two-weight"), ("modresnet", "modresnet-sum")):
+        config = experiment.resolve(name, "notebook")
+        assert (config.arch, config.d, config.lr, config.momentum) == (summed, 10, 1e-3, 0.01)
+        assert (config.optimizer, config.batch_size, config.samples) == ("nesterov", 200, 100_000)
+        assert (config.steps, config.record_every) == (50_000, 250)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--arch", "modresnt"], "did you mean 'modresnet'?"),
+        (["--arch", "li", "--d", "0"], "d is 0, but must be at least 1"),
+        (["--arch", "li", "--width", "-3"], "width is -3, but must be at least 1"),
+        (["--arch", "li", "--batch-size", "0"], "batch_size is 0, but must be at least 1"),
+        (["--arch", "li", "--samples", "0"], "samples is 0, but must be at least 1"),
+        (["--arch", "li", "--steps", "0"], "steps is 0, but must be at least 1"),
+        (["--arch", "li", "--steps", "many"], "--steps: invalid int value: 'many'"),
+        (["--arch", "li", "--lr", "0"], "lr is 0.0, but must be a finite number above 0"),
+        (["--arch", "li", "--lr", "nan"], "lr is nan, but must be a finite number above 0"),
+        (["--arch", "li", "--momentum", "1"], "momentum is 1.0, but must lie in [0, 1)"),
+        (["--arch", "li", "--optimizer", "sgd", "--momentum", "0.5"], "sgd has none"),
+        (["--arch", "li", "--optimizer", "adam"], "must be one of sgd, nesterov"),
+        (["--arch", "li", "--data", "datasets"], "did you mean 'dataset'?"),
+        (["--arch", "li", "--dtype", "float16"], "dtype is 'float16'"),
+        (["--arch", "li", "--data", "population", "--dtype", "float32"], "needs float64"),
+        (["--arch", "li", "--teacher", "uniforn"], "did you mean 'uniform'?"),
+        (["--arch", "li", "--init", "nowhere.npz"], "nowhere.npz cannot be read"),
+        (["--arch", "li", "--preset", "notebok"], "did you mean 'notebook'?"),
+        (["--arch", "li", "--seed", "-1"], "seed is -1, but must be at least 0"),
+        (["--arch", "li", "--resume"], "--out DIR"),
+        (["--arch", "li", "--out", "file"], "out is file, a file, but must be a directory"),
+        (["--arch", "li", "--out", "file/deeper"], "out is file/deeper, but it cannot be written"),
+        (["--arch", "li", "--resume", "--overwrite", "--out", "x"], "only one can be meant"),
+        (["--lr", "1"], "required: --arch"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    try:
+        code = experiment.main(arguments)
+    except SystemExit as exit:
+        code = exit.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.startswith("error: ") and error.count("\n") == 1 and told in error
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_teacher_can_come_from_a_weights_file(tmp_path):
+    assert run(tmp_path / "a", "--arch", "li", *SMALL) == 0
+    weights = tmp_path / "a" / "weights.npz"
+    assert run(tmp_path / "b", "--arch", "li", *SMALL, "--teacher", weights) == 0
+    theta = files.read_archive(weights, "weights")[0]["theta"]
+    taught = files.read_archive(tmp_path / "b" / "weights.npz", "weights")[0]["theta_star"]
+    np.testing.assert_array_equal(theta, taught)
+
+
+def test_a_run_is_never_overwritten_silently(tmp_path, capsys):
+    assert run(tmp_path, "--arch", "li", *SMALL) == 0
+    before = (tmp_path / "weights.npz").read_bytes()
+    assert run(tmp_path, "--arch", "li", *SMALL, "--seed", 1) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert (tmp_path / "weights.npz").read_bytes() == before
+    assert run(tmp_path, "--arch", "li", *SMALL, "--seed", 1, "--overwrite") == 0
+    assert (tmp_path / "weights.npz").read_bytes() != before
+
+
+def test_a_directory_belongs_to_one_process(tmp_path, capsys):
+    with files.claim(tmp_path):
+        assert run(tmp_path, "--arch", "li", *SMALL) == 2
+    assert "another process is writing there" in capsys.readouterr().err
+    assert run(tmp_path, "--arch", "li", *SMALL) == 0  # a lock that is let go is not in the way
+
+
+def test_divergence_is_told_with_its_step_and_loses_nothing(tmp_path, capsys):
+    assert run(tmp_path, "--arch", "li", *SMALL, "--lr", 50) == 3
+    assert "diverged at step" in capsys.readouterr().err
+    summary = json.loads((tmp_path / "run.json").read_text())
+    assert summary["stop_reason"].startswith("diverged at step")
+    rows = list(csv.DictReader((tmp_path / "history.csv").read_text().splitlines()))
+    assert len(rows) >= 2 and all(np.isfinite(float(row["loss"])) for row in rows)
+
+
+@pytest.mark.parametrize("data", experiment.DATA)
+def test_a_longer_run_continues_a_finished_one_bit_for_bit(data, tmp_path):
+    common = ["--arch", "two-weight", "--d", 4, "--samples", 1030, "--data", data]
+    assert run(tmp_path / "parts", *common, "--steps", 137) == 0
+    assert run(tmp_path / "parts", *common, "--steps", 450, "--resume") == 0
+    assert run(tmp_path / "whole", *common, "--steps", 450) == 0
+    for name in ("weights.npz", "history.csv"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_resume_refuses_another_configuration_and_starts_where_nothing_is(tmp_path, capsys):
+    assert experiment.main(["--arch", "li", *SMALL, "--out", str(tmp_path), "--resume", "--no-plot"]) == 0
+    assert "starting from the beginning" in capsys.readouterr().err
+    assert run(tmp_path, "--arch", "li", "--resume", "--lr", 0.5) == 2
+    assert "lr is 0.5, but the run in" in capsys.readouterr().err
+    assert run(tmp_path, "--arch", "li", "--resume", "--steps", 10) == 2
+    assert "is at 300 already" in capsys.readouterr().err
+
+
+def test_ctrl_c_saves_and_resume_ends_with_the_same_bytes(tmp_path):
+    common = ["--arch", "li", "--d", 4, "--samples", 1000]
+    line = [sys.executable, "-m", "resgrad.experiment", *map(str, common), "--steps", str(10**9)]
+    line += ["--out", str(tmp_path / "a")]
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "a" / ".lock").exists():
+        time.sleep(0.05)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "--resume" in told and "Traceback" not in told
+    steps = experiment.load_checkpoint(tmp_path / "a" / "checkpoint.npz")[1].step + 1234
+    assert run(tmp_path / "a", "--arch", "li", "--resume", "--steps", steps) == 0
+    assert run(tmp_path / "b", *common, "--steps", steps) == 0
+    for name in ("weights.npz", "history.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_without_out_a_run_gets_a_fresh_name(tmp_path):
+    for number in (1, 2):
+        code, out, err = command("--arch", "li", *SMALL, cwd=tmp_path)
+        assert code == 0 and f"li-{number:03d}" in out
+        assert "\r" not in err  # no progress bar off a terminal
+    assert (tmp_path / "runs" / "li-002" / "figure.png").exists()
+
+
+def test_quiet_is_silent(tmp_path):
+    assert command("--arch", "li", *SMALL, "--quiet", cwd=tmp_path) == (0, "", "")
+
+
+def test_a_first_run_says_that_it_compiles(tmp_path):
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    first = command("--arch", "li", *SMALL, "--out", tmp_path / "a", env=environment)
+    again = command("--arch", "li", *SMALL, "--out", tmp_path / "b", env=environment)
+    assert first[2].startswith("compiling kernels") and first[2].count("\n") == 1
+    assert again[2] == ""
+
+
+def test_help_imports_neither_numba_nor_matplotlib():
+    script = (
+        "import sys, resgrad.experiment as e\n"
+        "try: e.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*(m for m in ('numba', 'scipy', 'matplotlib', 'tqdm') if m in sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "" and "--arch" in done.stdout
