@@ -75,9 +75,6 @@ class _Units(NamedTuple):
             return arch.flatten(W1)
         return arch.flatten(W1, self.a / d**0.5 + self.unseen if arch.readout == "sum" else self.a)
 
-    def norms(self):
-        return _norm(self.u), _norm(self.a)
-
     def dead(self, tolerance):
         strength = _norm(self.u) * _norm(self.a)
         return strength <= tolerance * strength.max()
@@ -147,24 +144,21 @@ class Alignment:
 
     def __str__(self):
         k, k_star = (len(units.u) for units in self.units)
-        rows = [
-            ("raw distance", f"{self.raw_distance:.3e}"),
-            ("modulo symmetry", f"{self.distance:.3e}"),
-            ("units moved", f"{self.units_moved} of {k}"),
-            ("permutation", " ".join(map(str, self.permutation))),
-        ]
+        rows = {
+            "raw distance": f"{self.raw_distance:.3e}",
+            "modulo symmetry": f"{self.distance:.3e}",
+            "units moved": f"{self.units_moved} of {k}",
+            "permutation": " ".join(map(str, self.permutation)),
+        }
         if self.arch.readout != "fixed":
-            rows.append(("scales", f"{self.scales.min():.4g} to {self.scales.max():.4g}"))
+            rows["scales"] = f"{self.scales.min():.4g} to {self.scales.max():.4g}"
         if self.arch.readout == "sum":
-            rows.append(("unseen part of W2", f"{self.unidentifiable:.3e}"))
-        for name, units in {
-            "dead units": self.dead, "dead in teacher": self.dead_star,
-            "extra units": self.extra, "missing units": self.missing,
-            "parallel units": self.parallel, "parallel in teacher": self.parallel_star,
-        }.items():
-            rows += [(name, " ".join(map(str, units)))] if units else []
+            rows["unseen part of W2"] = f"{self.unidentifiable:.3e}"
+        for name in ("dead", "dead_star", "extra", "missing", "parallel", "parallel_star"):
+            if units := getattr(self, name):
+                rows[name.replace("_star", " in teacher")] = " ".join(map(str, units))
         title = f"{self.arch.name}: {k} student units, {k_star} teacher units"
-        return "\n".join([title, *(f"  {name:<20}{text}" for name, text in rows)])
+        return "\n".join([title, *(f"  {name:<20}{text}" for name, text in rows.items())])
 
 
 def align(arch, theta, theta_star, d):
@@ -272,7 +266,7 @@ def _orbit_costs(s, t, dead, fixed):
     The costs are padded to a square: by columns, the distances to a dead unit, for absent teacher
     units; by rows, those of a zero unit, for absent student units.
     """
-    (x, w), (y, v) = s.norms(), t.norms()
+    x, w, y, v = map(_norm, (s.u, s.a, t.u, t.a))
     chord_u = _chords(s.u / np.where(x, x, 1.0)[:, None], t.u / np.where(y, y, 1.0)[:, None])
     if fixed:
         cost = (x[:, None] - y) ** 2 + x[:, None] * y * chord_u  # the law of cosines
@@ -310,16 +304,16 @@ def _project_on_hyperbola(p, q):
     """t > 0 that minimizes (t - p)^2 + (1 / t - q)^2, for arrays p and q of one shape.
 
     Stationary are the positive roots of f(t) = t^4 - p t^3 + q t - 1: one, or three of which the
-    smallest and the largest are minima.  From an upper bound, Newton's method falls monotonically
-    to the largest root wherever that is at least p / 2, for f is convex there; exchanging p and q,
-    it finds 1 / t for the smallest.  At least one of the two applies to the global minimum, and
-    any t is an upper bound, so the better of both is right.
+    smallest and the largest are minima.  From an upper bound (within a small factor), Newton's
+    method falls monotonically to the largest root wherever that is at least p / 2, for f is convex
+    there; with p and q exchanged it finds 1 / t for the smallest.  At least one of the two applies
+    to the global minimum, and no t is better than that one, so the better of both is right.
     """
     P = np.clip(np.array([p, q]), -HUGE, HUGE)
     Q = P[::-1]
     falling, rising = np.maximum(-P, 1e-30), np.maximum(-Q, 0.0)
     t = np.minimum(np.cbrt(1 + rising), np.maximum(np.cbrt(2 / falling), np.sqrt(2 * rising / falling)))
-    t += np.maximum(P, 0.0)
+    t = np.minimum(t + np.maximum(P, 0.0), np.maximum(2 * P, 2 / np.maximum(Q, 1e-30)))
     floor, P3 = np.maximum(P / 2, 1e-300), 3 * P
     for _ in range(100):
         square = t * t
@@ -334,32 +328,13 @@ def _project_on_hyperbola(p, q):
 
 
 def transform(arch, theta, d, permutation=None, scales=None, unseen=None):
-    """The same function with other parameters: unit j becomes unit ``permutation[j]``, rescaled.
+    """The same function with other parameters, shape (n,): unit j becomes unit ``permutation[j]``,
+    then u_j times ``scales[j]`` > 0 and a_j over it; ``unseen`` (k, d), less its row means, is
+    added to W2.
 
-    Parameters
-    ----------
-    arch : Architecture or str
-    theta : array_like, shape (n,)
-    d : int
-    permutation : array_like of int, shape (k,), optional
-    scales : array_like, shape (k,), optional
-        u_j is multiplied, and a_j divided, by ``scales[j]`` > 0, after the permutation.
-    unseen : array_like, shape (k, d), optional
-        Added to W2, less its row means.
+    Raises ValueError where that is no symmetry of the architecture.
 
-    Returns
-    -------
-    ndarray, shape (n,)
-
-    Raises
-    ------
-    ValueError, TypeError
-        Where that is no symmetry of the architecture.
-
-    Examples
-    --------
-    >>> from resgrad import symmetry
-    >>> symmetry.transform("resnet", [1.0, 2.0, 3.0, 4.0], 1, [1, 0], scales=[2.0, 0.5])
+    >>> transform("resnet", [1.0, 2.0, 3.0, 4.0], 1, [1, 0], scales=[2.0, 0.5])
     array([4. , 0.5, 2. , 6. ])
     """
     arch, d = architectures.resolve(arch), checks.integer(d, "d")
@@ -372,10 +347,9 @@ def transform(arch, theta, d, permutation=None, scales=None, unseen=None):
         units = _Units(*(x[order] for x in units))
     if scales is not None:
         c = checks.array(scales, "scales", (k,))[:, None]
-        if arch.readout == "fixed":
-            raise ValueError(f"scales are given, but {arch.name} has a fixed read-out")
-        if not (c > 0).all():
-            raise ValueError(f"scales is {checks.shown(scales)}, but must be positive")
+        if arch.readout == "fixed" or not (c > 0).all():
+            wanted = "None: the read-out is fixed" if arch.readout == "fixed" else "positive"
+            raise ValueError(f"scales is {checks.shown(scales)}, but must be {wanted}")
         units = units._replace(u=units.u * c, a=units.a / c)
     if unseen is not None:
         V = checks.array(unseen, "unseen", (k, d))
@@ -398,7 +372,7 @@ def balanced(arch, theta, d):
     units = _Units.of(arch, theta, d)
     if arch.readout == "fixed":
         return units.theta(arch)
-    x, w = units.norms()
+    x, w = _norm(units.u), _norm(units.a)
     live = (x > 0) & (w > 0)
     c = np.sqrt(np.where(live, w, 1.0) / np.where(live, x, 1.0))[:, None]
     u, a = np.where(live[:, None], units.u * c, 0.0), np.where(live[:, None], units.a / c, 0.0)
@@ -422,7 +396,7 @@ def tangent(arch, theta, d):
     if arch.readout == "fixed":
         return np.zeros((units.u.size, 0))
     columns = []
-    for j in np.flatnonzero(np.hypot(*units.norms())):
+    for j in np.flatnonzero(np.hypot(_norm(units.u), _norm(units.a))):
         dW1, dW2 = np.zeros((d, k)), np.zeros((k, d))
         dW1[:, j], dW2[j] = units.u[j], -units.a[j] / (d**0.5 if arch.readout == "sum" else 1.0)
         column = arch.flatten(dW1, dW2)

@@ -110,14 +110,13 @@ class State:
         return cls(theta0, U, A, np.zeros_like(U), np.zeros_like(A), rng, order)
 
     def theta(self, loss):
-        """The parameters now; where W2 is summed, its unseen part stays what it was (5)."""
+        """The parameters now: theta0 plus what (U, A) have moved; W2's unseen part stays (5)."""
         U0, A0 = loss.arch.canonical(self.theta0, loss.d)
         W1, W2 = loss.arch.unflatten(self.theta0, loss.d)
-        W1 = self.U - U0.dtype.type(loss.arch.identity) * np.eye(*U0.shape, dtype=U0.dtype)
-        if loss.arch.readout == "fixed":
-            return loss.arch.flatten(W1)
+        if W2 is None:
+            return loss.arch.flatten(W1 + (self.U - U0))
         share = W2.dtype.type(loss.d if loss.arch.readout == "sum" else 1)
-        return loss.arch.flatten(W1, W2 + (self.A - A0) / share)
+        return loss.arch.flatten(W1 + (self.U - U0), W2 + (self.A - A0) / share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,6 +203,10 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
     >>> bool(run.loss[-1] < 1e-25), run.stop_reason
     (True, 'finished')
     """
+    if not isinstance(optimizer, tuple(optimizers.OPTIMIZERS.values())):
+        raise TypeError(f"optimizer is {checks.shown(optimizer)}, but must be rg.SGD or rg.Nesterov")
+    if not isinstance(loss, (losses.EmpiricalLoss, losses.OnlineLoss, losses.PopulationLoss)):
+        raise TypeError(f"loss is {checks.shown(loss)}, but must be one of resgrad's losses")
     n_steps = checks.integer(n_steps, "n_steps")
     if record_every is not None:
         record_every = checks.integer(record_every, "record_every")
@@ -212,7 +215,7 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
         rng = seed if isinstance(seed, np.random.Generator) else streams(seed).batches
         state, records = State.start(loss, theta0, rng), []
     else:
-        state, records = resume
+        state, records = resume[0], list(resume[1])
     advance = _advancer(loss, optimizer, batch_size, state.U.shape[1])
     exact = isinstance(loss, losses.PopulationLoss)
 
@@ -226,7 +229,7 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
         records.pop()  # the last record of a shorter run; its window is still open
     stop_reason, pace, ceiling = "finished", 16, DIVERGED * max(1.0, records[0][1])
     try:
-        while state.step < n_steps:
+        while records[-1][0] < n_steps:
             due = next_record(records[-1][0], record_every)
             while state.step < min(due, n_steps):
                 tick, count = time.perf_counter(), min(pace, min(due, n_steps) - state.step)
@@ -250,10 +253,6 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
 
 def _advancer(loss, optimizer, batch_size, width):
     """``advance(state, n)``: n steps of the fused kernel that fits the loss, in place."""
-    if not isinstance(optimizer, tuple(optimizers.OPTIMIZERS.values())):
-        raise TypeError(f"optimizer is {checks.shown(optimizer)}, but must be rg.SGD or rg.Nesterov")
-    if not isinstance(loss, (losses.EmpiricalLoss, losses.OnlineLoss, losses.PopulationLoss)):
-        raise TypeError(f"loss is {checks.shown(loss)}, but must be one of resgrad's losses")
     if batch_size is not None:
         batch_size = checks.integer(batch_size, "batch_size")
     d, m = loss.d, loss.arch.outputs(loss.d)

@@ -1,0 +1,26 @@
+"""One teacher and one start, three sources of gradients: a data set, fresh samples, the expectation."""
+
+from resgrad import plots
+
+from . import history
+
+LINES = {  # source: (label, width, style)
+    "population": ("exact expectation", 4.5, "-"),
+    "online": ("fresh samples", 1.8, "-"),
+    "dataset": ("100,000 samples", 1.2, (0, (4, 2))),
+}
+SHADES = {"population": "#c9c9c9", "online": "#D55E00", "dataset": plots.INK}
+
+
+def draw():
+    with plots.figure(2, sharey=True) as (picture, panels):
+        for axes, batch_size in zip(panels, (200, 10)):
+            for source, (label, width, style) in LINES.items():
+                run = history("modresnet", data=source, batch_size=batch_size, steps=12_000, lr=2e-3)
+                axes.plot(run["step"], run["population_loss"], color=SHADES[source], lw=width, ls=style, label=label)
+            plots.decades(axes, [run["population_loss"]])
+            plots.steps_axis(axes, run["step"])
+            axes.set_title(f"modresnet, one start, batches of {batch_size}")
+        panels[0].set_ylabel("expected loss")
+        panels[0].legend(loc="lower left")
+        return plots.png(picture)

@@ -1,0 +1,43 @@
+"""What the tests share: the variants to run over, generic points and data, a relative error."""
+
+import numpy as np
+import pytest
+
+import resgrad as rg
+from resgrad import training
+
+ARCHS = list(rg.ARCHITECTURES)
+TRAINED_READOUT = [name for name, arch in rg.ARCHITECTURES.items() if arch.trains_readout]
+every_arch = pytest.mark.parametrize("arch", ARCHS)  # a new architecture enrols itself
+every_dtype = pytest.mark.parametrize("dtype", [np.float64, np.float32])
+
+
+def point(arch, d, width=None, seed=0, dtype=np.float64):
+    """A generic theta: normal entries of standard deviation 1 / sqrt(d)."""
+    size = rg.ARCHITECTURES[arch].size(d, width)
+    return (np.random.default_rng([seed, d, size]).standard_normal(size) / np.sqrt(d)).astype(dtype)
+
+
+def samples(arch, count, d, seed=0, dtype=np.float64):
+    """(X, Y): Gaussian inputs, and targets that no network of this size fits."""
+    rng = np.random.default_rng([seed, count, d])
+    shape = (count, d) if rg.ARCHITECTURES[arch].readout == "vector" else (count,)
+    return rng.standard_normal((count, d)).astype(dtype), rng.standard_normal(shape).astype(dtype)
+
+
+def relative_error(got, wanted):
+    """The largest error of an array, relative to its largest entry; 0 where the two are equal."""
+    error = np.max(np.abs(got - wanted))
+    return error and error / np.max(np.abs(wanted))
+
+
+def same_outputs(student, teacher):
+    """Whether a student of one architecture can learn from a teacher of the other."""
+    readouts = {rg.ARCHITECTURES[student].readout, rg.ARCHITECTURES[teacher].readout}
+    return readouts == {"vector"} or "vector" not in readouts
+
+
+@pytest.fixture
+def stepwise(monkeypatch):
+    """Makes `train` look up, and call ``progress``, after every single step."""
+    monkeypatch.setattr(training, "PATIENCE", 0.0)

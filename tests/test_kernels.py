@@ -1,0 +1,234 @@
+"""The compiled loss, gradient and training loops are the naive ones, for every shape and batch."""
+
+import itertools
+
+import naive
+import numpy as np
+import pytest
+from conftest import every_arch, every_dtype, point, relative_error, same_outputs, samples
+
+import resgrad as rg
+from resgrad import kernels, training
+
+# Sums of at most some hundred terms, in an order of the compiler's choosing: rounding errors of
+# about sqrt(100) units in the last place, times a margin.
+TWIN = {np.float64: 1e-13, np.float32: 2e-5}
+# After a dozen steps; the steps are small, so errors add up and are not amplified.
+STEPS = {np.float64: 1e-13, np.float32: 2e-5}
+
+SMALL = {"d": 3, "width": 4}  # the unrolled loop, compiled for this shape
+WIDE = {"d": 2, "width": kernels.UNROLLED + 1}  # the BLAS loop
+N_SAMPLES, BATCH, N_STEPS = 23, 5, 12  # the fifth batch of an epoch has 3 samples; three epochs
+LR = 1e-2
+
+every_shape = pytest.mark.parametrize("shape", [SMALL, WIDE], ids=["unrolled", "blas"])
+every_momentum = pytest.mark.parametrize("momentum", [0.0, 0.9])
+
+
+def assert_equals_twin(arch, theta, X, Y):
+    value, gradient = rg.EmpiricalLoss(arch, X, Y).value_and_grad(theta)
+    naive_value, naive_gradient = naive.loss_and_gradient(arch, theta, X, Y)
+    assert isinstance(value, float) and gradient.dtype == X.dtype and gradient.shape == theta.shape
+    assert abs(value - naive_value) <= TWIN[X.dtype.type] * naive_value
+    assert relative_error(gradient, naive_gradient) < TWIN[X.dtype.type]
+
+
+# --------------------------------------------------------------------------- loss and gradient
+
+
+@every_arch
+@every_dtype
+@pytest.mark.parametrize("width", [2, 3, 5])
+def test_loss_and_gradient_equal_the_twin_for_every_batch_size(arch, dtype, width):
+    theta = point(arch, 3, width, dtype=dtype)
+    for B in range(1, 34):
+        assert_equals_twin(arch, theta, *samples(arch, B, 3, dtype=dtype))
+
+
+@every_arch
+@every_dtype
+@pytest.mark.parametrize("d, width", [(1, 1), (1, 4), (33, 2)])
+def test_loss_and_gradient_equal_the_twin_in_thin_shapes(arch, dtype, d, width):
+    assert_equals_twin(arch, point(arch, d, width, dtype=dtype), *samples(arch, 9, d, dtype=dtype))
+
+
+@every_arch
+@every_dtype
+@pytest.mark.parametrize("extra", [0, 1, kernels.BLOCK // 2])
+def test_a_data_set_of_several_blocks_is_one_mean(arch, dtype, extra):
+    assert_equals_twin(arch, point(arch, 3, dtype=dtype), *samples(arch, kernels.BLOCK + extra, 3, dtype=dtype))
+
+
+@every_arch
+def test_the_derivative_of_relu_at_zero_is_zero(arch):
+    """A unit that is exactly zero gets no gradient in W1; dyadic numbers leave no room for rounding."""
+    record = rg.ARCHITECTURES[arch]
+    W1 = np.array([[-1.0, 0.5, 0.0], [0.0, -1.25, 0.0], [0.0, 0.5, -1.0]]) + (1 - record.identity) * np.eye(3)
+    W2 = np.array([[1.0, 0.5, -2.0], [0.25, 1.0, 1.0], [2.0, -1.0, 3.0]])  # units 0 and 2 are zero
+    theta = record.flatten(W1, W2) if record.trains_readout else record.flatten(W1)
+    X, Y = np.round(np.array(samples(arch, 8, 3)[0]) * 4) / 4, np.round(samples(arch, 8, 3)[1] * 4) / 4
+    gradient = rg.EmpiricalLoss(arch, X, Y).grad(theta)
+    dW1, dW2 = record.unflatten(gradient, 3)
+    assert np.array_equal(gradient, naive.loss_and_gradient(arch, theta, X, Y)[1])
+    assert not dW1[:, [0, 2]].any() and dW1[:, 1].any()
+    assert dW2 is None or (not dW2[[0, 2]].any() and dW2[1].any())
+
+
+@every_arch
+def test_a_zero_sample_adds_nothing_to_the_gradient(arch):
+    X, Y = samples(arch, 4, 3)
+    X[2] = 0.0
+    keep = [0, 1, 3]
+    theta = point(arch, 3)
+    whole, rest = (rg.EmpiricalLoss(arch, X[i], Y[i]).grad(theta) for i in (slice(None), keep))
+    assert relative_error(4 * whole, 3 * rest) < TWIN[np.float64]
+
+
+# ------------------------------------------------------------------------------ training loops
+
+
+@every_arch
+@every_dtype
+@every_momentum
+@every_shape
+def test_training_on_a_data_set_is_naive_training_on_theta(arch, dtype, momentum, shape):
+    X, Y = samples(arch, N_SAMPLES, shape["d"], dtype=dtype)
+    theta0, lr = point(arch, **shape, dtype=dtype), LR / shape["width"]
+    run = rg.train(rg.EmpiricalLoss(arch, X, Y), theta0, rg.Nesterov(lr, momentum), N_STEPS, BATCH, seed=3)
+    batches = itertools.islice(naive.epochs(N_SAMPLES, BATCH, rg.streams(3).batches), N_STEPS)
+
+    def gradient(theta, rows):
+        return naive.loss_and_gradient(arch, theta, X[rows], Y[rows])[1]
+
+    wanted = naive.nesterov(gradient, theta0, batches, lr, momentum)
+    assert run.theta.dtype == dtype
+    assert relative_error(run.theta - theta0, wanted - theta0) < 10 * STEPS[dtype]  # theta0 is O(10) steps
+    assert relative_error(run.theta, wanted) < STEPS[dtype]
+
+
+@every_arch
+@every_dtype
+@every_momentum
+@every_shape
+def test_online_training_is_naive_training_on_the_same_samples(arch, dtype, momentum, shape):
+    """The kernel's samples are NumPy's: one row of standard normals after the other."""
+    teacher = rg.Network(arch, point(arch, shape["d"], 2, seed=1, dtype=dtype), shape["d"])
+    theta0, lr = point(arch, **shape, dtype=dtype), LR / shape["width"]
+    run = rg.train(rg.OnlineLoss(arch, teacher, dtype), theta0, rg.Nesterov(lr, momentum), N_STEPS, BATCH, seed=3)
+    batches = rg.streams(3).batches.standard_normal((N_STEPS, BATCH, shape["d"])).astype(dtype)
+
+    def gradient(theta, X):
+        return naive.loss_and_gradient(arch, theta, X, naive.predict(arch, teacher.theta, X))[1]
+
+    wanted = naive.nesterov(gradient, theta0, batches, lr, momentum)
+    assert relative_error(run.theta - theta0, wanted - theta0) < 10 * STEPS[dtype]
+    assert relative_error(run.theta, wanted) < STEPS[dtype]
+
+
+@pytest.mark.parametrize("student, teacher", [
+    ("li", "resnet-sum"), ("modresnet-sum", "two-weight"), ("two-weight", "vanilla"), ("resnet", "modresnet"),
+])
+@every_shape
+def test_online_training_with_another_architecture_as_teacher(student, teacher, shape):
+    d = shape["d"]
+    star = rg.Network(teacher, point(teacher, d, 2, seed=1), d)
+    theta0, lr = point(student, **shape), LR / shape["width"]
+    run = rg.train(rg.OnlineLoss(student, star), theta0, rg.SGD(lr), N_STEPS, BATCH, seed=4)
+    batches = rg.streams(4).batches.standard_normal((N_STEPS, BATCH, d))
+
+    def gradient(theta, X):
+        return naive.loss_and_gradient(student, theta, X, naive.predict(teacher, star.theta, X))[1]
+
+    wanted = naive.sgd(gradient, theta0, batches, lr)
+    assert same_outputs(student, teacher)
+    assert relative_error(run.theta, wanted) < STEPS[np.float64]
+
+
+@every_arch
+def test_the_first_window_is_the_mean_of_its_batch_losses(arch):
+    """Two epochs and a bit at theta(t): the recorded losses are those of the batches, before each step."""
+    X, Y = samples(arch, N_SAMPLES, 3)
+    theta0 = point(arch, **SMALL)
+    run = rg.train(rg.EmpiricalLoss(arch, X, Y), theta0, rg.SGD(LR), N_STEPS, BATCH, seed=3, record_every=4)
+    batches, theta, losses = naive.epochs(N_SAMPLES, BATCH, rg.streams(3).batches), theta0, []
+    for _, rows in zip(range(N_STEPS), batches):
+        value, gradient = naive.loss_and_gradient(arch, theta, X[rows], Y[rows])
+        losses.append(value)
+        theta = theta - LR * gradient
+    start = naive.loss_and_gradient(arch, theta0, X, Y)[0]
+    assert np.array_equal(run.steps, [0, 4, 8, 12])
+    wanted = np.array([start, *np.mean(np.reshape(losses, (3, 4)), axis=1)])
+    assert np.max(np.abs(run.loss / wanted - 1)) < TWIN[np.float64]
+
+
+@every_dtype
+@pytest.mark.parametrize("arch", ["two-weight", "modresnet"], ids=["m = 1", "m = d"])
+@pytest.mark.parametrize("source", ["data set", "fresh samples"])
+def test_the_two_loops_make_the_same_steps(arch, dtype, source):
+    """The BLAS loop takes any shape, so the two can be compared on a small one."""
+    d, width, m = 3, 4, rg.ARCHITECTURES[arch].outputs(3)
+    X, Y = samples(arch, N_SAMPLES, d, dtype=dtype)
+    rows = rg.EmpiricalLoss(arch, X, Y).rows
+    teacher = rg.OnlineLoss(arch, rg.Network("resnet-sum" if m == 1 else "resnet",
+                                             point("resnet", d, 2, seed=1), d), dtype).units_star
+    order = np.random.default_rng(0).permutation(N_SAMPLES) if source == "data set" else np.empty(0, np.int64)
+    rates, results = tuple(map(dtype, (0.01, 0.02, 0.9))), []
+    for loop in (kernels.sampled_loop(d, width, m), kernels._blas_loop):
+        U, A = rg.ARCHITECTURES[arch].canonical(point(arch, d, width, dtype=dtype), d)
+        moving = (U, A, np.zeros_like(U), np.zeros_like(A))
+        total = loop(rows, order, 0, np.random.default_rng(5), teacher, *moving, rates, BATCH, 5, 1.5)
+        results.append([np.array([total]), *moving])
+    for unrolled, blas in zip(*results):
+        assert relative_error(unrolled, blas) < STEPS[dtype]
+
+
+def test_only_wide_networks_take_the_blas_loop():
+    limit = kernels.UNROLLED
+    assert kernels.sampled_loop(limit + 1, 1, 1) is kernels.sampled_loop(1, limit + 1, 1) is kernels._blas_loop
+    assert kernels.sampled_loop(limit, limit, 1) is not kernels._blas_loop
+    assert kernels.sampled_loop(3, 4, 1) is kernels.sampled_loop(3, 4, 1)
+
+
+# ------------------------------------------------------------------------------- no recompilation
+
+COMPILED = [kernels.dataset_gradient, kernels.forward, kernels.population_gradient, kernels.population_loop,
+            kernels.population_hessian, kernels.population_value, kernels.population_value_plain,
+            kernels._blas_loop, kernels.sampled_loop(3, 4, 1), kernels.sampled_loop(3, 4, 3)]
+
+
+@every_dtype
+@pytest.mark.parametrize("arch", ["li", "two-weight", "modresnet"])
+def test_nothing_is_compiled_twice(arch, dtype):
+    """Neither other layouts and flags of the inputs, nor optimizers, losses and read-outs, add a signature."""
+    d, width, other = 3, 4, {"li": "vanilla"}.get(arch, arch)
+    X, Y = samples(arch, N_SAMPLES, d, dtype=dtype)
+    theta = point(arch, d, width, dtype=dtype)
+    teacher = rg.Network(arch, point(arch, d, 2, seed=1, dtype=dtype), d)
+
+    def use(X, Y, theta, teacher, optimizer, batch_size, seed):
+        losses = (rg.EmpiricalLoss(arch, X, Y), rg.OnlineLoss(arch, teacher, dtype))
+        for loss in losses:
+            rg.train(loss, theta, optimizer, 3, batch_size, seed=seed)
+        exact = rg.PopulationLoss(arch, teacher)
+        rg.train(exact, theta, optimizer, 3)
+        exact.hessian(theta)
+        exact.value(np.resize(teacher.theta, theta.shape))
+        teacher(X)
+
+    use(X, Y, theta, teacher, rg.SGD(0.01), 5, 0)
+    before = [list(function.signatures) for function in COMPILED]
+    frozen = X.copy(order="F")
+    frozen.flags.writeable = False
+    use(frozen, Y[::-1], theta[::-1], rg.Network(other, point(other, d, 3, seed=2), d),
+        rg.Nesterov(1, 0.5), None, np.random.default_rng(0))
+    if dtype is np.float64:
+        use(X.round().astype(int).tolist(), Y.tolist(), theta.astype(np.float32), teacher, rg.SGD(1), 7, 1)
+    assert [list(function.signatures) for function in COMPILED] == before
+
+
+def test_training_leaves_its_inputs_alone():
+    X, Y = samples("li", N_SAMPLES, 3)
+    theta0, loss = point("li", **SMALL), rg.EmpiricalLoss("li", X, Y)
+    before = [a.copy() for a in (X, Y, theta0, loss.rows)]
+    training.train(loss, theta0, rg.Nesterov(0.1, 0.9), N_STEPS, BATCH)
+    assert all(np.array_equal(a, b) for a, b in zip(before, (X, Y, theta0, loss.rows)))

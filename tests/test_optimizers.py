@@ -1,0 +1,110 @@
+"""The optimizers make the steps they say, and no others."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import every_arch, point, samples
+
+import resgrad as rg
+from resgrad import optimizers
+
+# A step on the quadratic below rounds a handful of products; the factors below do not grow them.
+ROUNDING = 1e-14
+
+CASES = {"sgd": rg.SGD(0.01), "nesterov": rg.Nesterov(0.01, momentum=0.9)}
+
+
+def test_every_optimizer_has_a_case():
+    assert set(CASES) == set(rg.OPTIMIZERS)
+
+
+def losses(arch):
+    """One of each kind, for d = 3."""
+    teacher = rg.Network(arch, point(arch, 3, 2, seed=1), 3)
+    return rg.EmpiricalLoss(arch, *samples(arch, 23, 3)), rg.OnlineLoss(arch, teacher), rg.PopulationLoss(arch, teacher)
+
+
+@every_arch
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["empirical", "online", "population"])
+def test_nesterov_without_momentum_is_sgd_bit_for_bit(arch, kind):
+    loss, batch = losses(arch)[kind], None if kind == 2 else 5
+    plain, nesterov = (rg.train(loss, point(arch, 3, 4), optimizer, 30, batch, seed=2)
+                       for optimizer in (rg.SGD(0.01), rg.Nesterov(0.01, momentum=0)))
+    assert plain.theta.tobytes() == nesterov.theta.tobytes()
+    assert plain.loss.tobytes() == nesterov.loss.tobytes()
+
+
+# vanilla with d = k = 1, positive inputs and w > 0 is linear: L(w) = mean (w x - y)^2, an exact
+# quadratic with curvature 2 mean x^2 and minimum mean(x y) / mean(x^2).
+X = np.array([[0.5], [1.0], [1.5], [2.0]])
+Y = np.array([2.0, 2.5, 6.0, 7.0])
+CURVATURE = 2 * np.mean(X**2)
+MINIMUM = np.mean(X[:, 0] * Y) / np.mean(X**2)
+
+
+def iterates(optimizer, start, n_steps):
+    """w(0), w(1), ..., w(n_steps)."""
+    run = rg.train(rg.EmpiricalLoss("vanilla", X, Y), [start], optimizer, n_steps, record_every=1,
+                   observe={"w": lambda theta: theta[0]})
+    assert run.observed["w"].min() > 0  # never left the linear piece
+    return run.observed["w"]
+
+
+@pytest.mark.parametrize("lr", [0.01, 0.1, 1 / CURVATURE, 0.3, 0.6])
+def test_gradient_descent_contracts_by_one_minus_lr_times_curvature(lr):
+    w = iterates(rg.SGD(lr), MINIMUM + 0.25, 12)
+    wanted = MINIMUM + 0.25 * (1 - lr * CURVATURE) ** np.arange(13)
+    assert np.max(np.abs(w - wanted)) < ROUNDING * MINIMUM * 12
+
+
+@pytest.mark.parametrize("lr, momentum", [(0.01, 0.5), (0.05, 0.9), (0.2, 0.3)])
+def test_nesterov_is_the_recursion_in_its_docstring(lr, momentum):
+    """As in PyTorch: v <- mu v + g; w <- w - lr (g + mu v)."""
+    w, v, wanted = MINIMUM + 0.25, 0.0, []
+    for _ in range(13):
+        wanted.append(w)
+        g = CURVATURE * (w - MINIMUM)
+        v = momentum * v + g
+        w = w - lr * (g + momentum * v)
+    got = iterates(rg.Nesterov(lr, momentum), MINIMUM + 0.25, 12)
+    assert np.max(np.abs(got - wanted)) < ROUNDING * MINIMUM * 12
+
+
+@pytest.mark.parametrize("lr, momentum", [(0.01, 0.5), (0.05, 0.9), (0.2, 0.3)])
+def test_nesterov_follows_sutskevers_lookahead_point(lr, momentum):
+    """y <- y + u, u <- mu u - lr g(y + mu u): its theta = y + mu u are our iterates."""
+    y, u, wanted = MINIMUM + 0.25, 0.0, []
+    for _ in range(13):
+        wanted.append(y + momentum * u)
+        u = momentum * u - lr * CURVATURE * (y + momentum * u - MINIMUM)
+        y = y + u
+    got = iterates(rg.Nesterov(lr, momentum), MINIMUM + 0.25, 12)
+    assert np.max(np.abs(got - wanted)) < ROUNDING * MINIMUM * 12
+
+
+@pytest.mark.parametrize("name", list(rg.OPTIMIZERS))
+def test_an_optimizer_is_a_frozen_record(name):
+    assert isinstance(CASES[name], rg.OPTIMIZERS[name])
+    assert eval(repr(CASES[name]), vars(optimizers)) == CASES[name]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CASES[name].lr = 1.0
+
+
+@pytest.mark.parametrize("name", list(rg.OPTIMIZERS))
+@pytest.mark.parametrize("lr", [0, -0.1, np.nan, np.inf])
+def test_a_rate_must_be_positive_and_finite(name, lr):
+    with pytest.raises(ValueError, match=f"^lr is {lr}, but must be a finite number above 0$"):
+        dataclasses.replace(CASES[name], lr=lr)
+
+
+@pytest.mark.parametrize("lr", ["0.1", None, True, 1j, [0.1, 0.2]])
+def test_a_rate_must_be_a_number(lr):
+    with pytest.raises(TypeError, match="^lr is .*, but must be a real number$"):
+        rg.SGD(lr)
+
+
+@pytest.mark.parametrize("momentum", [1, 1.5, -1e-9, np.nan, np.inf])
+def test_a_momentum_lies_in_zero_one(momentum):
+    with pytest.raises(ValueError, match=rf"^momentum is {momentum}, but must lie in \[0, 1\)$"):
+        rg.Nesterov(0.1, momentum)

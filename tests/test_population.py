@@ -1,0 +1,465 @@
+"""The exact expected loss, gradient and Hessian, held against fifty digits, sampling and quadrature."""
+
+import exact
+import naive
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.optimize
+from conftest import ARCHS, every_arch, point, relative_error, same_outputs, samples
+
+import resgrad as rg
+from resgrad import kernels
+
+EPS = np.finfo(float).eps
+GENERIC = 1e-13  # sums of some ten terms, each good to a few EPS
+NEAR = 1e-11  # the contract where units are nearly parallel; the measured figure is 1e-15
+DIFFERENCE = 1e-7  # a central difference with step 1e-5 of a gradient good to 1e-16: 1e-10 + 1e-11, and a margin
+LOSS = [(1e-20, 1e-8), (1e-28, 1e-3)]  # relative error allowed down to this level of the scale
+LEVELS = [1e-2, 1e-4, 3e-5, 3e-6, 1e-8, 1e-12, 1e-16, 1e-20, 1e-24, 1e-28]
+
+MIXED = [("li", "vanilla"), ("li", "resnet-sum"), ("two-weight", "modresnet-sum"), ("vanilla", "two-weight"),
+         ("modresnet-sum", "li"), ("resnet-sum", "modresnet-sum"), ("resnet", "modresnet"), ("modresnet", "resnet")]
+every_pair = pytest.mark.parametrize("student, teacher", [(arch, arch) for arch in ARCHS] + MIXED)
+
+
+class Pair:
+    """A student at theta, a teacher, and all that is known exactly about them."""
+
+    def __init__(self, student, theta, teacher, theta_star, d):
+        self.arch, self.theta, self.d = rg.ARCHITECTURES[student], theta, d
+        self.names = (student, theta, teacher, theta_star, d)
+        self.teacher = rg.Network(teacher, theta_star, d)
+        self.loss = rg.PopulationLoss(student, self.teacher)
+
+    @classmethod
+    def generic(cls, student, teacher, d=3, width=None, width_star=None, seed=0):
+        return cls(student, point(student, d, width, seed), teacher, point(teacher, d, width_star, seed + 100), d)
+
+    def gradient_error(self):
+        return exact.gradient_error(self.loss.grad(self.theta), *self.names)
+
+    def hessian_error(self):
+        return relative_error(self.loss.hessian(self.theta), exact.hessian(*self.names))
+
+    def value_error(self):
+        """(relative error of the loss, its level): the level is relative to E|F*|^2."""
+        wanted, scale = exact.loss(*self.names), exact.scale(*self.names[2:])
+        return float(abs(self.loss.value(self.theta) / wanted - 1)), float(wanted / scale)
+
+
+def with_units(student, U, a=None):
+    """theta of a student whose units are the columns of U, read out with weights of about ``a``."""
+    arch = rg.ARCHITECTURES[student]
+    d, k = U.shape
+    W1 = U - arch.identity * np.eye(d, k)
+    if not arch.trains_readout:
+        return arch.flatten(W1)
+    W2 = point("resnet", d, k, seed=5)[: k * d].reshape(k, d) + 0.1
+    return arch.flatten(W1, W2 * (np.ones(k) if a is None else a)[:, None])
+
+
+def test_the_mixed_pairs_fit():
+    assert all(same_outputs(*pair) for pair in MIXED)
+
+
+# ------------------------------------------------------------------------------------ gradient
+
+
+@every_pair
+@pytest.mark.parametrize("d, width, width_star", [(3, 3, 3), (3, 2, 5), (2, 4, 1), (5, 5, 5), (1, 1, 1), (1, 3, 2)])
+def test_gradient_to_the_last_digits(student, teacher, d, width, width_star):
+    assert Pair.generic(student, teacher, d, width, width_star).gradient_error() < GENERIC
+
+
+@every_arch
+@pytest.mark.parametrize("among", ["students", "student and teacher"])
+@pytest.mark.parametrize("sign", [1, -1], ids=["parallel", "antiparallel"])
+@pytest.mark.parametrize("offset", [1e-4, 1e-8, 1e-12, 0.0])
+def test_gradient_of_nearly_parallel_units(arch, among, sign, offset):
+    """Two units at an angle of ``offset`` or pi - ``offset``."""
+    rng = np.random.default_rng(7)
+    U, U_star = rng.standard_normal((3, 3)), rng.standard_normal((3, 3))
+    across = np.cross(U[:, 0], U[:, 1])
+    across *= np.linalg.norm(U[:, 0]) / np.linalg.norm(across)
+    nearly = 0.5 * sign * (U[:, 0] + offset * across)
+    (U if among == "students" else U_star)[:, 2] = nearly
+    pair = Pair(arch, with_units(arch, U), arch, with_units(arch, U_star), 3)
+    assert pair.gradient_error() < NEAR
+    error, level = pair.value_error()
+    assert level > 1e-4 and error < LOSS[0][1]
+
+
+@every_arch
+@pytest.mark.parametrize("size", [1e-100, 1e-30, 1e-8, 1e8, 1e30, 1e100])
+def test_gradient_of_units_of_any_length(arch, size):
+    """No square over- or underflows; the errors are relative to each unit's own terms."""
+    U = np.random.default_rng(7).standard_normal((3, 3))
+    U[1, 1] = U[2, 2] = 0.0  # so that W1 = U - I holds a tiny unit, too
+    theta = with_units(arch, U * [1.0, size, np.sqrt(size)], np.array([1.0, 1 / size, size**-0.5]))
+    pair = Pair(arch, theta, arch, point(arch, 3, seed=100), 3)
+    assert pair.gradient_error() < GENERIC
+    assert pair.value_error()[0] < LOSS[0][1]
+
+
+@pytest.mark.parametrize("arch", ["vanilla", "resnet", "resnet-sum"])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("size", [1e-100, 1e100])
+def test_gradient_of_nearly_parallel_units_of_any_length(arch, sign, size):
+    U = np.random.default_rng(7).standard_normal((3, 3))
+    U[:, 1] = sign * size * (U[:, 0] + 1e-8 * U[:, 2])
+    theta = with_units(arch, U, np.array([1.0, 1 / size, 1.0]))
+    assert Pair(arch, theta, arch, point(arch, 3, seed=100), 3).gradient_error() < NEAR
+
+
+@every_arch
+@pytest.mark.parametrize("dead_star", [False, True])
+def test_a_zero_unit_gets_zero_and_disturbs_nobody(arch, dead_star):
+    """relu'(0) = 0: it has no gradient and no curvature, and the others' are as if it were not there."""
+    record, d, alive = rg.ARCHITECTURES[arch], 3, [0, 2]
+    U, W2 = np.random.default_rng(7).standard_normal((d, 3)), np.random.default_rng(8).standard_normal((3, d))
+    U[:, 1] = 0.0
+    E = record.identity * np.eye(d)
+    theta, rest = (record.flatten(U[:, j] - E[:, : len(j)], *([W2[j]] if record.trains_readout else []))
+                   for j in ([0, 1, 2], alive))
+    star = with_units(arch, U[:, [1, 0]] if dead_star else 2 * U[:, alive])
+    pair, without = Pair(arch, theta, arch, star, d), Pair(arch, rest, arch, star, d)
+    index = record.unflatten(np.arange(theta.size), d)
+    keep = np.concatenate([index[0][:, alive].ravel(), *([index[1][alive].ravel()] if record.trains_readout else [])])
+    gradient, hessian = pair.loss.grad(theta), pair.loss.hessian(theta)
+    assert pair.gradient_error() < GENERIC
+    assert relative_error(gradient[keep], without.loss.grad(rest)) < GENERIC
+    assert relative_error(hessian[np.ix_(keep, keep)], without.loss.hessian(rest)) < GENERIC
+    assert not np.delete(gradient, keep).any() and not np.delete(hessian, keep, axis=0).any()
+
+
+@every_arch
+def test_a_student_of_zeros_against_a_teacher_of_zeros(arch):
+    theta = with_units(arch, np.zeros((2, 2)))
+    pair = Pair(arch, theta, arch, theta, 2)
+    assert pair.loss.value(theta) == 0.0 and not pair.loss.grad(theta).any() and not pair.loss.hessian(theta).any()
+
+
+@every_pair
+def test_gradient_equals_the_naive_double_loop(student, teacher):
+    pair = Pair.generic(student, teacher, 4, 3, 2)
+    assert relative_error(pair.loss.grad(pair.theta), naive.population_gradient(*pair.names)) < GENERIC
+    assert abs(pair.loss.value(pair.theta) / naive.population_loss(*pair.names) - 1) < GENERIC
+
+
+@every_pair
+def test_the_fifty_digit_gradient_is_the_derivative_of_the_fifty_digit_loss(student, teacher):
+    """The reference against itself: a difference quotient of (8) gives (10) and (11)."""
+    names = Pair.generic(student, teacher, 2, 2, 2).names
+    direction = [exact.mpf(float(e)) for e in point(student, 2, seed=9)]
+    theta = exact.parameters(names[1])
+    sides = [exact.loss(student, [t + sign * exact.STEP * e for t, e in zip(theta, direction)], *names[2:])
+             for sign in (1, -1)]
+    slope = exact.dot(exact.gradient(*names)[0], direction)
+    assert abs((sides[0] - sides[1]) / (2 * exact.STEP) / slope - 1) < 1e-25
+
+
+# ---------------------------------------------------------------------------------------- loss
+
+
+def assert_digits(pair):
+    error, level = pair.value_error()
+    assert level > 0.5e-28
+    allowed = LOSS[0][1] if level > 0.99 * LOSS[0][0] else LOSS[1][1]
+    assert pair.loss.value(pair.theta) > 0 and error < allowed, f"error {error:.1e} at level {level:.1e}"
+
+
+def global_minima(arch, star, d, rng):
+    """The teacher, and its images under the symmetries: rescaled and permuted units (up to rounding)."""
+    record = rg.ARCHITECTURES[arch]
+    U, A = record.unflatten(star, d)
+    U = U + record.identity * np.eye(d)
+    c, order = np.exp(rng.standard_normal(d)), rng.permutation(d)
+    yield star
+    yield record.flatten(U[:, order] - record.identity * np.eye(d), *([A[order]] if record.trains_readout else []))
+    if record.trains_readout:
+        yield record.flatten(U * c - record.identity * np.eye(d), A / c[:, None])
+
+
+@every_arch
+@pytest.mark.parametrize("d", [3, 5])
+def test_the_loss_keeps_its_digits_on_the_way_down(arch, d):
+    """Toward every kind of global minimum, from 1e-2 to 1e-28 of E|F*|^2; never negative, also there."""
+    rng, star = np.random.default_rng(d), point(arch, d, seed=100)
+    for minimum in global_minima(arch, star, d, rng):
+        direction = rng.standard_normal(star.size)
+        at = Pair(arch, minimum, arch, star, d)
+        assert 0 <= at.loss.value(minimum) < 1e-30 * exact.scale(arch, star, d)
+        curvature = 1e8 * Pair(arch, minimum + 1e-4 * direction, arch, star, d).value_error()[1]
+        for level in LEVELS:
+            assert_digits(Pair(arch, minimum + np.sqrt(1.01 * level / curvature) * direction, arch, star, d))
+
+
+@pytest.mark.parametrize("student, teacher", [
+    ("vanilla", "li"), ("li", "vanilla"), ("resnet", "modresnet"), ("modresnet", "resnet"),
+    ("resnet-sum", "modresnet-sum"), ("modresnet-sum", "resnet-sum"),
+])
+def test_the_loss_keeps_its_digits_across_architectures(student, teacher):
+    """The identity only shifts the parameters: the same function is a minimum of the other, too."""
+    d, star = 3, point(teacher, 3, seed=100)
+    shift = rg.ARCHITECTURES[teacher].identity - rg.ARCHITECTURES[student].identity
+    minimum, direction = star.copy(), point(student, d, seed=9)
+    minimum[: d * d] += shift * np.eye(d).ravel()
+    curvature = 1e8 * Pair(student, minimum + 1e-4 * direction, teacher, star, d).value_error()[1]
+    for level in LEVELS:
+        assert_digits(Pair(student, minimum + np.sqrt(1.01 * level / curvature) * direction, teacher, star, d))
+
+
+@every_arch
+def test_a_converging_run_goes_down_cleanly(arch):
+    """Newton's method reaches rounding; all along its way the loss is that of fifty digits."""
+    star = point(arch, 3, seed=100)
+    pair = Pair(arch, star + 0.02 * point(arch, 3, seed=1), arch, star, 3)
+    levels = []
+    for _ in range(12):
+        _error, level = pair.value_error() if exact.loss(*pair.names) else (0.0, 0.0)
+        levels.append(level)
+        if level < 1e-28:
+            break
+        assert_digits(pair)
+        step = np.linalg.lstsq(pair.loss.hessian(pair.theta), pair.loss.grad(pair.theta), rcond=1e-6)[0]
+        pair = Pair(arch, pair.theta - step, arch, star, 3)
+    assert levels[0] > 1e-6 and levels[-1] < 1e-28 and pair.loss.value(pair.theta) >= 0
+
+
+@every_pair
+@pytest.mark.parametrize("d", [1, 3])
+def test_loss_of_generic_pairs(student, teacher, d):
+    error, level = Pair.generic(student, teacher, d, 3, 2).value_error()
+    assert level > 1e-5 and error < 1e-11  # summed plainly above 1e-5 of its scale: 10 EPS / 1e-5 at worst
+
+
+def test_the_even_part_has_thirty_digits():
+    """s + arcsin|c| |c|, the one transcendental function in (18), in double-double arithmetic."""
+    for c in np.concatenate([np.linspace(-1, 1, 41), 1 - np.logspace(-16, -1, 16), np.logspace(-16, -1, 16)]):
+        exact_c = exact.mpf(float(c))
+        wanted = exact.mpmath.sqrt(1 - exact_c**2) + exact_c * exact.mpmath.asin(exact_c)
+        hi, lo = kernels._even_part((c, 0.0))
+        assert abs(exact.mpf(hi) + exact.mpf(lo) - wanted) < 1e-30  # a few times 2**-104
+
+
+@every_arch
+def test_a_float32_teacher_is_taken_as_it_is(arch):
+    star = point(arch, 3, seed=100, dtype=np.float32)
+    pair = Pair(arch, star.astype(float), arch, star, 3)
+    assert pair.loss.value(pair.theta) < 1e-30 and pair.loss.dtype == np.float64
+
+
+# ------------------------------------------------------------------------------------- Hessian
+
+
+@every_pair
+def test_hessian_is_exact_and_symmetric(student, teacher):
+    pair = Pair.generic(student, teacher, 3, 3, 2)
+    hessian = pair.loss.hessian(pair.theta)
+    assert np.array_equal(hessian, hessian.T)
+    assert relative_error(hessian, exact.hessian(*pair.names)) < GENERIC
+
+
+@every_pair
+@pytest.mark.parametrize("d, width", [(1, 1), (1, 2), (4, 2), (2, 4)])
+def test_hessian_is_the_difference_quotient_of_the_gradient(student, teacher, d, width):
+    pair, h = Pair.generic(student, teacher, d, width, 3), 1e-5
+    basis = h * np.eye(pair.theta.size)
+    quotient = np.array([(pair.loss.grad(pair.theta + e) - pair.loss.grad(pair.theta - e)) / (2 * h) for e in basis])
+    assert relative_error(pair.loss.hessian(pair.theta), quotient) < DIFFERENCE
+
+
+@every_arch
+@pytest.mark.parametrize("offset", [0.0, 1e-12, 1e-8, 1e-4])
+@pytest.mark.parametrize("sign", [1, -1], ids=["parallel", "antiparallel"])
+def test_hessian_of_nearly_parallel_units_takes_the_limit(arch, sign, offset):
+    rng = np.random.default_rng(7)
+    U, U_star = rng.standard_normal((3, 3)), rng.standard_normal((3, 2))
+    U[:, 2] = 0.5 * sign * (U[:, 0] + offset * U[:, 1])
+    U_star[:, 1] = 3 * sign * (U[:, 1] - offset * U[:, 0])
+    pair = Pair(arch, with_units(arch, U), arch, with_units(arch, U_star), 3)
+    hessian = pair.loss.hessian(pair.theta)
+    assert np.array_equal(hessian, hessian.T)
+    assert pair.hessian_error() < NEAR
+
+
+@every_arch
+@pytest.mark.parametrize("seed", range(3))
+def test_nullity_at_the_teacher_is_the_dimension_of_the_minima(arch, seed):
+    """Fixed: isolated minima.  Vector: d rescalings.  Sum: d more unseen directions for each of d - 1 columns."""
+    d = 3
+    star = point(arch, d, seed=100 + seed)
+    eigenvalues = np.linalg.eigvalsh(Pair(arch, star, arch, star, d).loss.hessian(star))
+    nullity = {"fixed": 0, "vector": d, "sum": d * d}[rg.ARCHITECTURES[arch].readout]
+    flat = np.abs(eigenvalues) < 1e-13 * eigenvalues[-1]
+    assert np.sum(flat) == nullity and eigenvalues[~flat].min() > 1e-5 * eigenvalues[-1]
+
+
+@pytest.mark.parametrize("k", [3, 4, 6, 9])
+def test_spectrum_of_vanilla_at_the_identity(k):
+    """Safran & Shamir's convention has a factor 1/2: 1/4 -+ 1/(2 pi), k (k - 1) / 2 and k (k - 3) / 2 times."""
+    theta = np.eye(k).ravel()
+    hessian = rg.PopulationLoss("vanilla", rg.Network("vanilla", theta, k)).hessian(theta) / 2
+    eigenvalues = np.linalg.eigvalsh(hessian)
+    rounding = 10 * EPS * eigenvalues[-1]
+    count = [np.sum(np.abs(eigenvalues - (0.25 + sign / (2 * np.pi))) < rounding) for sign in (-1, 1)]
+    assert count == [k * (k - 1) // 2, k * (k - 3) // 2] and eigenvalues[0] > 0.25 - 1 / (2 * np.pi) - rounding
+
+
+# ------------------------------------------------------- other ways to compute the same integral
+
+
+@every_arch
+def test_value_and_gradient_agree_with_sampling(arch):
+    """As z-scores; the standard errors are those of the means of 200 blocks of 2000 samples."""
+    pair = Pair.generic(arch, arch)
+    rng, blocks = np.random.default_rng(11), []
+    for _ in range(200):
+        X, Y = rg.dataset(pair.teacher, 2000, rng)
+        value, gradient = rg.EmpiricalLoss(arch, X, Y).value_and_grad(pair.theta)
+        blocks.append([value, *gradient])
+    mean, error = np.mean(blocks, axis=0), np.std(blocks, axis=0, ddof=1) / np.sqrt(len(blocks))
+    z = (mean - [pair.loss.value(pair.theta), *pair.loss.grad(pair.theta)]) / error
+    assert np.max(np.abs(z)) < 5
+    assert np.all(error < 0.01 * np.max(np.abs(mean)))  # so a wrong factor cannot hide
+
+
+@every_pair
+def test_value_and_gradient_agree_with_quadrature_in_the_plane(student, teacher):
+    """In polar coordinates: E r^2 = 2, and over the angle Gauss' rule between the kinks is exact."""
+    pair = Pair.generic(student, teacher, 2, 3, 2)
+    units = [u for name, theta in (pair.names[:2], pair.names[2:4]) for u, _ in naive.units(name, theta, 2)[0]]
+    kinks = np.sort(np.concatenate([np.arctan2(-u[0], u[1]) + np.array([0, np.pi]) for u in units]) % (2 * np.pi))
+    nodes, weights = np.polynomial.legendre.leggauss(16)
+    total = 0.0
+    for start, end in zip(kinks, [*kinks[1:], kinks[0] + 2 * np.pi]):
+        for angle, weight in zip(start + (end - start) * (nodes + 1) / 2, weights * (end - start) / 2):
+            X = np.array([[np.cos(angle), np.sin(angle)]])
+            Y = naive.predict(teacher, pair.teacher.theta, X)
+            value, gradient = naive.loss_and_gradient(student, pair.theta, X, Y)
+            total = total + weight / np.pi * np.array([value, *gradient])
+    assert abs(pair.loss.value(pair.theta) / total[0] - 1) < GENERIC
+    assert relative_error(pair.loss.grad(pair.theta), total[1:]) < GENERIC
+
+
+# ------------------------------------------------------------------------------------ in motion
+
+
+@every_pair
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_training_is_naive_gradient_descent(student, teacher, momentum):
+    pair, lr, n_steps = Pair.generic(student, teacher, 3, 4, 2), 0.01, 20
+    run = rg.train(pair.loss, pair.theta, rg.Nesterov(lr, momentum), n_steps)
+
+    def gradient(theta, _):
+        return naive.population_gradient(student, theta, *pair.names[2:])
+
+    assert relative_error(run.theta, naive.nesterov(gradient, pair.theta, range(n_steps), lr, momentum)) < GENERIC
+    assert run.loss[-1] == pair.loss.value(run.theta) and run.loss[0] == pair.loss.value(pair.theta)
+
+
+@every_arch
+def test_gradient_flow_is_the_same_for_explicit_and_stiff_methods(arch):
+    pair = Pair.generic(arch, arch, 2)
+    times = np.linspace(0, 3, 7)
+    flows = [rg.gradient_flow(pair.loss, pair.theta, 3.0, method=method, t_eval=times, rtol=1e-9, atol=1e-11,
+                              observe={"theta": lambda theta: theta.copy()}) for method in ("DOP853", "Radau", "BDF")]
+    for flow in flows:
+        assert np.array_equal(flow.steps, times) and flow.loss[0] == pair.loss.value(pair.theta)
+        assert np.all(np.diff(flow.loss) < 0)
+        assert relative_error(flow.observed["theta"], flows[0].observed["theta"]) < 1e-6  # 1000 times rtol
+        assert np.array_equal(flow.theta, flow.observed["theta"][-1])
+
+
+@pytest.mark.parametrize("method, stiff", [("BDF", True), ("Radau", True), ("RK45", False), ("DOP853", False)])
+def test_gradient_flow_hands_the_exact_jacobian_to_stiff_methods(method, stiff, monkeypatch):
+    """A wrong one would go unnoticed: the solver only takes more steps."""
+    pair, seen, solve_ivp = Pair.generic("two-weight", "li", 2), {}, scipy.integrate.solve_ivp
+
+    def spy(fun, *arguments, **options):
+        seen.update(options, fun=fun)
+        return solve_ivp(fun, *arguments, **options)
+
+    monkeypatch.setattr(scipy.integrate, "solve_ivp", spy)
+    rg.gradient_flow(pair.loss, pair.theta, 0.1, method=method)
+    assert np.array_equal(seen["fun"](0.0, pair.theta), -pair.loss.grad(pair.theta))
+    assert ("jac" in seen) == stiff
+    if stiff:
+        assert np.array_equal(seen["jac"](0.0, pair.theta), -pair.loss.hessian(pair.theta))
+
+
+def test_gradient_flow_is_the_limit_of_small_steps():
+    """Halving lr halves the distance, t = lr * steps held fixed."""
+    pair = Pair.generic("modresnet", "modresnet", 2)
+    end = rg.gradient_flow(pair.loss, pair.theta, 1.0, method="DOP853").theta
+    gap = [np.linalg.norm(rg.train(pair.loss, pair.theta, rg.SGD(1 / n), n).theta - end) for n in (2000, 4000)]
+    assert abs(gap[0] / gap[1] - 2) < 0.01  # the next order in lr, 1/2000, times a constant
+
+
+@every_arch
+@pytest.mark.parametrize("method", ["L-BFGS-B", "trust-exact"])
+def test_scipys_optimizers_take_the_loss_as_it_stands(arch, method):
+    star = point(arch, 3, seed=100)
+    pair = Pair(arch, star + 0.1 * point(arch, 3), arch, star, 3)
+    extra = {"hess": pair.loss.hessian} if method == "trust-exact" else {}
+    tight = {"ftol": 0.0, "gtol": 1e-10, "maxiter": 5000} if method == "L-BFGS-B" else {"gtol": 1e-10}
+    fit = scipy.optimize.minimize(
+        pair.loss.value_and_grad, pair.theta, jac=True, method=method, options=tight, **extra)
+    assert fit.fun < 1e-18 * float(exact.scale(arch, star, 3))
+
+
+# --------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("make, error, message", [
+    (lambda: rg.PopulationLoss("li", np.zeros(4)), TypeError,
+     r"^teacher is array\(.*\), but must be a resgrad.Network$"),
+    (lambda: rg.PopulationLoss("li", rg.Network("resnet", np.zeros(8), 2)), ValueError,
+     r"^teacher resnet has 2 output\(s\), but li has 1$"),
+    (lambda: rg.OnlineLoss("resnet", rg.Network("li", np.zeros(4), 2)), ValueError,
+     r"^teacher li has 1 output\(s\), but resnet has 2$"),
+    (lambda: rg.PopulationLoss("lii", rg.Network("li", np.zeros(4), 2)), ValueError, "did you mean 'li'"),
+    (lambda: rg.OnlineLoss("li", rg.Network("li", np.zeros(4), 2), "int8"), ValueError,
+     "^dtype is 'int8', but must be float32 or float64$"),
+    (lambda: rg.PopulationLoss("li", rg.Network("li", np.zeros(4), 2)).value(np.zeros(5)), ValueError,
+     r"^theta has shape \(5,\), but li with d=2 needs \(4,\)"),
+    (lambda: rg.PopulationLoss("li", rg.Network("li", np.zeros(4), 2)).grad([0, 0, np.inf, 0]), ValueError,
+     r"^theta holds inf at index \(2,\), but must be finite$"),
+    (lambda: rg.EmpiricalLoss("li", np.zeros((3, 2)), np.zeros((3, 2))), ValueError,
+     r"^Y has shape \(3, 2\), but must have shape \(3,\)$"),
+    (lambda: rg.EmpiricalLoss("resnet", np.zeros((3, 2)), np.zeros(3)), ValueError,
+     r"^Y has shape \(3,\), but must have shape \(3, 2\)$"),
+    (lambda: rg.EmpiricalLoss("li", np.zeros((0, 2)), np.zeros(0)), ValueError,
+     r"^X has shape \(0, 2\), but must hold at least one sample"),
+    (lambda: rg.EmpiricalLoss("li", np.zeros((2, 2)), [0.0, np.nan]), ValueError, r"^Y holds nan at index \(1,\)"),
+])
+def test_a_loss_says_what_does_not_fit(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+@every_arch
+def test_a_batch_of_the_online_loss_is_a_sample_of_its_teacher(arch):
+    loss = rg.OnlineLoss(arch, rg.Network(arch, point(arch, 3, seed=100), 3), np.float32)
+    batch = loss.batch(7, 5)
+    X, Y = rg.dataset(loss.teacher, 7, 5, np.float32)
+    wanted = rg.EmpiricalLoss(arch, X, Y)
+    assert np.array_equal(batch.rows, wanted.rows) and batch.dtype == np.float32
+    theta = point(arch, 3)
+    assert loss.value(theta) == rg.PopulationLoss(arch, loss.teacher).value(theta)
+    assert np.array_equal(loss.grad(theta), loss.population.grad(theta))
+
+
+def test_preactivations_are_the_inputs_of_the_relus():
+    X, Y = samples("two-weight", 5, 3)
+    theta = point("two-weight", 3, 2)
+    wanted = [[u @ x for u, _ in naive.units("two-weight", theta, 3)[0]] for x in X]
+    assert relative_error(rg.EmpiricalLoss("two-weight", X, Y).preactivations(theta), wanted) < GENERIC
+
+
+def test_plain_and_precise_summation_agree_where_both_are_accurate():
+    pair = Pair.generic("modresnet", "modresnet", 5)
+    Z, Q = pair.loss._residual_units(*pair.arch.unflatten(pair.theta, 5))
+    plain, _ = kernels.population_value_plain(Z[..., 0].copy(), Q[..., 0].copy(), pair.loss.linear)
+    assert abs(plain / kernels.population_value(Z, Q, pair.loss.linear) - 1) < GENERIC

@@ -1,0 +1,385 @@
+"""Distances modulo symmetry: against exact symmetries, against brute force, and what training conserves."""
+
+import itertools
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from conftest import ARCHS, TRAINED_READOUT, every_arch, point, samples
+from hypothesis import given, settings
+
+import resgrad as rg
+from resgrad import symmetry
+
+EPS = np.finfo(float).eps
+ROUNDING = 100 * EPS  # of |theta|: a handful of roundings in every entry
+VECTOR = [name for name, arch in rg.ARCHITECTURES.items() if arch.readout == "vector"]
+SUM = [name for name, arch in rg.ARCHITECTURES.items() if arch.readout == "sum"]
+TWINS = [
+    (a, b) for a, b in itertools.permutations(ARCHS, 2)
+    if all(getattr(rg.ARCHITECTURES[a], f) == getattr(rg.ARCHITECTURES[b], f) for f in ("skip", "readout"))
+]
+networks = {"arch": st.sampled_from(ARCHS), "d": st.integers(1, 6), "k": st.integers(1, 7),
+            "seed": st.integers(0, 2**32 - 1)}
+random_networks = given(**networks)
+
+
+def symmetric(arch, theta, d, rng, log_scale=6):
+    """(a random symmetric image of theta, its permutation, its scales)."""
+    arch = rg.ARCHITECTURES[arch]
+    k = arch.width(theta.size, d)
+    permutation, scales = rng.permutation(k), np.ones(k)
+    if arch.trains_readout:
+        scales = 10 ** rng.uniform(-log_scale, log_scale, k)
+    return symmetry.transform(
+        arch, theta, d, permutation,
+        scales if arch.trains_readout else None,
+        rng.normal(size=(k, d)) if arch.readout == "sum" else None,
+    ), permutation, scales
+
+
+def pieces(arch, theta, d):
+    """Units (k, d) and read-outs (k, m) as rows, the latter with the length that W2 gives them."""
+    U, A = rg.ARCHITECTURES[arch].canonical(theta, d)
+    return U.T, A / (d**0.5 if rg.ARCHITECTURES[arch].readout == "sum" else 1)
+
+
+def from_units(arch, U, W2=None):
+    """theta from the columns of U."""
+    W1 = U - rg.ARCHITECTURES[arch].identity * np.eye(*U.shape)
+    return rg.ARCHITECTURES[arch].flatten(W1, W2 if rg.ARCHITECTURES[arch].trains_readout else None)
+
+
+# ------------------------------------------------------------------------------ exact symmetries
+
+
+@random_networks
+@settings(max_examples=150, deadline=None)
+def test_a_symmetric_image_is_at_distance_zero(arch, d, k, seed):
+    theta_star, rng = point(arch, d, k, seed), np.random.default_rng(seed)
+    theta, permutation, scales = symmetric(arch, theta_star, d, rng)
+    size = np.linalg.norm(theta) + np.linalg.norm(theta_star) + 1
+    al = symmetry.align(arch, theta, theta_star, d)
+    assert al.distance <= ROUNDING * size
+    np.testing.assert_array_equal(al.permutation, permutation)
+    np.testing.assert_allclose(al.scales, scales, rtol=1e-9)
+    np.testing.assert_allclose(al.teacher, theta, atol=ROUNDING * size)
+    assert al.units_moved == (permutation != np.arange(k)).sum()
+    assert al.extra == al.missing == al.dead == al.dead_star == ()
+
+
+@random_networks
+@settings(max_examples=80, deadline=None)
+def test_a_symmetric_image_is_the_same_function(arch, d, k, seed):
+    theta_star, rng = point(arch, d, k, seed), np.random.default_rng(seed)
+    theta, _, _ = symmetric(arch, theta_star, d, rng, log_scale=2)
+    X = rng.normal(size=(20, d))
+    wanted, got = rg.Network(arch, theta_star, d)(X), rg.Network(arch, theta, d)(X)
+    np.testing.assert_allclose(got, wanted, atol=1e-11 * (1 + np.abs(wanted).max()))
+
+
+@given(**networks, dead=st.integers(0, 3), twins=st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_dead_and_duplicated_units_are_symmetries_too(arch, d, k, seed, dead, twins):
+    rng = np.random.default_rng(seed)
+    U, W2 = rng.normal(size=(d, k)), rng.normal(size=(k, d))
+    if twins:
+        U[:, -1], W2[-1] = U[:, 0], W2[0]
+    gone = rng.permutation(k)[:dead]
+    for j in gone:
+        if arch in TRAINED_READOUT and rng.random() < 0.5:
+            W2[j] = 0.0
+        else:
+            U[:, j] = 0.0
+    theta_star = from_units(arch, U, W2)
+    theta, _, _ = symmetric(arch, theta_star, d, rng, log_scale=3)
+    al = symmetry.align(arch, theta, theta_star, d)
+    size = np.linalg.norm(theta) + np.linalg.norm(theta_star) + 1
+    assert al.distance <= ROUNDING * size
+    np.testing.assert_allclose(al.teacher, theta, atol=ROUNDING * size)
+    if len(gone) < k:  # else "dead" has no live unit to be measured by
+        assert set(al.dead_star) == set(gone.tolist())
+        assert len(al.dead) == len(al.dead_star)
+    assert all(np.isfinite(x).all() for x in (al.scales, al.teacher, al.raw_distance, al.unidentifiable))
+    assert str(al).startswith(arch)
+
+
+@every_arch
+def test_dead_units_may_be_any_dead_units_and_do_not_move(arch):
+    """A dead unit keeps nothing of its other half: (0, a) and (0, b) are the same function."""
+    rng = np.random.default_rng(0)
+    U, W2 = rng.normal(size=(4, 4)), rng.normal(size=(4, 4))
+    U[:, :2] = 0.0
+    other = W2.copy()
+    other[:2] = rng.normal(size=(2, 4))
+    al = symmetry.align(arch, from_units(arch, U, other), from_units(arch, U, W2), 4)
+    assert al.distance <= ROUNDING * 10
+    assert al.dead == al.dead_star == (0, 1)
+    assert al.units_moved == 0
+
+
+# ------------------------------------------------------------------------- the minimum, exactly
+
+
+def hyperbola(p, q):
+    """min over t > 0 of (t - p)^2 + (1/t - q)^2, from all roots of the quartic."""
+    t = np.roots([1.0, -p, 0.0, q, -1.0])
+    t = t[(np.abs(t.imag) < 1e-5 * np.abs(t)) & (t.real > 0)].real
+    return ((t - p) ** 2 + (1 / t - q) ** 2).min()
+
+
+def brute_force(arch, theta, theta_star, d):
+    """The distance modulo symmetry over all permutations, one pair of units at a time."""
+    (us, as_), (ut, at) = pieces(arch, theta, d), pieces(arch, theta_star, d)
+    k, k_star, fixed = len(us), len(ut), arch not in TRAINED_READOUT
+
+    def pair(j, l):
+        if j >= k:
+            u, a = ut[l], at[l]
+            return u @ u if fixed else 2 * np.sqrt((u @ u) * (a @ a))
+        u, a = us[j], as_[j]
+        if l >= k_star:
+            return u @ u if fixed else min(u @ u, a @ a)
+        if fixed:
+            return ((u - ut[l]) ** 2).sum()
+        x, w = np.linalg.norm(ut[l]), np.linalg.norm(at[l])
+        b, along_u, along_a = np.sqrt(x * w), u @ ut[l] / x, a @ at[l] / w
+        return u @ u - along_u**2 + a @ a - along_a**2 + b * b * hyperbola(along_u / b, along_a / b)
+
+    cost = np.array([[pair(j, l) for l in range(max(k, k_star))] for j in range(max(k, k_star))])
+    return min(cost[range(len(p)), p].sum() for p in itertools.permutations(range(len(cost)))) ** 0.5
+
+
+@given(**networks | {"k": st.integers(1, 4)}, k_star=st.integers(1, 4), log_scale=st.floats(-2, 2))
+@settings(max_examples=100, deadline=None)
+def test_the_distance_is_the_minimum_over_the_orbit(arch, d, k, k_star, seed, log_scale):
+    theta = 10**log_scale * point(arch, d, k, seed)
+    theta_star = point(arch, d, k_star, seed + 1)
+    al = symmetry.align(arch, theta, theta_star, d)
+    assert al.distance == pytest.approx(brute_force(arch, theta, theta_star, d), rel=1e-6, abs=1e-7)
+    assert al.distance <= al.raw_distance
+    assert (len(al.extra), len(al.missing)) == (max(k - k_star, 0), max(k_star - k, 0))
+    if k >= k_star:
+        to_image = np.linalg.norm(theta - al.teacher)
+        assert to_image == pytest.approx(al.distance, rel=1e-12)
+        X = np.random.default_rng(seed).normal(size=(9, d))
+        wanted = rg.Network(arch, theta_star, d)(X)
+        np.testing.assert_allclose(rg.Network(arch, al.teacher, d)(X), wanted, atol=1e-9 * (1 + np.abs(wanted).max()))
+
+
+SIZES = st.builds(lambda sign, log: sign * 10**log, st.sampled_from([-1, 1]), st.floats(-60, 60))
+
+
+@given(p=SIZES, q=SIZES)
+@settings(max_examples=200, deadline=None)
+def test_projection_on_the_hyperbola_is_global(p, q):
+    t = float(symmetry._project_on_hyperbola(np.array([p]), np.array([q]))[0])
+    grid = np.exp(np.linspace(-150, 150, 15001))
+    grid = np.concatenate([grid, t * np.linspace(0.9, 1.1, 21), [p] if p > 0 else [], [1 / q] if q > 0 else []])
+    # in differences to p^2 + q^2, which would drown the rest
+    gap, others = (x * x + 1 / x**2 - 2 * (x * p + q / x) for x in (t, grid))
+    assert gap <= others.min() + 1e-13 * (1 + t * abs(p) + abs(q) / t)
+
+
+@given(**networks, k_star=st.integers(1, 7), log_step=st.floats(-8, 1))
+@settings(max_examples=100, deadline=None)
+def test_the_distance_is_continuous(arch, d, k, k_star, seed, log_step):
+    """A distance to a set changes by no more than the point moves."""
+    theta, theta_star = point(arch, d, k, seed), point(arch, d, k_star, seed + 1)
+    step = 10**log_step * point(arch, d, k, seed + 2)
+    near, far = (symmetry.align(arch, x, theta_star, d).distance for x in (theta, theta + step))
+    assert abs(far - near) <= np.linalg.norm(step) * (1 + 1e-9) + 1e-13
+
+
+@random_networks
+@settings(max_examples=60, deadline=None)
+def test_it_does_not_matter_which_symmetric_teacher(arch, d, k, seed):
+    theta, theta_star = point(arch, d, k, seed), point(arch, d, k, seed + 1)
+    image, _, _ = symmetric(arch, theta_star, d, np.random.default_rng(seed), log_scale=2)
+    first, second = (symmetry.align(arch, theta, x, d) for x in (theta_star, image))
+    assert second.distance == pytest.approx(first.distance, rel=1e-9)
+    np.testing.assert_allclose(second.teacher, first.teacher, atol=1e-9)
+
+
+# ----------------------------------------------------------------------------------- the report
+
+
+def test_for_li_near_its_teacher_the_distances_agree():
+    theta_star = 0.1 * point("li", 5)
+    theta = theta_star + 1e-3 * point("li", 5, seed=1)
+    al = symmetry.align("li", theta, theta_star, 5)
+    assert al.distance == al.raw_distance == np.linalg.norm(theta - theta_star)
+    assert al.units_moved == 0
+
+
+def test_permuting_units_of_an_identity_network_permutes_the_columns_of_U():
+    W1 = np.arange(9.0).reshape(3, 3)
+    theta = symmetry.transform("li", W1.ravel(), 3, [1, 2, 0])
+    np.testing.assert_array_equal(theta.reshape(3, 3) + np.eye(3), (W1 + np.eye(3))[:, [1, 2, 0]])
+
+
+def test_parallel_extra_and_missing_units_are_named():
+    U = np.array([[1.0, 0.0, 3.0, 1.0], [2.0, 1.0, 6.0, 0.0]])
+    wide, narrow = from_units("vanilla", U), from_units("vanilla", U[:, :2])
+    al = symmetry.align("vanilla", wide, narrow, 2)
+    assert al.parallel == ((0, 2),)
+    assert al.parallel_star == al.missing == ()
+    assert al.extra == tuple(np.flatnonzero(al.permutation < 0)) and len(al.extra) == 2
+    assert "parallel            (0, 2)" in str(al)
+    back = symmetry.align("vanilla", narrow, wide, 2)
+    assert len(back.missing) == 2 and back.distance == pytest.approx(al.distance)
+    assert back.parallel_star == ((0, 2),) and "missing" in str(back)
+
+
+@every_arch
+def test_a_wider_student_with_dead_extra_units_is_the_teacher(arch):
+    rng = np.random.default_rng(3)
+    U, W2 = rng.normal(size=(3, 5)), rng.normal(size=(5, 3))
+    theta_star = from_units(arch, U[:, :3], W2[:3])
+    U[:, 3:] = 0.0
+    theta, permutation, _ = symmetric(arch, from_units(arch, U, W2), 3, rng, log_scale=2)
+    al = symmetry.align(arch, theta, theta_star, 3)
+    assert al.distance <= ROUNDING * np.linalg.norm(theta)
+    np.testing.assert_array_equal(al.permutation, np.where(permutation < 3, permutation, -1))
+    assert al.dead == al.extra and len(al.extra) == 2
+
+
+def test_the_unseen_part_is_what_was_projected_out():
+    theta_star = point("two-weight", 4, seed=5)
+    V = np.random.default_rng(0).normal(size=(4, 4))
+    theta = symmetry.transform("two-weight", theta_star, 4, unseen=V)
+    al = symmetry.align("two-weight", theta, theta_star, 4)
+    V -= V.mean(axis=1, keepdims=True)
+    assert al.unidentifiable == pytest.approx(np.linalg.norm(V))
+    assert al.raw_distance == pytest.approx(np.linalg.norm(V)) and al.distance < 1e-14
+
+
+@pytest.mark.parametrize("arch", TRAINED_READOUT)
+def test_extreme_scales_stay_finite(arch):
+    theta_star = point(arch, 4)
+    for student in (np.zeros_like(theta_star), 1e-60 * theta_star, 1e60 * theta_star, -theta_star):
+        al = symmetry.align(arch, student, theta_star, 4)
+        back = symmetry.align(arch, theta_star, student, 4)
+        for x in (al, back):
+            assert np.isfinite([x.distance, *x.scales, *x.teacher]).all() and x.distance <= x.raw_distance
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), [
+    (("resnt", np.zeros(4), np.zeros(4), 2), ValueError, "did you mean 'resnet'"),
+    (("li", np.zeros(3), np.zeros(4), 2), ValueError, r"^theta has shape \(3,\), but li with d=2 needs \(4,\)"),
+    (("li", np.zeros(4), np.zeros(5), 2), ValueError, r"^theta_star has shape \(5,\), but li with d=2 needs"),
+    (("li", np.zeros(4), [0, 0, 0, np.nan], 2), ValueError, "theta_star holds nan at index"),
+    (("li", np.zeros((2, 2)), np.zeros(4), 2), ValueError, "theta has shape"),
+    (("li", np.zeros(4), np.zeros(4), 2.0), TypeError, "d is 2.0, but must be an integer"),
+])
+def test_align_refuses(arguments, error, message):
+    with pytest.raises(error, match=message):
+        symmetry.align(*arguments)
+
+
+@pytest.mark.parametrize(("arch", "options", "message"), [
+    ("resnet", {"permutation": [0, 0]}, r"permutation is \[0, 0\], but must permute 0 ... 1"),
+    ("resnet", {"scales": [1.0, -1.0]}, "must be positive"),
+    ("li", {"scales": [1.0, 1.0]}, "read-out is fixed"),
+    ("resnet", {"unseen": np.zeros((2, 2))}, "resnet sees all of its parameters"),
+])
+def test_transform_refuses(arch, options, message):
+    with pytest.raises(ValueError, match=message):
+        symmetry.transform(arch, point(arch, 2), 2, **options)
+
+
+# ------------------------------------------------------- the canonical form and the tangent space
+
+
+@random_networks
+@settings(max_examples=60, deadline=None)
+def test_the_balanced_form_is_canonical_and_shortest(arch, d, k, seed):
+    theta = point(arch, d, k, seed)
+    image, permutation, _ = symmetric(arch, theta, d, np.random.default_rng(seed), log_scale=2)
+    form = symmetry.balanced(arch, theta, d)
+    permuted = symmetry.transform(arch, form, d, permutation)
+    np.testing.assert_allclose(symmetry.balanced(arch, image, d), permuted, atol=1e-9)
+    U, A = pieces(arch, form, d)
+    if arch in TRAINED_READOUT:
+        np.testing.assert_allclose(np.linalg.norm(U, axis=1), np.linalg.norm(A, axis=1), rtol=1e-9)
+        lengths = [np.hypot(*map(np.linalg.norm, pieces(arch, x, d))) for x in (form, theta)]
+        assert lengths[0] <= lengths[1] * (1 + 1e-12)
+
+
+@every_arch
+@pytest.mark.parametrize(("d", "k"), [(4, 4), (3, 5), (5, 2), (1, 3)])
+def test_no_gradient_along_the_orbit(arch, d, k):
+    """Noether: the loss is constant along its symmetries, wherever one stands."""
+    theta, d_sum = point(arch, d, k, seed=2), k * (d - 1)
+    T = symmetry.tangent(arch, theta, d)
+    readout = rg.ARCHITECTURES[arch].readout
+    assert T.shape == (theta.size, {"fixed": 0, "vector": k, "sum": k + d_sum}[readout])
+    np.testing.assert_allclose(T.T @ T, np.eye(T.shape[1]), atol=1e-14)
+    grad = rg.EmpiricalLoss(arch, *samples(arch, 40, d)).grad(theta)
+    np.testing.assert_allclose(T.T @ grad, 0, atol=1e-13 * (1 + np.linalg.norm(grad)))
+
+
+# ------------------------------------------------------------------- what training leaves alone
+
+
+@pytest.mark.parametrize("arch", TRAINED_READOUT)
+def test_gradient_flow_keeps_the_imbalance_of_every_unit(arch):
+    teacher = rg.Network(arch, point(arch, 3, seed=1), 3)
+    loss, theta0 = rg.PopulationLoss(arch, teacher), point(arch, 3, 4, seed=2)
+
+    def imbalance(theta):
+        U, A = pieces(arch, theta, 3)
+        return (U**2).sum(1) - (A**2).sum(1)  # for a sum |u_j|^2 - a_j^2 / d
+
+    flow = rg.gradient_flow(loss, theta0, 5.0, method="DOP853", rtol=1e-11, atol=1e-12,
+                            observe={"imbalance": imbalance, "theta": np.copy})
+    kept = flow.observed["imbalance"]
+    np.testing.assert_allclose(kept, np.broadcast_to(imbalance(theta0), kept.shape), atol=1e-8)
+    assert flow.loss[-1] < 0.9 * flow.loss[0]
+    assert np.linalg.norm(flow.theta - theta0) > 0.1  # while everything else moved
+
+
+@pytest.mark.parametrize("arch", SUM)
+@pytest.mark.parametrize("optimizer", [rg.SGD(0.01), rg.Nesterov(0.003, 0.9)], ids=["sgd", "nesterov"])
+@pytest.mark.parametrize("data", ["dataset", "online", "population"])
+def test_no_training_moves_the_unseen_part(arch, optimizer, data):
+    teacher, theta0 = rg.Network(arch, point(arch, 3, seed=1), 3), point(arch, 3, 4, seed=2)
+    loss = {
+        "dataset": lambda: rg.EmpiricalLoss(arch, *samples(arch, 64, 3)),
+        "online": lambda: rg.OnlineLoss(arch, teacher),
+        "population": lambda: rg.PopulationLoss(arch, teacher),
+    }[data]()
+    run = rg.train(loss, theta0, optimizer, 500, **({} if data == "population" else {"batch_size": 16}))
+    W2, W2_start = (loss.arch.unflatten(x, 3)[1] for x in (run.theta, theta0))
+    unseen = [x - x.mean(axis=1, keepdims=True) for x in (W2, W2_start)]
+    np.testing.assert_allclose(unseen[0], unseen[1], atol=20 * EPS)
+    assert np.abs(W2 - W2_start).max() > 1e-2
+
+
+# --------------------------------------------------- architectures that differ in their identity
+
+
+@pytest.mark.parametrize(("source", "target"), TWINS)
+def test_convert_keeps_the_function_and_the_training_curve(source, target):
+    theta = point(source, 4, 5)
+    other = symmetry.convert(theta, 4, source, target)
+    X, Y = samples(source, 60, 4)
+    np.testing.assert_allclose(rg.Network(target, other, 4)(X), rg.Network(source, theta, 4)(X), atol=1e-14)
+    np.testing.assert_allclose(symmetry.convert(other, 4, target, source), theta, atol=4 * EPS)
+    runs = [
+        rg.train(rg.EmpiricalLoss(arch, X, Y), start, rg.Nesterov(0.003, 0.5), 300, batch_size=20, seed=7)
+        for arch, start in ((source, theta), (target, other))
+    ]
+    np.testing.assert_allclose(runs[1].loss, runs[0].loss, rtol=1e-12)
+    back = symmetry.convert(runs[1].theta, 4, target, source)
+    np.testing.assert_allclose(back, runs[0].theta, atol=1e-12)
+    assert runs[0].loss[-1] < 0.9 * runs[0].loss[0]
+
+
+def test_resnet_and_modresnet_are_among_the_convertible():
+    assert {("resnet", "modresnet"), ("li", "vanilla")} <= set(TWINS)
+
+
+def test_convert_refuses_different_functions():
+    with pytest.raises(ValueError, match="resnet and two-weight differ in more than their identity"):
+        symmetry.convert(point("resnet", 2), 2, "resnet", "two-weight")
