@@ -9,8 +9,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "architectures": ["ARCHITECTURES", "Architecture", "Network"],
+    "gradcheck": ["GradientReport", "check_gradient", "check_hessian"],
     "losses": ["EmpiricalLoss", "OnlineLoss", "PopulationLoss"],
     "optimizers": ["OPTIMIZERS", "SGD", "Nesterov"],
+    "symmetry": ["Alignment", "align"],
     "training": ["Trajectory", "dataset", "draw", "gradient_flow", "streams", "train"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

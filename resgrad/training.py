@@ -179,8 +179,8 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
     observe : dict of str to callable, optional
         Functions of theta to record besides the loss.
     progress : callable, optional
-        Called as ``progress(state, records)`` a few times a second and at the end: for progress
-        bars and checkpoints.  `KeyboardInterrupt`, from it or from the keyboard, ends the run.
+        Called as ``progress(state, records)`` a few times a second and after the last step: for
+        progress bars and checkpoints.  `KeyboardInterrupt`, from it or from the keyboard, ends the run.
     resume : tuple (State, records), optional
         As last passed to ``progress``; the run goes on as if it had never stopped.
 
@@ -199,7 +199,7 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
     >>> import numpy as np, resgrad as rg
     >>> teacher = rg.Network("li", rg.draw("li", "small", d=5, rng=0), d=5)
     >>> loss = rg.PopulationLoss("li", teacher)
-    >>> run = rg.train(loss, np.zeros(25), rg.Nesterov(0.05, 0.5), n_steps=400)
+    >>> run = rg.train(loss, np.zeros(25), rg.Nesterov(0.1, 0.9), n_steps=2000)
     >>> bool(run.loss[-1] < 1e-25), run.stop_reason
     (True, 'finished')
     """
@@ -335,7 +335,7 @@ def gradient_flow(loss, theta0, t_max, *, method="BDF", t_eval=None, rtol=1e-8, 
     --------
     >>> import numpy as np, resgrad as rg
     >>> teacher = rg.Network("li", rg.draw("li", "small", d=3, rng=0), d=3)
-    >>> flow = rg.gradient_flow(rg.PopulationLoss("li", teacher), np.zeros(9), t_max=20)
+    >>> flow = rg.gradient_flow(rg.PopulationLoss("li", teacher), np.zeros(9), t_max=60)
     >>> bool(flow.loss[-1] < 1e-6 * flow.loss[0])
     True
     """

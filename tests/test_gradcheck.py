@@ -1,0 +1,435 @@
+"""The checker itself: what it must reject, what it says about it, and its command line."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import resgrad as rg
+from resgrad import gradcheck
+from resgrad.gradcheck import check_gradient, check_hessian
+
+ARCHS = list(rg.ARCHITECTURES)
+POINTS = 200
+
+
+# ------------------------------------------------------------------------------ planted errors
+
+
+def chain_rule(arch, X, Y, theta, mistake=None):
+    """The sampled gradient in plain NumPy, with one mistake."""
+    d = X.shape[1]
+    W1, W2 = arch.unflatten(theta, d)
+    U = W1 + (0 if mistake == "identity forgotten" else arch.identity) * np.eye(*W1.shape)
+    A = np.ones((W1.shape[1], 1))
+    if W2 is not None:
+        A = W2 if arch.readout == "vector" else W2.sum(axis=1, keepdims=True)
+    Z = X @ U
+    on = np.ones_like(Z) if mistake in ("relu dropped", "step dropped") else (Z > 0) * 1.0
+    H = Z if mistake == "relu dropped" else np.maximum(Z, 0)
+    R = H @ A + (0 if mistake == "skip missing" else X @ arch.skip_map(d)) - Y.reshape(len(X), -1)
+    if mistake == "W2 transposed":
+        A = W2.T if arch.readout == "vector" else W2.sum(axis=0)[:, None]
+    scale = 2 / len(X)
+    return arch.pull_back(scale * X.T @ ((R @ A.T) * on), scale * H.T @ R)
+
+
+class Planted:
+    """A right loss with a wrong gradient."""
+
+    def __init__(self, loss, mistake, X, Y):
+        self.loss, self.mistake, self.X, self.Y = loss, mistake, X, Y
+        self.shapes, self.value = loss.shapes, loss.value
+        self.preactivations = loss.preactivations
+        self.kept, self.calls = None, 0
+
+    def value_and_grad(self, theta):
+        value, grad = self.loss.value_and_grad(theta)
+        arch, mistake, X, Y = self.loss.arch, self.mistake, self.X, self.Y
+        self.calls += 1
+        if mistake == "factor 2":
+            return value, 2 * grad
+        if mistake == "wrong sign":
+            return value, -grad
+        if mistake == "one wrong entry":
+            grad[np.argmax(np.abs(grad))] *= 1 + 1e-4
+            return value, grad
+        if mistake == "first sample only":
+            return value, chain_rule(arch, X[:1], Y[:1], theta)
+        if mistake == "float32 gradient":
+            single = rg.EmpiricalLoss(arch, X.astype(np.float32), Y.astype(np.float32))
+            return value, single.grad(theta).astype(float)
+        if mistake == "W2 stored transposed":
+            W1, W2 = arch.unflatten(grad, X.shape[1])
+            return value, arch.flatten(W1, W2.T)
+        if mistake == "shared buffer":
+            self.kept = grad if self.kept is None else self.kept
+            self.kept[:] = grad
+            return value, self.kept
+        if mistake == "one call late":
+            self.kept, grad = grad, grad if self.kept is None else self.kept
+            return value, grad
+        if mistake == "never cleared":
+            self.kept = grad if self.kept is None else self.kept + grad
+            return value, self.kept
+        if mistake == "first call only":
+            self.kept = grad if self.kept is None else self.kept
+            return value, self.kept.copy()
+        return value, chain_rule(arch, X, Y, theta, mistake)
+
+
+EVERYWHERE = ["factor 2", "wrong sign", "one wrong entry", "first sample only", "float32 gradient"]
+EVERYWHERE += ["relu dropped", "step dropped"]
+STALE = ["shared buffer", "one call late", "never cleared", "first call only"]
+
+
+def mistakes(arch):
+    """Those that can occur in an architecture."""
+    found = list(EVERYWHERE)
+    found += ["W2 transposed", "W2 stored transposed"] if arch.trains_readout else []
+    found += ["skip missing"] if arch.skip else []
+    found += ["identity forgotten"] if arch.identity else []
+    return found
+
+
+def setting(name, seed, d=2, n=9):
+    """(theta, loss, X, Y): a student and a teacher of its kind, without the skip."""
+    rng = np.random.default_rng(seed)
+    arch = rg.ARCHITECTURES[name]
+    theta, X = rg.draw(arch, "normal", d, rng=rng), rng.standard_normal((n, d))
+    Y = rng.standard_normal((n, d) if arch.readout == "vector" else n)
+    return theta, rg.EmpiricalLoss(arch, X, Y), X, Y
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_chain_rule_without_a_mistake_is_right(arch):
+    theta, loss, X, Y = setting(arch, 0)
+    assert check_gradient(Planted(loss, None, X, Y), theta).ok
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_no_planted_error_is_accepted(arch):
+    accepted = dict.fromkeys(mistakes(rg.ARCHITECTURES[arch]), 0)
+    for seed in range(POINTS):
+        theta, loss, X, Y = setting(arch, seed)
+        for mistake in accepted:
+            report = check_gradient(Planted(loss, mistake, X, Y), theta)
+            accepted[mistake] += report.verdict != "wrong"
+    assert not any(accepted.values()), accepted
+
+
+@pytest.mark.parametrize("mistake", STALE)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_no_stale_buffer_is_accepted(arch, mistake):
+    for seed in range(POINTS // 10):
+        theta, loss, X, Y = setting(arch, seed)
+        report = check_gradient(Planted(loss, mistake, X, Y), theta)
+        assert report.verdict == "wrong"
+        assert any("buffer" in problem or "another" in problem for problem in report.problems)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_no_planted_error_is_accepted_from_a_foreign_callable(arch):
+    for seed in range(3):
+        theta, loss, X, Y = setting(arch, seed)
+        for mistake in mistakes(loss.arch) + STALE:
+            report = check_gradient(Planted(loss, mistake, X, Y).value_and_grad, theta)
+            assert report.verdict == "wrong", f"{mistake}: {report}"
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_no_planted_error_is_accepted_in_expectation(arch):
+    rng = np.random.default_rng(1)
+    other = {"li": "resnet-sum", "vanilla": "resnet-sum"}.get(arch, arch)  # a mixed pair, by the skip
+    teacher = rg.Network(other, rg.draw(other, "normal", 3, rng=rng), 3)
+    loss = rg.PopulationLoss(arch, teacher)
+    forgot = rg.PopulationLoss(arch, teacher)
+    forgot.units_star = (*forgot.units_star[:2], forgot.units_star[2] + 1)  # a skip that is not there
+    for _ in range(3):
+        theta = rg.draw(arch, "normal", 3, rng=rng)
+        wrongs = {
+            "factor": lambda t: 2 * loss.grad(t),
+            "sign": lambda t: -loss.grad(t),
+            "skip": lambda t: forgot.grad(t),
+            "float32": lambda t: loss.grad(t).astype(np.float32).astype(float),
+            "entry": lambda t: loss.grad(t) * (1 + 1e-4 * (np.arange(t.size) == np.argmax(np.abs(loss.grad(t))))),
+        }
+        for name, grad in wrongs.items():
+            report = check_gradient(lambda t, grad=grad: (loss.value(t), grad(t)), theta, smooth=True)
+            assert report.verdict == "wrong", f"{name}: {report}"
+            if name in ("factor", "sign", "skip"):
+                assert max(report.taylor_slopes) < 1.2, report
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_float32_hidden_in_value_and_gradient(arch):
+    for seed in range(10):
+        theta, _, X, Y = setting(arch, seed)
+        single = rg.EmpiricalLoss(arch, X.astype(np.float32), Y.astype(np.float32))
+
+        def hidden(t, single=single):
+            value, grad = single.value_and_grad(t)
+            return value, grad.astype(float)
+
+        report = check_gradient(hidden, theta)
+        assert report.verdict == "wrong" and "float32" in str(report)
+
+
+def test_one_wrong_entry_among_ten_thousand():
+    theta, loss, X, Y = setting("li", 0, d=100, n=20)
+
+    def wrong(t):
+        value, grad = loss.value_and_grad(t)
+        grad[4321] *= 1 + 1e-4
+        return value, grad
+
+    planted = Planted(loss, None, X, Y)
+    planted.value_and_grad = wrong
+    report = check_gradient(planted, theta)
+    (failure,) = report.failures
+    assert (failure.block, failure.index, failure.position) == ("W1", 4321, (43, 21))
+    assert failure.numeric == pytest.approx(loss.grad(theta)[4321], rel=1e-9)
+    assert report.blocks[0].checked == 10_000 and report.blocks[0].hint == "only this entry is wrong"
+
+
+# ---------------------------------------------------------------------------------- the report
+
+
+@pytest.mark.parametrize(
+    "mistake, block, hint",
+    [
+        ("factor 2", 0, "analytic is 2 times numeric"),
+        ("wrong sign", 1, "analytic has the opposite sign"),
+        ("W2 stored transposed", 1, "analytic is the transpose of numeric"),
+    ],
+)
+def test_hints(mistake, block, hint):
+    theta, loss, X, Y = setting("modresnet", 1, d=3)
+    report = check_gradient(Planted(loss, mistake, X, Y), theta)
+    assert report.blocks[block].hint == hint and hint in str(report)
+
+
+def test_hint_for_a_missing_block():
+    report = check_gradient(
+        lambda t: (t @ t, np.append(2 * t[:2], [0, 0])), np.arange(1.0, 5), shapes={"a": (2,), "b": (1, 2)}
+    )
+    assert [block.hint for block in report.blocks] == ["", "analytic is exactly zero"]
+    assert [entry.position for entry in report.failures] == [(0, 1), (0, 0)]
+
+
+def test_report_tells_where_and_what():
+    theta, loss, X, Y = setting("resnet", 1, d=3)
+    report = check_gradient(Planted(loss, "one wrong entry", X, Y), theta)
+    text = str(report)
+    assert not report.ok and len(report.failures) == 1 and report.max_rel_error > 1e-6
+    for word in ("W1", "W2", "9 checked", "analytic: what the loss returned", "rtol 1e-09", "wrong"):
+        assert word in text
+    assert len(report.worst) == 5 and report.worst[0] == report.failures[0]
+
+
+def test_kink_reports_both_sides_and_accepts_what_lies_between():
+    def loss(slope):
+        return lambda t: (abs(t[0]) + 2 * t[0] + t[1] ** 2, np.array([slope, 2 * t[1]]))
+
+    theta = np.array([0.0, 0.7])
+    for slope in (1.0, 2.0, 3.0):
+        report = check_gradient(loss(slope), theta)
+        entry = next(entry for entry in report.worst if entry.index == 0)
+        assert report.ok and report.blocks[0].kinks == 1
+        assert (entry.left, entry.right) == pytest.approx((1, 3), rel=1e-9)
+    for slope in (-1.0, 4.5):
+        report = check_gradient(loss(slope), theta)
+        assert report.verdict == "wrong" and "kink: left 1, right 3" in str(report)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_at_a_sampled_kink_only_the_bracket_is_accepted(arch):
+    theta, _, X, Y = setting(arch, 3)
+    X[0] = [2.0, 0.0]  # then the first unit's pre-activation on it vanishes exactly
+    theta[0] = -rg.ARCHITECTURES[arch].identity
+    loss = rg.EmpiricalLoss(arch, X, Y)
+    report = check_gradient(loss, theta)
+    (kink,) = report.kinks
+    low, high = sorted((kink.left, kink.right))
+    assert report.ok and kink.index == 0 and report.blocks[0].kinks == 1
+    for value, ok in ((low, True), ((low + high) / 2, True), (high, True), (low - 1e-6, False), (high + 1e-6, False)):
+        planted = Planted(loss, None, X, Y)
+        planted.value_and_grad = lambda t, g=value: (loss.value(t), np.append(g, loss.grad(t)[1:]))
+        assert check_gradient(planted, theta).ok == ok
+
+
+def test_tolerances_combine_as_in_isclose():
+    theta = np.array([3.0, 0.5])
+
+    def off(t):
+        return t @ t, 2 * t + np.array([6e-3, 1.2e-3])
+
+    assert check_gradient(off, theta, rtol=1.1e-3, atol=0).failures[0].index == 1
+    assert check_gradient(off, theta, rtol=1e-3, atol=1.1e-3).ok
+    assert not check_gradient(off, theta, rtol=1e-3, atol=0).ok
+
+
+def test_relative_errors_are_safe_at_zero():
+    for theta in (np.zeros(3), np.ones(3)):
+        report = check_gradient(lambda t: (0.0, np.zeros(3)), theta)
+        assert report.ok and report.max_rel_error == 0
+    report = check_gradient(lambda t: (t @ t, 2 * t), np.zeros(3))
+    assert report.ok and report.max_rel_error < 1e-9
+
+
+def test_cannot_tell_is_neither_right_nor_wrong():
+    rng = np.random.default_rng(0)
+    report = check_gradient(lambda t: (t @ t + 1e-5 * np.sin(1e13 * t.sum()), 2 * t), rng.normal(size=4))
+    assert report.unknown and not report.failures and not report.ok
+
+
+@pytest.mark.parametrize(
+    "loss, theta",
+    [
+        (lambda t: (np.exp(t).sum(), np.exp(t)), np.linspace(-3, 3, 7)),
+        (lambda t: (np.sum(t**4 - t), 4 * t**3 - 1), np.array([1e3, 1e-3, 0.0, -5.0])),
+        (lambda t: (np.sum(np.log(t)), 1 / t), np.array([0.01, 1.0, 50.0])),
+        (lambda t: (np.abs(t).sum(), np.sign(t)), np.array([0.3, -1e-5, 2.0])),
+        (lambda t: (3 * t[0] + t[1], np.array([3.0, 1.0])), np.array([0.3, -1.0])),
+    ],
+)
+def test_functions_of_other_kinds(loss, theta):
+    report = check_gradient(loss, theta)
+    assert report.ok, report
+
+
+def test_a_sample_of_the_entries():
+    theta, loss, _, _ = setting("resnet", 0, d=5)
+    report = check_gradient(loss, theta, entries=4)
+    assert report.ok and [block.checked for block in report.blocks] == [4, 4]
+
+
+def test_taylor_slope_is_one_for_a_wrong_gradient():
+    rng = np.random.default_rng(0)
+    loss = rg.PopulationLoss("li", rg.Network("li", rg.draw("li", "normal", 3, rng=rng), 3))
+    theta = rg.draw("li", "normal", 3, rng=rng)
+    wrong = check_gradient(lambda t: (loss.value(t), 1.01 * loss.grad(t)), theta, smooth=True)
+    assert wrong.taylor_slopes == pytest.approx((1, 1, 1), abs=0.1)
+    assert any("Taylor" in problem for problem in wrong.problems)
+
+
+def test_hessian_errors_are_found():
+    rng = np.random.default_rng(0)
+    loss = rg.PopulationLoss("resnet", rg.Network("resnet", rg.draw("resnet", "normal", 2, rng=rng), 2))
+    theta, right = rg.draw("resnet", "normal", 2, rng=rng), loss.hessian
+    assert check_hessian(loss, theta).ok
+    loss.hessian = lambda t: 2 * right(t)
+    assert check_hessian(loss, theta).blocks[0].hint == "analytic is 2 times numeric"
+    loss.hessian = lambda t: right(t) + np.triu(np.ones((8, 8)), 1)
+    assert "hessian is not symmetric" in check_hessian(loss, theta).problems
+    loss.hessian = lambda t: right(t)[:3]
+    assert "has shape (3, 8)" in str(check_hessian(loss, theta))
+
+
+# ----------------------------------------------------------------------------------- bad input
+
+
+NOISE = np.random.default_rng(0)
+
+
+def in_place(t):
+    t *= 2
+    return t @ t, 2 * t
+
+
+@pytest.mark.parametrize(
+    "loss, words",
+    [
+        (lambda t: (t @ t, np.ones(3)), "gradient has shape (3,), but theta has shape (4,)"),
+        (lambda t: (t @ t, 2.0 * t[:, None]), "gradient has shape (4, 1)"),
+        (lambda t: (t, t), "value is"),
+        (lambda t: (np.nan, t), "value is nan"),
+        (lambda t: (t @ t, np.array([0, np.inf, 0, 0])), "gradient is inf (NaN or infinite) at index 1"),
+        (lambda t: (t @ t, t * 1j), "dtype complex128"),
+        (lambda t: t @ t, "must return (value, grad)"),
+        (in_place, "changes theta in place"),
+        (lambda t: (t @ t + NOISE.normal(), 2 * t), "another value"),
+    ],
+)
+def test_a_broken_callable_is_named_as_such(loss, words):
+    report = check_gradient(loss, np.arange(1.0, 5.0))
+    assert report.verdict == "wrong" and words in str(report)
+
+
+@pytest.mark.parametrize(
+    "arguments, error, words",
+    [
+        ({"loss": 3}, TypeError, "loss is 3"),
+        ({"theta": [np.nan]}, ValueError, "theta holds nan"),
+        ({"theta": np.eye(2)}, ValueError, "theta has shape (2, 2)"),
+        ({"theta": []}, ValueError, "at least one entry"),
+        ({"rtol": 0}, ValueError, "rtol is 0"),
+        ({"atol": -1}, ValueError, "atol is -1"),
+        ({"shapes": {"a": (3,)}}, ValueError, "shapes hold 3 entries"),
+        ({"entries": 0}, ValueError, "entries is 0"),
+        ({"seed": -1}, ValueError, "seed is -1"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, error, words):
+    with pytest.raises(error) as caught:
+        check_gradient(**({"loss": lambda t: (t @ t, 2 * t), "theta": np.ones(2)} | arguments))
+    assert words in str(caught.value)
+
+
+def test_theta_is_left_alone():
+    theta, loss, _, _ = setting("li", 0)
+    before = theta.copy()
+    check_gradient(loss, theta)
+    assert np.array_equal(theta, before)
+
+
+# -------------------------------------------------------------------------------- command line
+
+
+def test_command_line_prints_one_table(capsys):
+    assert gradcheck.main(["--d", "3", "--seed", "1"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.startswith("architecture") and len(rows) == 12 * len(ARCHS)
+    for kind in ("empirical", "online", "population", "Hessian"):
+        assert sum(kind in row for row in rows) == 3 * len(ARCHS)
+
+
+@pytest.mark.parametrize("d", ["1", "2"])
+def test_command_line_in_few_dimensions(d):
+    assert gradcheck.main(["--arch", "modresnet", "--d", d]) == 0
+
+
+def test_command_line_fails_on_a_wrong_gradient(capsys, monkeypatch):
+    right = rg.EmpiricalLoss.value_and_grad
+    monkeypatch.setattr(rg.EmpiricalLoss, "value_and_grad", lambda s, t: (right(s, t)[0], 2 * right(s, t)[1]))
+    assert gradcheck.main(["--arch", "li", "--d", "2"]) == 1
+    assert "analytic is 2 times numeric" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "argument, words",
+    [
+        (["--arch", "modresnt"], "did you mean 'modresnet'?"),
+        (["--d", "0"], "--d is 0"),
+        (["--d", "two"], "invalid int value"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--no-such"], "unrecognized"),
+    ],
+)
+def test_command_line_refuses_in_one_line(argument, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        gradcheck.main(argument)
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and error.startswith("error: ") and words in error
+    assert error.count("\n") == 1
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from resgrad import gradcheck\n"
+        "try: gradcheck.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'numba', 'scipy', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,0 +1,161 @@
+"""Every gradient of the package, against differences of its loss; the README names this file."""
+
+import numpy as np
+import pytest
+
+import resgrad as rg
+from resgrad.gradcheck import check_gradient, check_hessian
+
+ARCHS = list(rg.ARCHITECTURES)
+D, SAMPLES = 4, 20
+HESSIAN_RTOL = 1e-9  # Richardson differences of the exact gradient
+
+
+def setting(arch, seed, d=D, n=SAMPLES):
+    """(theta, teacher, data) at random."""
+    rng = np.random.default_rng(seed)
+    teacher = rg.Network(arch, rg.draw(arch, "normal", d, rng=rng), d)
+    return rg.draw(arch, "normal", d, rng=rng), teacher, rg.dataset(teacher, n, rng)
+
+
+def onto_kink(arch, theta, x, unit=0):
+    """The point nearest to theta where a pre-activation vanishes on sample x."""
+    theta = theta.copy()
+    W1 = rg.ARCHITECTURES[arch].unflatten(theta, x.size)[0]
+    for _ in range(2):
+        U = rg.ARCHITECTURES[arch].canonical(theta, x.size)[0]
+        W1[:, unit] -= (x @ U[:, unit]) / (x @ x) * x
+    return theta
+
+
+def kinks(report):
+    return sum(block.kinks for block in report.blocks)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("arch", ARCHS)
+def test_empirical(arch, seed):
+    theta, teacher, data = setting(arch, seed)
+    loss = rg.EmpiricalLoss(arch, *data)
+    for at in (theta, teacher.theta):
+        report = check_gradient(loss, at)
+        assert report.ok and report.max_rel_error < 1e-11, report
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("arch", ARCHS)
+def test_empirical_at_kinks(arch, seed):
+    theta, _, (X, Y) = setting(arch, seed)
+    loss = rg.EmpiricalLoss(arch, X, Y)
+    kink = onto_kink(arch, onto_kink(arch, theta, X[0]), X[1], unit=1)
+    report = check_gradient(loss, kink)
+    assert report.ok and kinks(report) == 2 * D, report
+    for near in (1e-14, 1e-11, 1e-6):
+        report = check_gradient(loss, kink + near * theta)
+        assert report.ok and report.max_rel_error < 1e-9, report
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_online_batch(arch):
+    theta, teacher, _ = setting(arch, 7)
+    loss = rg.OnlineLoss(arch, teacher).batch(SAMPLES, rng=8)
+    for at in (theta, onto_kink(arch, theta, loss.rows[3, :D]), teacher.theta):
+        report = check_gradient(loss, at)
+        assert report.ok and report.max_rel_error < 1e-9, report
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("arch", ARCHS)
+def test_population(arch, seed):
+    theta, teacher, (X, _) = setting(arch, seed)
+    loss = rg.PopulationLoss(arch, teacher)
+    for at in (theta, onto_kink(arch, theta, X[0]), teacher.theta, teacher.theta + 1e-4 * theta):
+        report = check_gradient(loss, at)
+        assert report.ok and report.max_rel_error < 1e-9, report
+        assert report.taylor_slopes == pytest.approx((2, 2, 2), abs=0.1)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_expected_gradient_of_the_online_loss(arch):
+    theta, teacher, _ = setting(arch, 11)
+    report = check_gradient(rg.OnlineLoss(arch, teacher), theta, smooth=True)
+    assert report.ok and report.taylor_slopes, report
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_hessian(arch):
+    theta, teacher, _ = setting(arch, 5)
+    loss = rg.PopulationLoss(arch, teacher)
+    for at, rtol in ((theta, 1e-9), (teacher.theta, HESSIAN_RTOL)):
+        report = check_hessian(loss, at, rtol=rtol)
+        assert report.ok, report
+
+
+@pytest.mark.parametrize("student", ARCHS)
+@pytest.mark.parametrize("teacher", ["li", "resnet", "modresnet-sum"])
+def test_mixed_pairs_of_unequal_width(student, teacher):
+    rng = np.random.default_rng(2)
+    vector = [rg.ARCHITECTURES[name].readout == "vector" for name in (student, teacher)]
+    if vector[0] != vector[1]:
+        pytest.skip("they differ in the number of outputs")
+    theta = rg.draw(student, "normal", D, width=3, rng=rng)
+    net = rg.Network(teacher, rg.draw(teacher, "normal", D, width=5, rng=rng), D)
+    for loss in (rg.EmpiricalLoss(student, *rg.dataset(net, 9, rng)), rg.PopulationLoss(student, net)):
+        assert check_gradient(loss, theta).ok
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_units_that_are_off(arch):
+    theta, _, data = setting(arch, 3)
+    loss = rg.EmpiricalLoss(arch, *data)
+    W1 = rg.ARCHITECTURES[arch].unflatten(theta, D)[0]
+    for units in (slice(0, 1), slice(None)):
+        W1[:, units] = -rg.ARCHITECTURES[arch].identity * np.eye(D)[:, units]
+        assert check_gradient(loss, theta).ok
+    assert check_gradient(loss, np.zeros_like(theta)).ok
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_duplicate_and_antipodal_samples(arch):
+    theta, teacher, (X, _) = setting(arch, 4)
+    for X2 in (np.vstack([X, X, X]), np.vstack([X, -X])):
+        loss = rg.EmpiricalLoss(arch, X2, teacher(X2))
+        assert check_gradient(loss, theta).ok
+        assert check_gradient(loss, onto_kink(arch, theta, X[0])).ok
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-4, 1e4, 1e8])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_tiny_and_huge_parameters(arch, scale):
+    """Where rounding hides the answer, it may say that it cannot tell, but nothing worse."""
+    theta, teacher, data = setting(arch, 6)
+    for loss in (rg.EmpiricalLoss(arch, *data), rg.PopulationLoss(arch, teacher)):
+        report = check_gradient(loss, scale * theta)
+        assert not report.failures and not report.problems, report
+        assert report.ok or scale < 1
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_float32_that_says_so(arch):
+    theta, teacher, (X, _) = setting(arch, 9)
+    X = X.astype(np.float32)
+    loss = rg.EmpiricalLoss(arch, X, teacher(X))
+    for at in (theta, onto_kink(arch, theta, X[0].astype(float)), teacher.theta):
+        report = check_gradient(loss, at)
+        assert report.ok and report.rtol == 1e-2, report
+
+
+def test_no_right_gradient_is_rejected():
+    """2,000 random points on samples: random, on a kink, at the teacher, and as a foreign callable."""
+    verdicts, worst = {}, 0.0
+    for seed in range(2000):
+        arch = ARCHS[seed % len(ARCHS)]
+        theta, teacher, (X, Y) = setting(arch, seed, d=2 + seed % 2, n=7 + seed % 14)
+        loss = rg.EmpiricalLoss(arch, X, Y)
+        kind = (seed // len(ARCHS)) % 4
+        at = (theta, onto_kink(arch, theta, X[0]), teacher.theta, theta)[kind]
+        report = check_gradient(loss.value_and_grad if kind == 3 else loss, at, seed=seed)
+        verdicts[report.verdict] = verdicts.get(report.verdict, 0) + 1
+        worst = max(worst, report.max_rel_error)
+    assert verdicts["ok"] >= 1998 and set(verdicts) <= {"ok", "cannot tell"}, verdicts
+    assert worst < 1e-9
