@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "architectures": ["ARCHITECTURES", "Architecture", "Network"],
     "gradcheck": ["GradientReport", "check_gradient", "check_hessian"],
+    "landscape": ["convexity_region", "one_point", "polish", "spectrum"],
     "losses": ["EmpiricalLoss", "OnlineLoss", "PopulationLoss"],
     "optimizers": ["OPTIMIZERS", "SGD", "Nesterov"],
     "symmetry": ["Alignment", "align"],

@@ -1,0 +1,250 @@
+"""Critical points and their spectra, against theorems and published numbers; one-point convexity."""
+
+import numpy as np
+import pytest
+from conftest import ARCHS, every_arch, point, samples
+
+import resgrad as rg
+from resgrad import landscape, symmetry
+
+PI = np.pi
+FIXED = [name for name, arch in rg.ARCHITECTURES.items() if arch.readout == "fixed"]
+
+
+def task(arch, d, kind="uniform", seed=0):
+    """(loss, theta*): a teacher of the student's own shape."""
+    theta_star = rg.draw(arch, kind, d, rng=seed)
+    return rg.PopulationLoss(arch, rg.Network(arch, theta_star, d)), theta_star
+
+
+def orbit_dimension(arch, d):
+    return {"fixed": 0, "vector": d, "sum": d * d}[rg.ARCHITECTURES[arch].readout]
+
+
+# ------------------------------------------------------------------------------------ the minima
+
+
+@every_arch
+@pytest.mark.parametrize("d", [3, 5])
+def test_the_null_space_at_the_teacher_is_the_tangent_space_of_its_orbit(arch, d):
+    loss, theta_star = task(arch, d)
+    found = landscape.spectrum(loss, theta_star)
+    assert found.nullity == found.predicted == orbit_dimension(arch, d)
+    assert found.index == 0 and found.explained
+    assert found.angles.size == found.nullity and (found.angles < 1e-10).all()
+    np.testing.assert_allclose(loss.hessian(theta_star) @ found.null_space, 0, atol=1e-10)
+    # the cut is in a gap that is orders wide: any tolerance in it gives the same answer
+    sizes = np.sort(np.abs(found.eigenvalues)) / np.abs(found.eigenvalues).max()
+    assert sizes[: found.nullity].max(initial=0) < 1e-13 and sizes[found.nullity:].min() > 1e-7
+
+
+# of a teacher and a start that reach zero loss; the post's distributions, and 0 unless given
+SEEDS = {"resnet-sum": 1}
+
+
+@every_arch
+def test_the_answer_zero_loss_students_equal_the_teacher_up_to_symmetry(arch):
+    loss, theta_star = task(arch, 4, seed=SEEDS.get(arch, 0))
+    theta0 = rg.draw(arch, "fan-in", 4, rng=100 + SEEDS.get(arch, 0))
+    end = landscape.polish(loss, theta0)
+    assert (end.verdict, end.index, end.nullity) == ("global minimum", 0, orbit_dimension(arch, 4))
+    assert end.grad_norm <= 1e-13 and end.loss < 1e-25
+    assert landscape.spectrum(loss, end.theta).explained
+    al = symmetry.align(arch, end.theta, theta_star, 4)
+    assert al.distance < 1e-11
+    if rg.ARCHITECTURES[arch].trains_readout:
+        assert al.raw_distance > 0.5
+    np.testing.assert_allclose(al.teacher, end.theta, atol=1e-11)
+
+
+def test_hessian_at_the_orthogonal_teacher_has_safran_and_shamirs_eigenvalues():
+    """In their convention, with a factor 1/2 in the loss: 1/4 -+ 1/(2 pi)."""
+    k = 7
+    found = landscape.spectrum(*task("vanilla", k, "identity"))
+    for value, multiplicity in (0.25 - 1 / (2 * PI), k * (k - 1) // 2), (0.25 + 1 / (2 * PI), k * (k - 3) // 2):
+        assert (np.abs(found.eigenvalues / 2 - value) < 1e-13).sum() == multiplicity
+    assert found.nullity == found.index == 0
+
+
+def test_safran_and_shamirs_most_frequent_spurious_minimum():
+    """Gradient descent with step 0.1 on half the loss, k = 10: their Table."""
+    loss, _ = task("vanilla", 10, "identity")
+    run = rg.train(loss, rg.draw("vanilla", "normal", 10, rng=6), rg.SGD(0.05), 6000)
+    end = landscape.polish(loss, run.theta)
+    assert (end.verdict, end.index, end.nullity) == ("spurious minimum", 0, 0)
+    assert end.loss / 2 == pytest.approx(0.0187021946, abs=5e-11)
+    assert end.min_eigenvalue / 2 == pytest.approx(0.031964, abs=5e-7)
+    assert end.grad_norm <= 1e-13 and end.iterations <= 4
+    assert "spurious minimum" in str(end) and "0 negative and 0 zero" in str(end)
+
+
+# -------------------------------------------------------------------------------------- polishing
+
+
+@every_arch
+@pytest.mark.parametrize("size", [1e-9, 1e-5, 1e-3])
+def test_polish_returns_to_the_minimum_next_to_it(arch, size):
+    loss, theta_star = task(arch, 4, seed=1)
+    end = landscape.polish(loss, theta_star + size * point(arch, 4))
+    assert end.verdict == "global minimum" and end.grad_norm <= 1e-13
+    assert symmetry.align(arch, end.theta, theta_star, 4).distance < 1e-11
+    assert np.linalg.norm(end.theta - theta_star) < 10 * size  # it does not wander along the orbit
+    assert end.loss == loss.value(end.theta)
+    np.testing.assert_array_equal(end.eigenvalues, np.linalg.eigvalsh(loss.hessian(end.theta)))
+
+
+def symmetric_saddle(d):
+    """Equal students stay equal, and descend to a saddle."""
+    loss, _ = task("vanilla", d, "identity")
+    return loss, rg.train(loss, np.full(d * d, 0.9 / d), rg.SGD(0.02), 1000).theta
+
+
+@pytest.mark.parametrize("d", [2, 4])
+def test_polish_finds_a_saddle_next_to_it_and_its_index(d):
+    loss, saddle = symmetric_saddle(d)
+    end = landscape.polish(loss, saddle + 1e-7 * point("vanilla", d))
+    assert (end.verdict, end.grad_norm <= 1e-13) == ("saddle", True)
+    np.testing.assert_allclose(end.theta, saddle, atol=1e-6)
+    assert end.index == (np.linalg.eigvalsh(loss.hessian(saddle)) < -1e-6).sum() == (d - 1) ** 2
+    assert end.min_eigenvalue < -1
+
+
+def test_polish_from_farther_off_leaves_the_saddle_downhill():
+    loss, saddle = symmetric_saddle(4)
+    end = landscape.polish(loss, saddle + 1e-2 * point("vanilla", 4))
+    assert end.verdict == "global minimum" and end.loss < loss.value(saddle)
+
+
+def test_polish_with_extra_units_reaches_a_degenerate_minimum():
+    teacher = rg.Network("vanilla", np.eye(4).ravel(), 4)
+    loss = rg.PopulationLoss("vanilla", teacher)
+    end = landscape.polish(loss, rg.draw("vanilla", "normal", 4, width=5, rng=0))
+    assert end.verdict == "global minimum" and end.nullity > 0 and end.grad_norm <= 1e-13
+
+
+@every_arch
+def test_a_kink_is_not_critical(arch):
+    """relu'(0) = 0 makes the gradient vanish at zero units, where the loss has no minimum."""
+    loss, _ = task(arch, 3)
+    U = np.zeros((3, 3))
+    theta = (U - loss.arch.identity * np.eye(3)).ravel()
+    if loss.arch.trains_readout:
+        theta = np.concatenate([theta, np.zeros(9)])
+    assert np.linalg.norm(loss.grad(theta)) == 0
+    assert landscape.polish(loss, theta).verdict == "unconverged"
+
+
+def test_polish_says_when_it_ran_out_of_steps():
+    loss, _ = task("resnet", 4)
+    end = landscape.polish(loss, rg.draw("resnet", "fan-in", 4, rng=3), max_steps=2)
+    assert end.verdict == "unconverged" and end.grad_norm > 1e-13
+
+
+@pytest.mark.parametrize("function", [landscape.polish, landscape.spectrum])
+def test_a_hessian_is_required(function):
+    X, Y = samples("li", 10, 3)
+    with pytest.raises(TypeError, match="loss is .*, but must be a PopulationLoss"):
+        function(rg.EmpiricalLoss("li", X, Y), np.zeros(9))
+    with pytest.raises(ValueError, match=r"theta has shape \(8,\)"):
+        function(task("li", 3)[0], np.zeros(8))
+
+
+# --------------------------------------------------------------------------- one-point convexity
+
+
+def test_one_point_for_li_is_li_and_yuans():
+    loss, theta_star = task("li", 4, "small")
+    thetas = np.array([point("li", 4, seed=s) for s in range(5)])
+    found = landscape.one_point(loss, thetas)
+    for i, theta in enumerate(thetas):
+        W, W_star = theta.reshape(4, 4), theta_star.reshape(4, 4)
+        grad = loss.grad(theta).reshape(4, 4)
+        inner = np.sum(-grad * (W_star - W))
+        g = sum(
+            np.linalg.norm(np.eye(4)[:, j] + W_star[:, j]) - np.linalg.norm(np.eye(4)[:, j] + W[:, j])
+            for j in range(4)
+        )
+        assert found.inner[i] == pytest.approx(inner, rel=1e-12)
+        assert found.distance[i] == pytest.approx(np.linalg.norm(W_star - W), rel=1e-12)
+        assert found.delta[i] == pytest.approx(inner / np.linalg.norm(W_star - W) ** 2, rel=1e-12)
+        assert found.potential[i] == pytest.approx(g, rel=1e-12)
+    single = landscape.one_point(loss, thetas[2])
+    assert single.delta.shape == (1,) and single.delta[0] == found.delta[2]
+
+
+@every_arch
+def test_near_the_teacher_delta_is_a_rayleigh_quotient_of_the_hessian(arch):
+    """grad = H (theta - theta*) to first order, also from a symmetric image of the teacher."""
+    loss, theta_star = task(arch, 3)
+    image = symmetry.transform(arch, theta_star, 3, None if arch == "li" else [1, 2, 0])
+    theta = image + 1e-6 * point(arch, 3)
+    found = landscape.one_point(loss, theta)
+    gap = symmetry.align(arch, theta, theta_star, 3).teacher - theta
+    eigenvalues = np.linalg.eigvalsh(loss.hessian(image))
+    assert found.delta[0] == pytest.approx(gap @ loss.hessian(image) @ gap / (gap @ gap), rel=1e-3)
+    smallest = eigenvalues[orbit_dimension(arch, 3)]  # the gap is orthogonal to the orbit
+    assert 0.9 * smallest < found.delta[0] < 1.1 * eigenvalues[-1]
+
+
+def test_one_point_along_a_trajectory():
+    loss, theta_star = task("li", 5, "small")
+    run = rg.train(loss, np.zeros(25), rg.SGD(0.05), 200, observe={"theta": np.copy})
+    found = landscape.one_point(loss, run.observed["theta"])
+    assert found.inner.shape == run.loss.shape
+    assert (found.delta > 0).all() and (np.diff(found.distance) < 0).all()
+    data = rg.EmpiricalLoss("li", *rg.dataset(loss.teacher, 20_000, rng=1))
+    sampled = landscape.one_point(data, run.observed["theta"][:20], theta_star)
+    np.testing.assert_allclose(sampled.inner, found.inner[:20], rtol=0.1)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_at_the_teacher_delta_is_undefined_and_the_rest_zero(arch):
+    loss, theta_star = task(arch, 3)
+    found = landscape.one_point(loss, theta_star)
+    np.testing.assert_allclose([found.inner[0], found.distance[0], found.potential[0]], 0, atol=1e-14)
+    assert np.isnan(found.delta[0])
+
+
+def test_one_point_takes_a_teacher_of_another_identity():
+    loss, _ = task("modresnet", 3)
+    other = rg.PopulationLoss("resnet", loss.teacher)
+    theta = point("modresnet", 3)
+    as_resnet = symmetry.convert(theta, 3, "modresnet", "resnet")
+    np.testing.assert_allclose(landscape.one_point(other, as_resnet), landscape.one_point(loss, theta), rtol=1e-9)
+
+
+def test_one_point_refuses():
+    X, Y = samples("li", 10, 3)
+    with pytest.raises(ValueError, match="theta_star is missing, and the loss has no teacher"):
+        landscape.one_point(rg.EmpiricalLoss("li", X, Y), np.zeros(9))
+    with pytest.raises(ValueError, match=r"theta_star has shape \(4,\), but must have shape \(9,\)"):
+        landscape.one_point(rg.EmpiricalLoss("li", X, Y), np.zeros(9), np.zeros(4))
+
+
+@pytest.mark.parametrize("arch", FIXED)
+def test_convexity_region_counts_what_it_says(arch):
+    gammas = [0.3, 5.0]
+    region = landscape.convexity_region(gammas, 4, n_pairs=30, rng=0, arch=arch)
+    pairs = np.random.default_rng(0).standard_normal((30, 2, 4, 4))
+    for i, gamma in enumerate(gammas):
+        deltas = []
+        for W, W_star in pairs:
+            W, W_star = (gamma * x / np.linalg.svd(x)[1][0] for x in (W, W_star))
+            loss = rg.PopulationLoss(arch, rg.Network(arch, W_star.ravel(), 4))
+            gap = W_star - W
+            deltas.append(-loss.grad(W.ravel()) @ gap.ravel() / np.sum(gap**2))
+        assert region.fraction[i] == (np.array(deltas) > 0).mean()
+        assert region.smallest[i] == pytest.approx(min(deltas))
+        assert region.median[i] == pytest.approx(np.median(deltas))
+    if arch == "li":
+        assert region.fraction[0] == 1 and region.smallest[1] < 0
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (([1.0], 3, 5, 0, "resnet"), "arch is resnet, but the region is defined for a fixed read-out"),
+    (([1.0, 0.0], 3), r"gammas is \[1.0, 0.0\], but must be positive"),
+    (([1.0], 0), "d is 0, but must be at least 1"),
+])
+def test_convexity_region_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        landscape.convexity_region(*arguments)
