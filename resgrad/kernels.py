@@ -85,6 +85,9 @@ def _jit(function=None, **options):
 # meaning: a diverging run must be seen.  Never used in population code.
 _sampled_jit = functools.partial(_jit, fastmath={"reassoc", "contract", "nsz", "arcp"})
 _inline = functools.partial(_sampled_jit, inline="always")
+# Population code may fuse a multiplication and an addition, and nothing else.
+_exact = functools.partial(_jit, fastmath={"contract"})
+_inline_exact = functools.partial(_exact, inline="always")
 
 UNROLLED = 32  # widest network for which the shape-specialized loop beats BLAS
 BLOCK = 1024  # samples per block where a whole data set is evaluated
@@ -293,22 +296,142 @@ def _draw_rows(rng, teacher, X, T):
 
 
 @_jit
-def _normalize(z, unit):
-    """|z|, and z / |z| into ``unit``; the scale is taken out first, so that no square over- or underflows."""
-    scale = 0.0
-    for i in range(z.size):
-        scale = max(scale, abs(z[i]))
-    if scale == 0.0:
-        unit[:] = 0.0
-        return 0.0
-    total = 0.0
-    for i in range(z.size):
-        unit[i] = z[i] / scale
-        total += unit[i] * unit[i]
-    length = math.sqrt(total)
-    for i in range(z.size):
-        unit[i] /= length
-    return scale * length
+def _normalize(U, start, rows, columns, norm):
+    """Lengths of the columns of U, and their directions: as rows, and as columns, from ``start`` on.
+
+    The scale is taken out first, so that no square over- or underflows.  A zero unit has direction 0.
+    """
+    for j in range(U.shape[1]):
+        scale, total, l = 0.0, 0.0, start + j
+        for i in range(U.shape[0]):
+            scale = max(scale, abs(U[i, j]))
+        for i in range(U.shape[0]):
+            rows[l, i] = U[i, j] / scale if scale > 0.0 else 0.0
+            total += rows[l, i] * rows[l, i]
+        length = math.sqrt(total)
+        norm[l] = scale * length
+        for i in range(U.shape[0]):
+            rows[l, i] = rows[l, i] / length if scale > 0.0 else 0.0
+            columns[i, l] = rows[l, i]
+
+
+@_jit
+def _residual_network(U, A, U_star, A_star):
+    """Student minus teacher, and room to work in: unit rows and columns, norms, Q, Q', five vectors."""
+    d, k, m = U.shape[0], U.shape[1], A.shape[1]
+    K = k + U_star.shape[1]
+    rows, columns, norm = np.empty((K, d)), np.empty((d, K)), np.empty(K)
+    _normalize(U, 0, rows, columns, norm)
+    _normalize(U_star, k, rows, columns, norm)
+    Q = np.vstack((A, -A_star))
+    return rows, columns, norm, Q, Q.T.copy(), np.empty(K), np.empty(K), np.empty(K), np.empty(d), np.empty(m)
+
+
+# arcsin(sqrt z) / sqrt z on [0, 1/2], lowest power first: the Chebyshev fit of this degree, whose
+# error is 4e-18.  A polynomial runs in SIMD lanes; the C library's acos does not.
+_ARCSIN = np.array([
+    1.0, 0.16666666666666963, 0.07499999999921603, 0.044642857225197834, 0.030381939881673394,
+    0.022372313172485805, 0.017349310327158196, 0.01401917204006966, 0.01092934906491237,
+    0.015091795028583365, -0.026316324552338826, 0.1809574620911065, -0.6641236302549411,
+    2.0016041109291547, -4.535791802822955, 7.768165374555008, -9.669659398550623, 8.32498352944691,
+    -4.438816692066939, 1.1264192878807509,
+])  # fmt: skip
+
+
+@_inline_exact
+def _population_gradient(d, k, K, m, network, U, A, D, dU, dA):
+    """(10) into dU and (11) into dA, one unit after the other, each against all K at once.
+
+    Everything comes from |u + v|^2 = 4 cos^2(phi / 2), which keeps pi - phi to the last digit near pi,
+    where (9) needs it; near 0 an error in phi cancels out of (7) and (9).
+    """
+    rows, columns, norm, Q, Q_T, cosine, slope, value, dz, da = network
+    linear = np.any(D != 0.0)  # else the skips cancel
+    for j in range(k):
+        for l in range(K):
+            cosine[l] = value[l] = 0.0
+        for i in range(d):
+            for l in range(K):
+                plus = rows[j, i] + columns[i, l]
+                cosine[l] += plus * plus
+        for o in range(m):
+            for l in range(K):
+                value[l] += Q[j, o] * Q_T[o, l]
+        for l in range(K):
+            quarter = 0.25 * max(min(cosine[l], 4.0 - cosine[l]), 0.0)  # sin^2 of the smaller half angle
+            sine, arc = math.sqrt(quarter), _ARCSIN[_ARCSIN.size - 1]
+            for n in range(_ARCSIN.size - 2, -1, -1):
+                arc = arc * quarter + _ARCSIN[n]
+            arc *= 2.0 * sine
+            p = arc if cosine[l] < 2.0 else math.pi - arc  # pi - phi
+            s, c = 2.0 * sine * math.sqrt(1.0 - quarter), 0.5 * cosine[l] - 1.0
+            weight = value[l] * norm[l]
+            cosine[l], slope[l] = weight * s, weight * p  # the two terms of (9)
+            value[l] = norm[l] * (s + p * c)  # (7)
+        total = 0.0
+        for l in range(K):
+            total += cosine[l]
+        for i in range(d):
+            dz[i] = total * rows[j, i]
+        for l in range(K):
+            for i in range(d):
+                dz[i] += slope[l] * rows[l, i]
+        for i in range(d):
+            g = dz[i] / math.pi
+            if linear:
+                for o in range(m):
+                    g += D[i, o] * A[j, o]
+            dU[i, j] = g if norm[j] > 0.0 else 0.0  # (10), relu'(0) = 0
+        for o in range(m):
+            da[o] = 0.0
+        for l in range(K):
+            for o in range(m):
+                da[o] += value[l] * Q[l, o]
+        for o in range(m):
+            g = da[o] * norm[j] / math.pi
+            if linear:
+                for i in range(d):
+                    g += D[i, o] * U[i, j]
+            dA[j, o] = g  # (11)
+
+
+@_exact
+def population_gradient(U, A, U_star, A_star, D, dU, dA):
+    """(10) into dU and (11) into dA: O(k (k + k*) (d + m)) time, O((k + k*) (d + m)) memory."""
+    network = _residual_network(U, A, U_star, A_star)
+    K = U.shape[1] + U_star.shape[1]
+    _population_gradient(U.shape[0], U.shape[1], K, A.shape[1], network, U, A, D, dU, dA)
+
+
+def population_loop(teacher, U, A, VU, VA, rates, n_steps):
+    """``n_steps`` of (6) on the exact gradient, in place; ``teacher`` and ``rates`` as in `sampled_loop`."""
+    shape = (U.shape[0], U.shape[1], U.shape[1] + teacher[0].shape[1], A.shape[1])
+    loop = _population_loop(*(shape if max(shape[:2]) <= UNROLLED else (0, 0, 0, 0)))
+    loop(teacher, U, A, VU, VA, rates, n_steps)
+
+
+@functools.cache
+def _population_loop(d, k, K, m):
+    """The loop compiled for one shape, or, where it is all zeros, for every shape."""
+
+    @_exact
+    def loop(teacher, U, A, VU, VA, rates, n_steps):
+        network = _residual_network(U, A, teacher[0], teacher[1])
+        rows, columns, norm, Q, Q_T = network[:5]
+        dU, dA = np.empty_like(U), np.empty_like(A)
+        for _ in range(n_steps):
+            _normalize(U, 0, rows, columns, norm)
+            for j in range(A.shape[0]):
+                for o in range(A.shape[1]):
+                    Q[j, o] = Q_T[o, j] = A[j, o]
+            _population_gradient(
+                d or U.shape[0], k or U.shape[1], K or norm.size, m or A.shape[1],
+                network, U, A, teacher[2], dU, dA,
+            )  # fmt: skip
+            _update(U, VU, dU, rates[0], rates[2])
+            _update(A, VA, dA, rates[1], rates[2])
+
+    return loop
 
 
 @_jit
@@ -316,7 +439,7 @@ def _angle(u, v):
     """(c, s, pi - phi) of two unit vectors, to the last digit at every angle.
 
     From |u - v| and |u + v|, that is 2 sin(phi / 2) and 2 cos(phi / 2): arccos(c) would lose half
-    the digits near 0 and pi, which (9) forgives and (12) does not.
+    the digits near 0 and pi, and (12) needs them.
     """
     minus, plus = 0.0, 0.0
     for i in range(u.size):
@@ -327,67 +450,11 @@ def _angle(u, v):
 
 
 @_jit
-def population_gradient(U, A, U_star, A_star, D, dU, dA):
-    """(10) into dU and (11) into dA: O((k + k*) k (d + m)) time, each pair's angle once."""
-    d, k, m = U.shape[0], U.shape[1], A.shape[1]
-    K = k + U_star.shape[1]
-    unit, norm = np.empty((K, d)), np.empty(K)
-    for l in range(K):
-        norm[l] = _normalize(U[:, l] if l < k else U_star[:, l - k], unit[l])
-    Q = np.vstack((A, -A_star))
-    dZ, dQ = np.zeros((k, d)), np.zeros((k, m))  # rows: 2 pi / 2 times the sums in (10) and (11)
-    for j in range(k):
-        for l in range(j, K):
-            if l == j:
-                c, s, p = 1.0, 0.0, math.pi
-            else:
-                c, s, p = _angle(unit[j], unit[l])
-            w = 0.0
-            for o in range(m):
-                w += Q[j, o] * Q[l, o]
-            g = norm[j] * norm[l] * (s + p * c)  # (7)
-            for o in range(m):
-                dQ[j, o] += g * Q[l, o]
-            for i in range(d):
-                dZ[j, i] += w * norm[l] * (s * unit[j, i] + p * unit[l, i])  # (9)
-            if j < l < k:
-                for o in range(m):
-                    dQ[l, o] += g * Q[j, o]
-                for i in range(d):
-                    dZ[l, i] += w * norm[j] * (s * unit[l, i] + p * unit[j, i])
-    for j in range(k):
-        for i in range(d):
-            g = dZ[j, i] / math.pi
-            for o in range(m):
-                g += D[i, o] * A[j, o]
-            dU[i, j] = g if norm[j] > 0.0 else 0.0  # (10), relu'(0) = 0
-        for o in range(m):
-            g = dQ[j, o] / math.pi
-            for i in range(d):
-                g += D[i, o] * U[i, j]
-            dA[j, o] = g  # (11)
-
-
-@_jit
-def population_loop(teacher, U, A, VU, VA, rates, n_steps):
-    """``n_steps`` of (6) on the exact gradient, in place."""
-    dU, dA = np.empty_like(U), np.empty_like(A)
-    U_star, A_star, D = teacher
-    for _ in range(n_steps):
-        population_gradient(U, A, U_star, A_star, D, dU, dA)
-        _update(U, VU, dU, rates[0], rates[2])
-        _update(A, VA, dA, rates[1], rates[2])
-
-
-@_jit
 def population_hessian(U, A, U_star, A_star, D):
     """The exact Hessian in (U, A), both row-major, shape (k (d + m), k (d + m)); (14)-(17)."""
     d, k, m = U.shape[0], U.shape[1], A.shape[1]
-    K = k + U_star.shape[1]
-    unit, norm = np.empty((K, d)), np.empty(K)
-    for l in range(K):
-        norm[l] = _normalize(U[:, l] if l < k else U_star[:, l - k], unit[l])
-    Q = np.vstack((A, -A_star))
+    unit, _, norm, Q = _residual_network(U, A, U_star, A_star)[:4]
+    K = norm.size
     uu, ua, aa = np.zeros((k, k, d, d)), np.zeros((k, k, d, m)), np.zeros((k, k))
     for j in range(k):
         aa[j, j] = norm[j] * norm[j]
@@ -566,10 +633,10 @@ def population_value(Z, Q, D):
 @_jit
 def population_value_plain(Z, Q, D):
     """(18) in plain arithmetic, and the sum of the magnitudes of what was added up."""
-    K, d = Z.shape
-    unit, P = np.empty_like(Z), np.empty_like(Q)
-    for l in range(K):
-        P[l] = Q[l] * _normalize(Z[l], unit[l])
+    K = Z.shape[0]
+    unit, norm = np.empty_like(Z), np.empty(K)
+    _normalize(Z.T, 0, unit, np.empty(Z.T.shape), norm)
+    P = Q * norm.reshape((K, 1))
     C, W = np.dot(unit, unit.T), np.dot(P, P.T)
     odd = D + 0.5 * np.dot(Z.T, Q)
     total, scale = 0.0, 0.0
