@@ -3,6 +3,7 @@
 import itertools
 
 import naive
+import mpmath
 import numpy as np
 import pytest
 from conftest import every_arch, every_dtype, point, relative_error, same_outputs, samples
@@ -191,9 +192,10 @@ def test_only_wide_networks_take_the_blas_loop():
 
 # ------------------------------------------------------------------------------- no recompilation
 
-COMPILED = [kernels.dataset_gradient, kernels.forward, kernels.population_gradient, kernels.population_loop,
-            kernels.population_hessian, kernels.population_value, kernels.population_value_plain,
-            kernels._blas_loop, kernels.sampled_loop(3, 4, 1), kernels.sampled_loop(3, 4, 3)]
+COMPILED = [kernels.dataset_gradient, kernels.forward, kernels.population_gradient, kernels.population_hessian,
+            kernels.population_value, kernels.population_value_plain, kernels._blas_loop,
+            *(kernels.sampled_loop(3, 4, m) for m in (1, 3)),
+            *(kernels._population_loop(3, 4, 6, m) for m in (1, 3))]
 
 
 @every_dtype
@@ -232,3 +234,23 @@ def test_training_leaves_its_inputs_alone():
     before = [a.copy() for a in (X, Y, theta0, loss.rows)]
     training.train(loss, theta0, rg.Nesterov(0.1, 0.9), N_STEPS, BATCH)
     assert all(np.array_equal(a, b) for a, b in zip(before, (X, Y, theta0, loss.rows)))
+
+
+@every_arch
+def test_the_exact_loop_is_the_same_for_one_shape_and_for_all(arch):
+    teacher = rg.Network(arch, point(arch, 3, 2, seed=1), 3)
+    loss, ends = rg.PopulationLoss(arch, teacher), []
+    for shape in ((3, 4, 6, loss.arch.outputs(3)), (0, 0, 0, 0)):
+        U, A = loss.arch.canonical(point(arch, 3, 4), 3)
+        kernels._population_loop(*shape)(
+            loss.units_star, U, A, np.zeros_like(U), np.zeros_like(A), (0.01, 0.01, 0.5), 20
+        )
+        ends.append(np.concatenate([U.ravel(), A.ravel()]))
+    assert relative_error(*ends) < 1e-14  # a few EPS: multiplications and additions may be fused
+
+
+def test_the_arcsine_polynomial_is_good_to_the_last_digit():
+    z = np.concatenate([np.linspace(0, 0.5, 1001)[1:], 10.0 ** np.arange(-30, -3)])
+    exact = np.array([float(mpmath.asin(mpmath.sqrt(x)) / mpmath.sqrt(x)) for x in z])
+    got = np.polynomial.polynomial.polyval(z, kernels._ARCSIN)
+    assert np.abs(got - exact).max() < 3 * np.finfo(float).eps
