@@ -1,106 +1,76 @@
 """Gradients against differences of the loss; ``python -m resgrad.gradcheck`` runs it on everything.
 
-Takes any loss and knows no architecture (the command line at the end does).  Three facts carry it:
+Takes any loss and knows no architecture (the command line at the end does).  `check_gradient`
 
-- A sampled ReLU loss is a piecewise quadratic function of every single parameter.  The parabola
-  through three points gives its slope exactly, up to rounding and for *any* step, as long as no
-  pre-activation changes sign in between; `EmpiricalLoss.preactivations` tells how far that is.
-- Any other function is smooth on either side of the point.  Differences to the right, to the left
-  and on both sides are extrapolated to step 0 (Richardson 1911, Ridders 1982), each with an
-  estimate of its error; where right and left disagree down to the smallest step there is a kink.
-- Rounding limits every difference.  The noise of the loss is measured (Hamming's difference table,
-  after More & Wild 2011) and divided by the step: a gradient is accepted or rejected only where
-  this uncertainty lies below the tolerance.
+1. calls the loss at theta, near by, and at theta again: wrong shapes, NaN, stale buffers and float32 in
+   disguise are *problems* of the loss as such;
+2. takes the derivatives to the left and right along every parameter from values of the loss alone,
+   each with its uncertainty; how, says ``resgrad.differences``;
+3. judges every entry by them.  It is *wrong* where it misses the tolerance by more than the
+   uncertainty, and *cannot tell* where the uncertainty exceeds the tolerance.  At a kink, where left
+   and right differ, anything between them is right.
+
+`check_hessian` does the same with differences of the gradient.  Imports ``differences``, ``checks``;
+the command line also ``architectures``, ``losses``, ``training``.
 """
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
-from . import checks
+from . import checks, differences
+from .differences import ALONE, FOREIGN, SIMPLE
 
 RTOL = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 1e-2}  # of the loss's arithmetic
-HESSIAN_RTOL = 1e-9  # Richardson differences of the exact gradient
-LEVELS, COLUMNS = 40, 7  # of the extrapolation table; it ends early where it has converged
-CLEAR = 7 / 8  # share of the way to a crossing that is used
-OK, WRONG, UNKNOWN = "ok", "wrong", "cannot tell"
+VERDICTS = OK, UNKNOWN, WRONG = "ok", "cannot tell", "wrong"
 
 
-# ------------------------------------------------------------------------------------- the report
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One entry of a gradient.
-
-    Attributes
-    ----------
-    block : str
-    index : int
-        In theta, flat.
-    position : tuple of int
-        In the block: (row, column).
-    analytic : float
-        What the loss returned.
-    numeric : float
-        The difference of loss values; at a kink the value between ``left`` and ``right`` that is
-        nearest to ``analytic``.
-    left, right : float
-        The one-sided derivatives; equal except at a kink.
-    uncertainty : float
-        Of ``numeric``.
-    step : float
-        Distance of the farthest point used.
-    rel_error : float
-    verdict : {"ok", "wrong", "cannot tell"}
-    """
+class Entry(NamedTuple):
+    """One entry of a gradient."""
 
     block: str
-    index: int
-    position: tuple
-    analytic: float
-    numeric: float
-    left: float
+    index: int  # in theta, flat
+    position: tuple  # in the block: (row, column)
+    analytic: float  # what the loss returned
+    numeric: float  # from its values; at a kink, the acceptable number nearest to ``analytic``
+    left: float  # one-sided derivatives: equal, except at a kink
     right: float
-    uncertainty: float
-    step: float
-    rel_error: float
-    verdict: str
+    uncertainty: float  # of ``numeric``
+    step: float  # smallest step used
+    rel_error: float  # |analytic - numeric| / max(|analytic|, |numeric|, atol / rtol)
+    verdict: str  # ok, cannot tell, wrong
 
     def __str__(self):
         where = f"{self.block}[{', '.join(map(str, self.position))}]"
         line = f"{where:<12}{self.index:>6}  {self.analytic:>22.15g}  {self.numeric:>22.15g}"
         line += f"  {self.rel_error:9.2g}  {self.uncertainty:11.2g}  {self.step:7.2g}  {self.verdict}"
-        if self.left != self.right:
-            line += f"; kink: left {self.left:.9g}, right {self.right:.9g}"
-        return line
+        kink = f"; kink: left {self.left:.9g}, right {self.right:.9g}"
+        return line + kink if self.left != self.right else line
 
 
-@dataclass(frozen=True)
-class Block:
-    """One parameter block: what was checked, and how well it agrees.
-
-    Attributes: ``name``, ``shape``, ``checked`` (entries), ``wrong``, ``unknown`` and ``kinks``
-    (numbers of entries), ``max_rel_error``, ``max_abs_error``, ``atol`` (in force), ``hint``.
-    """
+class Block(NamedTuple):
+    """The entries of one parameter block that were checked, and what they have in common."""
 
     name: str
     shape: tuple
-    checked: int
-    wrong: int
-    unknown: int
-    kinks: int
-    max_rel_error: float
-    max_abs_error: float
-    atol: float
-    hint: str = ""
+    entries: list
+    atol: float  # in force
+    hint: str  # a pattern in wrong entries
+
+    checked = property(lambda self: len(self.entries))
+    kinks = property(lambda self: sum(e.left != e.right for e in self.entries))
+    max_rel_error = property(lambda self: max(e.rel_error for e in self.entries))
+    max_abs_error = property(lambda self: max(abs(e.analytic - e.numeric) for e in self.entries))
 
     def __str__(self):
+        wrong, unknown = (sum(e.verdict == verdict for e in self.entries) for verdict in (WRONG, UNKNOWN))
         return (
-            f"{self.name:<8} {self.shape!s:<12} {self.checked} checked, {self.wrong} wrong, "
-            f"{self.unknown} cannot tell, {self.kinks} kinks; max error "
+            f"{self.name:<8} {self.shape!s:<12} {self.checked} checked, {wrong} wrong, "
+            f"{unknown} cannot tell, {self.kinks} kinks; max error "
             f"{self.max_rel_error:.2g} relative, {self.max_abs_error:.2g} absolute (atol {self.atol:.2g})"
         )
 
@@ -111,52 +81,45 @@ class GradientReport:
 
     Attributes
     ----------
-    ok : bool
-        Every entry was decided and is right, and there are no problems.
-    verdict : {"ok", "wrong", "cannot tell"}
+    ok, verdict : bool, {"ok", "cannot tell", "wrong"}
+        ``ok``: every entry was decided and is right, and there are no problems.
     max_rel_error : float
-        Largest |analytic - numeric| / max(|analytic|, |numeric|, atol / rtol); 0 where both are 0.
     blocks : tuple of Block
-    failures : tuple of Entry
-        The wrong ones, worst first.
-    unknown : tuple of Entry
-        Those whose difference is less certain than the tolerance.
-    worst : tuple of Entry
-        The five worst, whatever their verdict.
-    kinks : tuple of Entry
-        Those with a kink at theta; ``left`` and ``right`` are the one-sided derivatives.
+        Each with ``checked``, ``kinks``, ``max_rel_error``, ``max_abs_error``, ``hint``, ``entries``.
+    failures, unknown, worst, kinks : tuple of Entry
+        The wrong entries; those less certain than the tolerance; the five worst, whatever their
+        verdict; those with a kink at theta.  Worst first.
     problems : tuple of str
-        What is wrong with the callable as such.
+        What is wrong with the loss as such.
     taylor_slopes : tuple of float
         Order at which the Taylor remainder vanishes along random directions: 2 for a right
         gradient, 1 for a wrong one, nan where it drowns in rounding.  Smooth losses only.
-    method : str
-    rtol : float
+    rtol, method : float, str
     """
 
     method: str
     rtol: float
     blocks: tuple = ()
-    failures: tuple = ()
-    unknown: tuple = ()
-    worst: tuple = ()
-    kinks: tuple = ()
     problems: tuple = ()
     taylor_slopes: tuple = ()
 
+    @cached_property
+    def _ranked(self):
+        entries = [entry for block in self.blocks for entry in block.entries]
+        return tuple(sorted(entries, key=lambda e: (VERDICTS.index(e.verdict), e.rel_error), reverse=True))
+
+    failures = property(lambda self: tuple(e for e in self._ranked if e.verdict == WRONG))
+    unknown = property(lambda self: tuple(e for e in self._ranked if e.verdict == UNKNOWN))
+    kinks = property(lambda self: tuple(e for e in self._ranked if e.left != e.right))
+    worst = property(lambda self: self._ranked[:5])
+    max_rel_error = property(lambda self: max((b.max_rel_error for b in self.blocks), default=np.nan))
+    ok = property(lambda self: self.verdict == OK)
+
     @property
     def verdict(self):
-        if self.failures or self.problems:
+        if self.problems or not self._ranked:
             return WRONG
-        return UNKNOWN if self.unknown or not self.blocks else OK
-
-    @property
-    def ok(self):
-        return self.verdict == OK
-
-    @property
-    def max_rel_error(self):
-        return max((block.max_rel_error for block in self.blocks), default=np.nan)
+        return self._ranked[0].verdict
 
     def __str__(self):
         lines = [f"gradient {self.verdict}: rtol {self.rtol:.2g}, {self.method}"]
@@ -172,12 +135,8 @@ class GradientReport:
                 f"  {'block':<12}{'flat':>6}  {'analytic':>22}  {'numeric':>22}"
                 f"  {'rel error':>9}  {'uncertainty':>11}  {'step':>7}"
             )
-            lines += [f"  {entry}" for entry in self.worst]
-            lines += [f"  {entry}" for entry in self.kinks[:5] if entry not in self.worst]
-        return "\n".join(lines)
-
-
-# ------------------------------------------------------------------------------------- the checks
+            lines += [f"  {entry}" for entry in (*self.worst, *self.kinks[:5])]
+        return "\n".join(dict.fromkeys(lines))  # a kink may be among the worst
 
 
 def check_gradient(loss, theta, *, rtol=None, atol=None, shapes=None, smooth=None, entries=None, seed=0):
@@ -207,9 +166,6 @@ def check_gradient(loss, theta, *, rtol=None, atol=None, shapes=None, smooth=Non
     Returns
     -------
     GradientReport
-        An entry is *wrong* where it misses the tolerance by more than the uncertainty of the
-        difference, and *cannot tell* where that uncertainty is larger than the tolerance.  At a
-        kink any value between the one-sided derivatives agrees.
 
     Raises
     ------
@@ -218,52 +174,52 @@ def check_gradient(loss, theta, *, rtol=None, atol=None, shapes=None, smooth=Non
 
     Notes
     -----
-    If every pre-activation that an entry moves is zero (a unit that is off altogether), the chain rule
-    gives relu'(0) times the sum of the one-sided derivatives, which may lie outside them; so do
-    PyTorch and JAX.  This is accepted where pre-activations are known, and else *cannot tell*.
+    If pre-activations that are zero turn on to the left and others to the right, the chain rule with
+    relu'(0) = 0, as in PyTorch and JAX, may leave the bracket of the one-sided derivatives.  It is
+    accepted where those are all that the entry moves (a unit that is off altogether: 0, or the sum
+    of both sides), and else *cannot tell*.
 
     Examples
     --------
     >>> import numpy as np, resgrad as rg
-    >>> from resgrad.gradcheck import check_gradient
     >>> X = np.random.default_rng(0).normal(size=(20, 3))
     >>> loss = rg.EmpiricalLoss("li", X, Y=np.ones(20))
-    >>> check_gradient(loss, np.full(9, 0.1)).ok
+    >>> rg.check_gradient(loss, np.full(9, 0.1)).ok
     True
-    >>> report = check_gradient(lambda t: (t @ t, 4 * t), np.ones(3))
+    >>> report = rg.check_gradient(lambda t: (t @ t, 4 * t), np.ones(3))
     >>> report.ok, report.blocks[0].hint
     (False, 'analytic is 2 times numeric')
     """
-    theta, rtol, atol, eps = _arguments(loss, theta, rtol, atol)
+    theta, rtol, atol = _arguments(loss, theta, rtol, atol)
     rng = np.random.default_rng(checks.integer(seed, "seed", 0))
-    shapes = _block_shapes(loss, theta, shapes)
+    shapes = loss.shapes(theta) if shapes is None and hasattr(loss, "shapes") else shapes
+    shapes = {"theta": theta.shape} if shapes is None else shapes
+    index = _indices(shapes, theta, entries, rng)
     sampled = hasattr(loss, "preactivations")
-    method = "parabolas between crossings" if sampled else "extrapolated differences"
+    method = "differences between crossings" if sampled else "extrapolated differences"
     with np.errstate(all="ignore"):
         try:
-            (f0, grad), other = _first_calls(loss, theta, rng)
+            f0, grad, problems = _call_thrice(loss, theta, rtol, rng)
         except _Defect as defect:
             return GradientReport(method, rtol, problems=(str(defect),))
         value = _value_of(loss)
-        index = _draw_entries(shapes, entries, rng)
-        noise = _noise(value, theta, rng)
+        noise = differences.rounding_noise(value, theta, rng)
         if sampled:
-            slopes = _between_crossings(value, loss.preactivations, f0, theta, index, noise, eps)
+            first, kinds = differences.crossings(loss.preactivations, theta, index)
         else:
-            slopes = _extrapolated(lambda t: np.array([value(t)]), theta, index, (noise, eps, rtol, atol))
-        smooth = not sampled and hasattr(loss, "hessian") if smooth is None else smooth
+            first, kinds = _first_steps(theta, index), [FOREIGN] * index.size
+        slopes = differences.slopes(value, theta, index, first, noise)
+        blocks = _judge(shapes, index, grad[index], slopes, kinds, rtol, atol)
         taylor = ()
-        if smooth and not slopes.kink.any():
-            taylor = _taylor_slopes(value, f0, grad, theta, noise, rng)
-        results = _judge(shapes, index, grad[index], slopes, rtol, atol)
-        scale = np.zeros(theta.size)
-        scale[index] = np.repeat([b.atol for b in results["blocks"]], [b.checked for b in results["blocks"]])
-        problems = _last_calls(loss, theta, (f0, grad), other, rtol, scale, eps)
+        smooth = not sampled and hasattr(loss, "hessian") if smooth is None else smooth
+        if smooth and not any(block.kinks for block in blocks):
+            taylor = differences.taylor_slopes(value, f0, grad, theta, noise, rng)
     if any(slope < 1.5 for slope in taylor):
         problems.append(f"the Taylor remainder falls like h^{np.nanmin(taylor):.2f}, not h^2: wrong gradient")
-    if theta.dtype == np.float64 and noise > 1e-11 * abs(f0) and results["unknown"]:
+    report = GradientReport(method, rtol, blocks, tuple(problems), taylor)
+    if report.unknown and theta.dtype == np.float64 and noise > 1e-11 * abs(f0):
         problems.append(f"values carry noise of {noise / abs(f0):.1g} of their size: float32 arithmetic?")
-    return GradientReport(method, rtol, problems=tuple(problems), taylor_slopes=taylor, **results)
+    return replace(report, problems=tuple(problems))
 
 
 def check_hessian(loss, theta, *, rtol=None, atol=None):
@@ -275,65 +231,56 @@ def check_hessian(loss, theta, *, rtol=None, atol=None):
     Examples
     --------
     >>> import numpy as np, resgrad as rg
-    >>> from resgrad.gradcheck import check_hessian
     >>> loss = rg.PopulationLoss("li", rg.Network("li", np.full(4, 0.1), d=2))
-    >>> check_hessian(loss, np.zeros(4)).ok
+    >>> rg.check_hessian(loss, np.zeros(4)).ok
     True
     """
-    theta, rtol, atol, eps = _arguments(loss, theta, rtol, atol)
+    theta, rtol, atol = _arguments(loss, theta, rtol, atol)
     n, method = theta.size, "extrapolated differences of the gradient"
     with np.errstate(all="ignore"):
         hessian = np.asarray(loss.hessian(theta.copy()))
         if hessian.shape != (n, n) or not np.isfinite(hessian).all():
             problem = f"hessian has shape {hessian.shape}, but must be a finite ({n}, {n})"
             return GradientReport(method, rtol, problems=(problem,))
-        noise = _noise(loss.grad, theta, np.random.default_rng(0))
-        slopes = _extrapolated(loss.grad, theta, np.arange(n), (noise, eps, rtol, atol))
-    columns = _Slopes(*(np.broadcast_to(part, (n, n)).T.ravel() for part in slopes))
-    results = _judge({"hessian": (n, n)}, np.arange(n * n), hessian.ravel(), columns, rtol, atol)
-    asymmetry = np.abs(hessian - hessian.T).max() > 8 * eps * np.abs(hessian).max()
-    problems = ("hessian is not symmetric",) if asymmetry else ()
-    return GradientReport(method, rtol, problems=problems, **results)
+        noise, every = differences.rounding_noise(loss.grad, theta, np.random.default_rng(0)), np.arange(n)
+        slopes = differences.slopes(loss.grad, theta, every, _first_steps(theta, every), noise)
+        slopes = differences.Slopes(*(part.T for part in slopes))  # row by row
+        kinds = [FOREIGN] * n**2
+        blocks = _judge({"hessian": (n, n)}, np.arange(n**2), hessian.ravel(), slopes, kinds, rtol, atol)
+    asymmetry = np.abs(hessian - hessian.T).max() > 8 * np.finfo(theta.dtype).eps * np.abs(hessian).max()
+    return GradientReport(method, rtol, blocks, ("hessian is not symmetric",) if asymmetry else ())
 
 
 def _arguments(loss, theta, rtol, atol):
-    """theta in the loss's arithmetic, the tolerances, and that arithmetic's eps."""
+    """theta in the loss's arithmetic, and the tolerances."""
     if not callable(loss) and not hasattr(loss, "value_and_grad"):
         raise TypeError(f"loss is {checks.shown(loss)}, but must be callable or have value_and_grad")
     theta = checks.array(theta, "theta", (None,), dtype=getattr(loss, "dtype", None))
     if theta.size == 0:
         raise ValueError("theta has shape (0,), but must hold at least one entry")
     rtol = RTOL[theta.dtype] if rtol is None else checks.real(rtol, "rtol", above=0)
-    atol = None if atol is None else checks.real(atol, "atol", 0)
-    return theta, rtol, atol, float(np.finfo(theta.dtype).eps)
+    return theta, rtol, None if atol is None else checks.real(atol, "atol", 0)
 
 
-def _block_shapes(loss, theta, shapes):
-    """The blocks of theta, by name."""
-    if shapes is None:
-        shapes = loss.shapes(theta) if hasattr(loss, "shapes") else {"theta": theta.shape}
-    total = sum(int(np.prod(shape)) for shape in shapes.values())
-    if total != theta.size:
-        raise ValueError(f"shapes hold {total} entries, but theta has {theta.size}")
-    return {name: tuple(shape) for name, shape in shapes.items()}
-
-
-def _draw_entries(shapes, entries, rng):
+def _indices(shapes, theta, entries, rng):
     """Flat indices to check, ascending."""
-    index, start = [], 0
-    for shape in shapes.values():
-        size = int(np.prod(shape))
-        count = size if entries is None else min(size, checks.integer(entries, "entries"))
-        index.append(start + np.sort(rng.choice(size, count, replace=False)))
-        start += size
-    return np.concatenate(index)
+    sizes = [int(np.prod(shape)) for shape in shapes.values()]
+    if sum(sizes) != theta.size:
+        raise ValueError(f"shapes hold {sum(sizes)} entries, but theta has {theta.size}")
+    if entries is None:
+        return np.arange(theta.size)
+    most, starts = checks.integer(entries, "entries"), np.cumsum([0, *sizes])
+    draws = (start + rng.permutation(size)[:most] for start, size in zip(starts, sizes))
+    return np.sort(np.concatenate(list(draws)))
 
 
-# ----------------------------------------------------------------------------- calling a stranger
+def _first_steps(theta, index):
+    """To either side, where nothing is known about the loss."""
+    return np.tile(np.maximum(np.abs(theta[index], dtype=float), differences.size(theta)), (2, 1))
 
 
 class _Defect(Exception):
-    """The callable cannot be checked, and why."""
+    """The loss cannot be checked, and why."""
 
 
 def _value_and_grad(loss, theta):
@@ -360,310 +307,87 @@ def _value_and_grad(loss, theta):
     return float(value), grad
 
 
+def _call_thrice(loss, theta, rtol, rng):
+    """(value, gradient, problems) at theta, near by, and at theta again; raises `_Defect`."""
+    value, returned = _value_and_grad(loss, theta)
+    grad = np.array(returned, dtype=np.float64)
+    scale = np.where(theta == 0, differences.size(theta), np.abs(theta))
+    near = (theta + 2.0**-7 * scale * rng.standard_normal(theta.size)).astype(theta.dtype)
+    near_value, near_grad = _value_and_grad(loss, near)
+    near_grad = np.array(near_grad, dtype=np.float64)
+    if not np.array_equal(returned, grad):
+        raise _Defect("a later call overwrites the gradient returned before: a shared buffer")
+    again, again_grad = _value_and_grad(loss, theta)
+    problems, rounding = [], 256 * np.finfo(theta.dtype).eps * (abs(value) + abs(near_value))
+    if abs(again - value) > rtol * abs(value) + rounding:
+        problems.append(f"a later call at the same theta returned another value: {value!r}, then {again!r}")
+    if not np.allclose(again_grad, grad, rtol, rtol * np.abs(grad).max()):
+        problems.append("a later call at the same theta returned another gradient: a stale buffer?")
+    moved, rise = near - theta, near_value - value
+    if not np.array_equal(grad, near_grad):
+        for name, number in (("value", near_value), ("gradient", near_grad)):
+            if theta.dtype == np.float64 and np.any(number) and np.array_equal(number, np.float32(number)):
+                problems.append(f"the {name} holds float32 numbers, though theta is float64")
+    elif abs(rise - grad @ moved) > rounding + rtol * np.abs(grad) @ np.abs(moved):
+        problems.append("the gradient is the same at two points, but not what leads there: a stale buffer?")
+    return value, grad, problems
+
+
 def _value_of(loss):
     """theta -> value, the cheapest way there is."""
     if hasattr(loss, "value"):
         return loss.value
-    if hasattr(loss, "value_and_grad"):
-        return lambda theta: float(loss.value_and_grad(theta)[0])
-    return lambda theta: float(loss(theta)[0])
+    call = getattr(loss, "value_and_grad", loss)
+    return lambda theta: float(call(theta)[0])
 
 
-def _first_calls(loss, theta, rng):
-    """(value, gradient) at theta and at a point near by, and that point."""
-    value, returned = _value_and_grad(loss, theta)
-    grad = np.array(returned, dtype=np.float64)
-    near = theta + (2.0**-7 * _size(theta) * rng.standard_normal(theta.size)).astype(theta.dtype)
-    near_value, near_grad = _value_and_grad(loss, near)
-    near_grad = np.array(near_grad, dtype=np.float64)
-    if not np.array_equal(np.asarray(returned, dtype=np.float64), grad):
-        raise _Defect("a later call overwrites the gradient returned before: a shared buffer")
-    return (value, grad), (near, near_value, near_grad)
-
-
-def _last_calls(loss, theta, first, other, rtol, atol, eps):
-    """What later calls give away: stale buffers, and float32 where float64 was asked for."""
-    (f0, grad), (near, near_value, near_grad) = first, other
-    problems = []
-    _value_and_grad(loss, near)
-    value, again = _value_and_grad(loss, theta)
-    if abs(value - f0) > rtol * abs(f0) + 64 * eps * abs(near_value):
-        problems.append(f"a later call at the same theta returned another value: {f0!r}, then {value!r}")
-    if np.any(np.abs(again - grad) > atol + rtol * np.abs(grad)):
-        problems.append("a later call at the same theta returned another gradient: a stale buffer?")
-    beyond = _value_of(loss)(near + (near - theta))
-    bend, size = beyond - 2 * near_value + f0, abs(beyond) + abs(near_value) + abs(f0)
-    if np.array_equal(grad, near_grad) and abs(bend) > 256 * eps * size:
-        problems.append("the gradient is the same at two points although the loss bends: a stale buffer?")
-    if theta.dtype == np.float64 and not np.array_equal(grad, near_grad):
-        for name, number in (("value", near_value), ("gradient", near_grad)):
-            if np.any(number) and np.array_equal(number, np.float32(number)):
-                problems.append(f"the {name} holds float32 numbers, though theta is float64")
-    return problems
-
-
-def _size(theta):
-    """Typical size of the entries of theta; 1 for theta = 0."""
-    return float(np.sqrt(np.mean(np.square(theta, dtype=np.float64)))) or 1.0
-
-
-def _noise(function, theta, rng):
-    """Rounding noise of a function at theta: rms of fourth differences along a line, over sqrt(8!)/4!.
-
-    The smaller one of both sides of theta: a kink that happens to lie on one is no noise.
-    """
-    step = 2.0 ** -20 * _size(theta) * rng.standard_normal(theta.size)
-    if theta.dtype == np.float32:
-        step *= 2.0**8
-    sides = []
-    for sign in (1, -1):
-        line = [function((theta + sign * i * step).astype(theta.dtype)) for i in range(1, 8)]
-        sides.append(np.sqrt(np.max(np.mean(np.square(np.diff(line, 4, axis=0)), axis=0)) / 70))
-    return float(min(sides))
-
-
-# ---------------------------------------------------------------------------------- differences
-
-
-@dataclass(frozen=True)
-class _Slopes:
-    """Derivatives along single entries, one an element of each array."""
-
-    left: np.ndarray
-    right: np.ndarray
-    left_error: np.ndarray
-    right_error: np.ndarray
-    step: np.ndarray
-    kink: np.ndarray
-    low: np.ndarray  # left, right and what else is acceptable lie in [low, high]
-    high: np.ndarray
-    doubtful: np.ndarray  # ... with certainty, or else: "cannot tell"
-    reach: np.ndarray  # largest slope on the way
-
-    def __iter__(self):
-        return iter(vars(self).values())
-
-
-def _room(z0, z1, moved, eps):
-    """How far a parameter may go before a pre-activation changes sign, from z(0) and z(moved).
-
-    Returns (left, right, kink, mixed, dead): distances, at most ``moved``; whether a pre-activation
-    that moves is zero; whether such ones turn on in both directions; and whether no others move.
-    """
-    rounding = 64 * eps * np.maximum(np.abs(z0).max(axis=0), np.abs(z1).max(axis=0))
-    moves = np.abs(z1 - z0) > rounding
-    zero = moves & (np.abs(z0) <= rounding)
-    rates = (z1 - z0)[zero]
-    away = moves & ~zero
-    crossing = -moved * z0[away] / (z1 - z0)[away]
-    right = CLEAR * np.min(crossing[crossing > 0], initial=moved / CLEAR)
-    left = CLEAR * np.min(-crossing[crossing < 0], initial=moved / CLEAR)
-    mixed = bool(np.any(rates > 0) and np.any(rates < 0))
-    return left, right, bool(rates.size), mixed, not away.any()
-
-
-def _between_crossings(value, preactivations, f0, theta, index, noise, eps):
-    """Slopes of a piecewise quadratic loss: exact up to rounding."""
-    z0, size, rows = preactivations(theta), _size(theta), []
-    for i in index:
-        far = max(1.0, size, abs(float(theta[i])))
-        moved = theta.copy()
-        moved[i] += far
-        left, right, kink, mixed, dead = _room(z0, preactivations(moved), moved[i] - theta[i], eps)
-        forward, backward = (right, right / 2), (-left, -left / 2)
-        if kink:
-            one, two = (_parabola(value, f0, theta, i, pair, noise, eps) for pair in (backward, forward))
-        else:
-            pair = min((right, -left), forward, backward, key=_amplification)
-            one = two = _parabola(value, f0, theta, i, pair, noise, eps)
-        low, high = min(one[0], two[0]), max(one[0], two[0])
-        if kink and dead:
-            low, high = min(low, 0.0, one[0] + two[0]), max(high, 0.0, one[0] + two[0])
-        elif mixed:
-            low, high = -np.inf, np.inf
-        step, reach = max(one[2], two[2]), max(one[3], two[3])
-        rows.append((one[0], two[0], one[1], two[1], step, kink, low, high, mixed and not dead, reach))
-    return _Slopes(*map(np.array, zip(*rows)))
-
-
-def _amplification(pair):
-    """How much of the noise of the loss `_parabola` lets through."""
-    p, q = map(abs, pair)
-    return (q / p + p / q) / abs(pair[1] - pair[0])
-
-
-def _parabola(value, f0, theta, i, pair, noise, eps):
-    """Slope at 0 of the parabola through 0 and the two points; uncertainty, step, largest slope."""
-    points, values = [], []
-    for t in pair:
-        moved = theta.copy()
-        moved[i] += t
-        points.append(float(moved[i]) - float(theta[i]))
-        values.append(value(moved))
-    (p, q), (f, g) = points, values
-    if p == 0.0 or q == 0.0 or p == q:
-        return np.nan, np.inf, 0.0, 0.0
-    slope = ((f - f0) * q / p - (g - f0) * p / q) / (q - p)
-    rounding = max(noise, 4 * eps * max(abs(f0), abs(f), abs(g)))
-    reach = max(abs(f - f0) / abs(p), abs(g - f0) / abs(q))
-    return slope, _amplification((p, q)) * rounding, max(abs(p), abs(q)), reach
-
-
-class _Table:
-    """A Richardson table for every derivative; keeps the entry of least estimated error.
-
-    It starts from the slope ``near`` that the smallest step gives, known to within ``doubt``, and
-    believes nothing that contradicts it: far from the point, differences may converge to the slope
-    beyond a kink.
-    """
-
-    def __init__(self, near, doubt, ratio, step):
-        self.near, self.doubt, self.ratio, self.row = near, doubt, ratio, []
-        self.best, self.error, self.step = near, doubt, np.broadcast_to(step, near.shape)
-
-    def add(self, raw, rounding, h):
-        """One more row; where it is NaN, nothing changes."""
-        row = [raw]
-        for j, above in enumerate(self.row[: COLUMNS - 1]):
-            row.append(row[j] + (row[j] - above) / (self.ratio ** (j + 1) - 1))
-            error = np.maximum(np.abs(row[-1] - row[j]), np.abs(row[-1] - above)) + 4 * rounding
-            better = (error < self.error) & (np.abs(row[-1] - self.near) <= self.doubt + error)
-            self.best, self.error = np.where(better, row[-1], self.best), np.where(better, error, self.error)
-            self.step = np.where(better, h, self.step)
-        self.row = row
-
-
-def _quotients(function, f0, theta, index, h, active, noise, eps):
-    """Difference quotients to the left and right, shape (2, n, m), and their rounding (n, 1)."""
-    raw, rounding = np.full((2, index.size, f0.size), np.nan), np.full((index.size, 1), np.inf)
-    for k in np.flatnonzero(active):
-        i, biggest = index[k], np.max(np.abs(f0))
-        for side, sign in enumerate((-1, 1)):
-            moved = theta.copy()
-            moved[i] += sign * h[k, 0]
-            f = function(moved)
-            raw[side, k] = (f - f0) / (float(moved[i]) - float(theta[i]))
-            biggest = np.fmax(biggest, np.max(np.abs(f)))
-        rounding[k] = max(noise, 4 * eps * biggest) / h[k, 0]
-    return raw, rounding
-
-
-def _extrapolated(function, theta, index, settings):
-    """Slopes of any function of theta, with values of shape (m,); the parts have shape (n, m)."""
-    noise, eps, rtol, atol = settings
-    f0 = function(theta.copy())
-    scale = np.maximum(np.abs(theta[index], dtype=np.float64), _size(theta))[:, None]
-    active = np.full(index.size, True)
-
-    def quotients(h):
-        return _quotients(function, f0, theta, index, h, active, noise, eps)
-
-    reach = np.fmax(np.fmax(*np.abs(quotients(scale)[0])), 0.0)
-    steepest = reach.max(axis=1, keepdims=True)
-    enough = 1e4 * max(noise, 4 * eps * np.max(np.abs(f0))) / np.where(steepest > 0, steepest, np.inf)
-    # the smallest steps: a kink nearer than this counts as being at theta
-    h = np.maximum(16 * np.sqrt(eps) * scale, np.minimum(enough, scale / 64))
-    (once, rounding), (twice, _), (fourfold, _) = (quotients(factor * h) for factor in (1, 2, 4))
-    near, farther = 2 * once - twice, 2 * twice - fourfold
-    doubt = 4 * (np.abs(near - farther) + 4 * rounding)
-    kink = np.abs(near[1] - near[0]) > 2 * doubt.sum(axis=0)
-    left, right = (_Table(near[side], doubt[side], 2, 2 * h) for side in (0, 1))
-    both = _Table(near.mean(axis=0), np.where(kink, -np.inf, doubt.max(axis=0)), 4, 2 * h)
-    both.error = np.full_like(near[0], np.inf)
-    reach = np.fmax(reach, np.abs(near).max(axis=0))
-    for level in range(LEVELS):
-        h = scale * 2.0**-level
-        raw, rounding = quotients(h)
-        for table, slope in zip((left, right, both), (*raw, raw.mean(axis=0))):
-            table.add(slope, rounding, h)
-        least = np.minimum(np.minimum(left.error, right.error), both.error)
-        error = np.where(kink, np.maximum(left.error, right.error), least)
-        target = rtol * np.abs(both.best) + (rtol * reach if atol is None else atol)
-        done = (error <= target / 100) | (rounding > 16 * error)
-        active = active & ~(done.all(axis=1) & (level > 2))
-        if not active.any():
-            break
-    tables = [left, right, both]
-    choice = np.argmin([table.error for table in tables], axis=0)
-    best, error, step = (np.choose(choice, [getattr(t, n) for t in tables]) for n in ("best", "error", "step"))
-    one, two = np.where(kink, left.best, best), np.where(kink, right.best, best)
-    errors = 4 * np.where(kink, [left.error, right.error], error)  # 4: the least of many is too small
-    unclear = np.where(kink, doubt, np.maximum(doubt, np.abs(near[1] - near[0])))
-    errors = np.where(unclear > 1e-2 * reach.max(axis=1, keepdims=True), np.maximum(errors, unclear), errors)
-    step = np.where(kink, np.maximum(left.step, right.step), step)
-    ends = np.stack([one, two, *np.where(kink, (0 * one, one + two), (one, two))])
-    return _Slopes(one, two, *errors, step, kink, ends.min(axis=0), ends.max(axis=0), kink, reach)
-
-
-def _taylor_slopes(value, f0, grad, theta, noise, rng, directions=3):
-    """Order of |f(theta + h v) - f(theta) - h grad'v| as h -> 0, just above the rounding noise."""
-    slopes = []
-    for _ in range(directions):
-        v = _size(theta) * rng.standard_normal(theta.size)
-        remainders = []
-        for k in range(2, 40):
-            moved = theta + 2.0**-k * v
-            f, linear = value(moved), grad @ (moved - theta)
-            remainder = abs(f - f0 - linear)
-            if remainder <= 1e3 * max(noise, 1e-15 * (abs(f) + abs(f0)) + 1e-16 * abs(linear)):
-                break
-            remainders.append(remainder)
-        slope = np.log2(remainders[-3] / remainders[-1]) / 2 if len(remainders) > 2 else np.nan
-        slopes.append(float(slope))
-    return tuple(slopes)
-
-
-# ------------------------------------------------------------------------------------- judgment
-
-
-def _judge(shapes, index, analytic, slopes, rtol, atol):
-    """Blocks, failures, unknown and worst entries, as keywords of `GradientReport`."""
-    parts = {name: np.ravel(part) for name, part in vars(slopes).items()}
-    overall = np.nanmax(parts["reach"], initial=0.0)
-    blocks, entries, start = [], [], 0
+def _judge(shapes, index, analytic, slopes, kinds, rtol, atol):
+    """The blocks, every entry judged."""
+    slopes = differences.Slopes(*map(np.ravel, slopes))
+    blocks, start = [], 0
     for name, shape in shapes.items():
-        size = int(np.prod(shape))
-        here = (index >= start) & (index < start + size)
-        a = np.asarray(analytic, dtype=np.float64)[here]
-        part = {key: values[here] for key, values in parts.items()}
-        bracket = np.sort([part["left"], part["right"]], axis=0)
-        numeric, wide = np.clip(a, *bracket), np.clip(a, part["low"], part["high"])
-        numeric = np.where(part["doubtful"], numeric, wide)
-        leftward = np.abs(a - part["left"]) <= np.abs(a - part["right"])
-        u = np.where(leftward, part["left_error"], part["right_error"])
-        error, slope = np.abs(a - numeric), part["reach"]
-        alive = np.any(slope > u)  # else the loss does not depend on this block at all
-        floor = rtol * (np.nanmax(slope, initial=0.0) if alive else overall) if atol is None else atol
-        tolerance = floor + rtol * np.abs(numeric)
-        wrong = error > tolerance + u
-        wrong &= ~(part["doubtful"] & (np.abs(a - wide) <= tolerance + u))
-        right = (error <= tolerance) & ((u <= tolerance) | ((a == 0) & (slope == 0)))
-        largest = np.maximum(np.maximum(np.abs(a), np.abs(numeric)), floor / rtol)
-        relative = np.divide(error, largest, out=np.zeros_like(error), where=largest > 0)
-        for k in np.flatnonzero(wrong | ~right | part["kink"] | (relative >= np.sort(relative)[-5:][0])):
-            flat = int(index[here][k]) - start
-            position = tuple(map(int, np.unravel_index(flat, shape)))
-            verdict = WRONG if wrong[k] else OK if right[k] else UNKNOWN
-            numbers = (a, numeric, part["left"], part["right"], u, part["step"], relative)
-            entries.append(Entry(name, flat + start, position, *(float(x[k]) for x in numbers), verdict))
-        counts = (int(np.sum(x)) for x in (wrong, ~wrong & ~right, part["kink"]))
-        maxima = (float(np.nanmax(x, initial=0.0)) for x in (relative, error))
-        hint = _hint(a, numeric, shape, rtol) if wrong.any() else ""
-        blocks.append(Block(name, shape, a.size, *counts, *maxima, float(floor), hint))
-        start += size
-    entries.sort(key=lambda entry: ((OK, UNKNOWN, WRONG).index(entry.verdict), entry.rel_error), reverse=True)
-    by = {verdict: tuple(e for e in entries if e.verdict == verdict) for verdict in (WRONG, UNKNOWN)}
-    kinked = set(index[parts["kink"]].tolist())
-    kinks = tuple(entry for entry in entries if entry.index in kinked)
-    lists = {"failures": by[WRONG], "unknown": by[UNKNOWN], "worst": tuple(entries[:5]), "kinks": kinks}
-    return {"blocks": tuple(blocks), **lists}
+        end = start + int(np.prod(shape))
+        here = slice(*np.searchsorted(index, (start, end)))
+        reach = slopes.reach[here]
+        alive = np.any(reach > slopes.error[here])  # else the loss does not depend on this block at all
+        floor = rtol * float(np.max(reach if alive else slopes.reach)) if atol is None else atol
+        rows = zip(index[here].tolist(), analytic[here].tolist(), *(part[here].tolist() for part in slopes))
+        entries = []
+        for (i, a, left, right, error, step, reach), kind in zip(rows, kinds[here]):
+            numeric, certain = _acceptable(a, left, right, kind)
+            miss, tolerance = abs(a - numeric), floor + rtol * abs(numeric)
+            largest = max(abs(a), abs(numeric), floor / rtol)
+            if miss > tolerance + error:
+                verdict = WRONG if certain else UNKNOWN
+            else:  # reach 0: the loss does not depend on this entry
+                verdict = OK if miss <= tolerance and (error <= tolerance or a == reach == 0) else UNKNOWN
+            position = tuple(map(int, np.unravel_index(i - start, shape)))
+            relative = miss / largest if largest else 0.0
+            entries.append(Entry(name, i, position, a, numeric, left, right, error, step, relative, verdict))
+        hint = _hint(entries, shape, rtol) if any(e.verdict == WRONG for e in entries) else ""
+        blocks.append(Block(name, tuple(shape), entries, floor, hint))
+        start = end
+    return tuple(blocks)
 
 
-def _hint(analytic, numeric, shape, rtol):
+def _acceptable(a, left, right, kind):
+    """The acceptable number nearest to ``a``, and whether others are certainly wrong.
+
+    Of pre-activations that are zero at theta, the chain rule takes the share relu'(0) in [0, 1]: if
+    the rest of the slope is r, it gives a number between r and left + right - r.  That lies between left and
+    right if all of them turn on to one side (`SIMPLE`); else r is 0 (`ALONE`) or unknown.
+    """
+    bracket, wide = (left, right), (left, right, 0.0, left + right)
+    if kind == ALONE:
+        bracket = wide
+    certain = kind in (SIMPLE, ALONE) or kind == FOREIGN and (left == right or not min(wide) <= a <= max(wide))
+    return min(max(a, min(bracket)), max(bracket)), certain
+
+
+def _hint(entries, shape, rtol):
     """A recognizable pattern in a wrong block, in words."""
+    analytic, numeric = np.array([(e.analytic, e.numeric) for e in entries]).T
     close = 1e-6 * np.max(np.abs(numeric)) + 1e3 * rtol * np.abs(numeric)
-    if not np.isfinite(numeric).all():
-        return ""
     if not analytic.any():
         return "analytic is exactly zero"
     factor = (analytic @ numeric) / (numeric @ numeric) if numeric.any() else 0.0
@@ -674,9 +398,6 @@ def _hint(analytic, numeric, shape, rtol):
         return "analytic is the transpose of numeric"
     wrong = np.flatnonzero(np.abs(analytic - numeric) > close)
     return "only this entry is wrong" if wrong.size == 1 else ""
-
-
-# --------------------------------------------------------------------------------- command line
 
 
 class _Parser(argparse.ArgumentParser):
@@ -743,7 +464,7 @@ def _reports(arch, d, seed):
             report = check_gradient(loss, at, seed=seed)
             yield name, point, report
             if hasattr(loss, "hessian") and not any(block.kinks for block in report.blocks):
-                yield "Hessian", point, check_hessian(loss, at, rtol=HESSIAN_RTOL)
+                yield "Hessian", point, check_hessian(loss, at)
 
 
 if __name__ == "__main__":

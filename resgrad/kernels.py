@@ -317,14 +317,13 @@ def _normalize(U, start, rows, columns, norm):
 
 @_jit
 def _residual_network(U, A, U_star, A_star):
-    """Student minus teacher, and room to work in: unit rows and columns, norms, Q, Q', five vectors."""
-    d, k, m = U.shape[0], U.shape[1], A.shape[1]
-    K = k + U_star.shape[1]
+    """Student minus teacher: the units' directions as rows and as columns, their norms, Q and Q'."""
+    d, k, K = U.shape[0], U.shape[1], U.shape[1] + U_star.shape[1]
     rows, columns, norm = np.empty((K, d)), np.empty((d, K)), np.empty(K)
     _normalize(U, 0, rows, columns, norm)
     _normalize(U_star, k, rows, columns, norm)
     Q = np.vstack((A, -A_star))
-    return rows, columns, norm, Q, Q.T.copy(), np.empty(K), np.empty(K), np.empty(K), np.empty(d), np.empty(m)
+    return rows, columns, norm, Q, Q.T.copy()
 
 
 # arcsin(sqrt z) / sqrt z on [0, 1/2], lowest power first: the Chebyshev fit of this degree, whose
@@ -339,68 +338,97 @@ _ARCSIN = np.array([
 
 
 @_inline_exact
-def _population_gradient(d, k, K, m, network, U, A, D, dU, dA):
-    """(10) into dU and (11) into dA, one unit after the other, each against all K at once.
+def _pair_terms(K, plus, value, norm, slope):
+    """From |u^ + v^|^2 and q_u . q_v of one unit u and all v, in place: the factors of (9) and (7).
 
-    Everything comes from |u + v|^2 = 4 cos^2(phi / 2), which keeps pi - phi to the last digit near pi,
-    where (9) needs it; near 0 an error in phi cancels out of (7) and (9).
+    plus becomes q_u . q_v |v| s, slope becomes q_u . q_v |v| (pi - phi), value |v| (s + (pi - phi) c).
+    |u^ + v^|^2 = 4 cos^2(phi / 2) keeps pi - phi to the last digit near pi, where (9) needs it; near
+    0 an error in phi cancels out of (7) and (9).
     """
-    rows, columns, norm, Q, Q_T, cosine, slope, value, dz, da = network
-    linear = np.any(D != 0.0)  # else the skips cancel
+    for l in range(K):
+        quarter = 0.25 * max(min(plus[l], 4.0 - plus[l]), 0.0)  # sin^2 of the smaller half angle
+        sine, arc = math.sqrt(quarter), _ARCSIN[_ARCSIN.size - 1]
+        for n in range(_ARCSIN.size - 2, -1, -1):
+            arc = arc * quarter + _ARCSIN[n]
+        arc *= 2.0 * sine
+        p = arc if plus[l] < 2.0 else math.pi - arc
+        s, c = 2.0 * sine * math.sqrt(1.0 - quarter), 0.5 * plus[l] - 1.0
+        weight = value[l] * norm[l]
+        plus[l], slope[l], value[l] = weight * s, weight * p, norm[l] * (s + p * c)
+
+
+@_inline_exact
+def _population_gradient(d, k, K, m, network, room, U, A, D, dU, dA):
+    """(10) into dU and (11) into dA, one unit after the other, each against all K at once."""
+    rows, columns, norm, Q, Q_T = network
+    plus, slope, value, dz, da = room
     for j in range(k):
         for l in range(K):
-            cosine[l] = value[l] = 0.0
+            plus[l] = value[l] = 0.0
         for i in range(d):
             for l in range(K):
-                plus = rows[j, i] + columns[i, l]
-                cosine[l] += plus * plus
+                plus[l] += (rows[j, i] + columns[i, l]) ** 2
         for o in range(m):
             for l in range(K):
                 value[l] += Q[j, o] * Q_T[o, l]
-        for l in range(K):
-            quarter = 0.25 * max(min(cosine[l], 4.0 - cosine[l]), 0.0)  # sin^2 of the smaller half angle
-            sine, arc = math.sqrt(quarter), _ARCSIN[_ARCSIN.size - 1]
-            for n in range(_ARCSIN.size - 2, -1, -1):
-                arc = arc * quarter + _ARCSIN[n]
-            arc *= 2.0 * sine
-            p = arc if cosine[l] < 2.0 else math.pi - arc  # pi - phi
-            s, c = 2.0 * sine * math.sqrt(1.0 - quarter), 0.5 * cosine[l] - 1.0
-            weight = value[l] * norm[l]
-            cosine[l], slope[l] = weight * s, weight * p  # the two terms of (9)
-            value[l] = norm[l] * (s + p * c)  # (7)
+        _pair_terms(K, plus, value, norm, slope)
         total = 0.0
         for l in range(K):
-            total += cosine[l]
+            total += plus[l]
         for i in range(d):
             dz[i] = total * rows[j, i]
         for l in range(K):
             for i in range(d):
                 dz[i] += slope[l] * rows[l, i]
-        for i in range(d):
-            g = dz[i] / math.pi
-            if linear:
-                for o in range(m):
-                    g += D[i, o] * A[j, o]
-            dU[i, j] = g if norm[j] > 0.0 else 0.0  # (10), relu'(0) = 0
         for o in range(m):
             da[o] = 0.0
         for l in range(K):
             for o in range(m):
                 da[o] += value[l] * Q[l, o]
+        alive = 1.0 if norm[j] > 0.0 else 0.0  # relu'(0) = 0
+        for i in range(d):
+            dU[i, j] = alive * dz[i] / math.pi  # (10)
         for o in range(m):
-            g = da[o] * norm[j] / math.pi
-            if linear:
-                for i in range(d):
-                    g += D[i, o] * U[i, j]
-            dA[j, o] = g  # (11)
+            dA[j, o] = norm[j] * da[o] / math.pi  # (11)
+        for i in range(d):
+            for o in range(m):
+                if D[i, o] != 0.0:
+                    dU[i, j] += alive * D[i, o] * A[j, o]
+                    dA[j, o] += D[i, o] * U[i, j]
+
+
+@_exact
+def _population_gradient_blas(network, U, A, D, dU, dA):
+    """The same, for all units at once: the sums over components are matrix products."""
+    rows, columns, norm, Q, Q_T = network
+    k, K = U.shape[1], norm.size
+    plus, value, slope = np.dot(rows[:k], columns), np.dot(A, Q_T), np.empty((k, K))
+    for j in range(k):
+        for l in range(K):
+            plus[j, l] = 2.0 + 2.0 * plus[j, l]
+            if plus[j, l] < 1e-3:  # the digits that matter near pi are lost: sum them up anew
+                plus[j, l] = np.sum((rows[j] + rows[l]) ** 2)
+        _pair_terms(K, plus[j], value[j], norm, slope[j])
+    dz = np.dot(slope, rows)
+    for j in range(k):
+        dz[j] += np.sum(plus[j]) * rows[j]
+        if norm[j] == 0.0:
+            dz[j] = 0.0  # relu'(0) = 0
+    dU[:] = dz.T / math.pi + np.dot(D, (A * (norm[:k] > 0.0).reshape((k, 1))).T)  # (10)
+    dA[:] = np.dot(value, Q) * norm[:k].reshape((k, 1)) / math.pi + np.dot(U.T, D)  # (11)
 
 
 @_exact
 def population_gradient(U, A, U_star, A_star, D, dU, dA):
-    """(10) into dU and (11) into dA: O(k (k + k*) (d + m)) time, O((k + k*) (d + m)) memory."""
+    """(10) into dU and (11) into dA: O(k (k + k*) (d + m)) time, O(k (k + k*)) memory at most."""
     network = _residual_network(U, A, U_star, A_star)
-    K = U.shape[1] + U_star.shape[1]
-    _population_gradient(U.shape[0], U.shape[1], K, A.shape[1], network, U, A, D, dU, dA)
+    d, k, m = U.shape[0], U.shape[1], A.shape[1]
+    if max(d, k) > UNROLLED:
+        _population_gradient_blas(network, U, A, D, dU, dA)
+    else:
+        K = network[2].size
+        room = np.empty(K), np.empty(K), np.empty(K), np.empty(d), np.empty(m)
+        _population_gradient(d, k, K, m, network, room, U, A, D, dU, dA)
 
 
 def population_loop(teacher, U, A, VU, VA, rates, n_steps):
@@ -412,22 +440,23 @@ def population_loop(teacher, U, A, VU, VA, rates, n_steps):
 
 @functools.cache
 def _population_loop(d, k, K, m):
-    """The loop compiled for one shape, or, where it is all zeros, for every shape."""
+    """The loop compiled for one shape (small), or, where that is all zeros, for every shape (BLAS)."""
 
     @_exact
     def loop(teacher, U, A, VU, VA, rates, n_steps):
         network = _residual_network(U, A, teacher[0], teacher[1])
-        rows, columns, norm, Q, Q_T = network[:5]
+        rows, columns, norm, Q, Q_T = network
+        room = np.empty(K), np.empty(K), np.empty(K), np.empty(d), np.empty(m)
         dU, dA = np.empty_like(U), np.empty_like(A)
         for _ in range(n_steps):
             _normalize(U, 0, rows, columns, norm)
             for j in range(A.shape[0]):
                 for o in range(A.shape[1]):
                     Q[j, o] = Q_T[o, j] = A[j, o]
-            _population_gradient(
-                d or U.shape[0], k or U.shape[1], K or norm.size, m or A.shape[1],
-                network, U, A, teacher[2], dU, dA,
-            )  # fmt: skip
+            if d:
+                _population_gradient(d, k, K, m, network, room, U, A, teacher[2], dU, dA)
+            else:
+                _population_gradient_blas(network, U, A, teacher[2], dU, dA)
             _update(U, VU, dU, rates[0], rates[2])
             _update(A, VA, dA, rates[1], rates[2])
 
@@ -453,7 +482,7 @@ def _angle(u, v):
 def population_hessian(U, A, U_star, A_star, D):
     """The exact Hessian in (U, A), both row-major, shape (k (d + m), k (d + m)); (14)-(17)."""
     d, k, m = U.shape[0], U.shape[1], A.shape[1]
-    unit, _, norm, Q = _residual_network(U, A, U_star, A_star)[:4]
+    unit, _, norm, Q, _ = _residual_network(U, A, U_star, A_star)
     K = norm.size
     uu, ua, aa = np.zeros((k, k, d, d)), np.zeros((k, k, d, m)), np.zeros((k, k))
     for j in range(k):
