@@ -3,11 +3,9 @@
 A script has one function, ``draw() -> bytes``, and its picture lies beside it under the same name.
 """
 
-from resgrad.experiment import COLUMNS, resolve, simulate
+from resgrad.experiment import resolve, simulate, table
 
 
 def history(arch, preset="default", **given):
     """The columns of ``history.csv`` of one run, by name."""
-    trajectory, _ = simulate(resolve(arch, preset, **given))
-    columns = (trajectory.steps, trajectory.loss, *trajectory.observed.values())
-    return dict(zip(COLUMNS, columns, strict=True))
+    return table(simulate(resolve(arch, preset, **given))[0])

@@ -19,7 +19,6 @@ from . import __version__, architectures, checks, files, optimizers
 
 SAVE_EVERY = 3.0  # seconds between checkpoints
 ZERO = 1e-10  # a loss this far below where it started counts as zero: ten orders of magnitude
-COLUMNS = ("step", "loss", "population_loss", "distance", "aligned_distance")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +74,16 @@ NOTEBOOK = {
     "modresnet": _NOTEBOOK | _NESTEROV | {"arch": "modresnet-sum"},
     "modresnet-sum": _NOTEBOOK | _NESTEROV,
 }
-PRESETS = {"default": DEFAULT, "notebook": NOTEBOOK}
+# Li & Yuan (2017), section 5: |W*|_2 about 0.6, and the start whose gradient first points away.
+_LI_YUAN = _SGD | {"d": 100, "lr": 1e-3, "teacher": "spectral", "init": "zero", "steps": 60_000, "record_every": 1000}
+_PHASES = _SGD | {
+    "d": 1500, "data": "online", "teacher": "zero", "init": "phases", "batch_size": 300, "steps": 300,
+    "record_every": 10, "dtype": "float32",
+}  # fmt: skip
+LI_YUAN = dict.fromkeys(("li", "vanilla"), _LI_YUAN) | {"vanilla": _LI_YUAN | {"init": "spectral"}}
+PRESETS = {
+    "default": DEFAULT, "notebook": NOTEBOOK, "li-yuan": LI_YUAN, "li-yuan-phases": {"li": _PHASES},
+}  # fmt: skip
 
 
 def resolve(arch, preset="default", **given):
@@ -85,7 +93,7 @@ def resolve(arch, preset="default", **given):
     ----------
     arch : str
         A name in ``resgrad.ARCHITECTURES``.
-    preset : {"default", "notebook"}
+    preset : {"default", "notebook", "li-yuan", "li-yuan-phases"}
     **given
         Fields of `Config`; None means not given.
 
@@ -105,10 +113,12 @@ def resolve(arch, preset="default", **given):
     name = architectures.resolve(arch).name
     if preset not in PRESETS:
         raise checks.suggest(preset, "preset", list(PRESETS))
+    if name not in PRESETS[preset]:
+        raise ValueError(f"preset {preset} is for {' and '.join(PRESETS[preset])}, but arch is {name}")
     given = {key: value for key, value in given.items() if value is not None}
     if given.get("optimizer") == "sgd":
         given.setdefault("momentum", 0.0)
-    config = {"arch": name, "preset": preset} | BASE | PRESETS[preset].get(name, {}) | given
+    config = {"arch": name, "preset": preset} | BASE | PRESETS[preset][name] | given
     d = config["d"] = checks.integer(config["d"], "d")
     config["width"] = checks.integer(config.get("width", d), "width")
     if preset == "default" and "lr" not in given:
@@ -172,15 +182,23 @@ def _parameters(config, role, rng):
 
 def observers(config, teacher):
     """What is recorded besides the loss: functions of theta, by the columns of ``history.csv``."""
-    from . import losses, symmetry
+    from . import landscape, losses, symmetry
 
-    population = losses.PopulationLoss(config.arch, teacher)
-    theta_star = teacher.theta
-    return {
+    population, theta_star = losses.PopulationLoss(config.arch, teacher), teacher.theta
+    columns = {
         "population_loss": population.value,
         "distance": lambda theta: float(np.linalg.norm(theta - theta_star)),
         "aligned_distance": lambda theta: symmetry.align(config.arch, theta, theta_star, config.d).distance,
     }
+    if config.preset.startswith("li-yuan"):  # the paper's quantities
+        columns["inner_product"] = lambda theta: float(population.grad(theta) @ (theta - theta_star))
+        columns["potential"] = lambda theta: landscape.potential(config.arch, theta, theta_star, config.d)
+    return columns
+
+
+def table(trajectory):
+    """The columns of ``history.csv``, by name."""
+    return {"step": trajectory.steps, "loss": trajectory.loss} | trajectory.observed
 
 
 # --------------------------------------------------------------------------------- checkpoints
@@ -327,14 +345,14 @@ def _write(config, out, trajectory, teacher, seconds, plot):
     from . import plots, symmetry
 
     out, theta_star = Path(out), teacher.theta
-    columns = (trajectory.steps, trajectory.loss, *trajectory.observed.values())
-    history = dict(zip(COLUMNS, columns, strict=True))
-    lines = [",".join(COLUMNS), *(",".join(map(repr, row)) for row in zip(*(c.tolist() for c in columns)))]
+    history = table(trajectory)
+    rows = zip(*(column.tolist() for column in history.values()))
+    lines = [",".join(history), *(",".join(map(repr, row)) for row in rows)]
     files.write(out / "history.csv", "\n".join(lines) + "\n")
     final = {"theta": trajectory.theta, "theta_star": theta_star}
     files.write_archive(out / "weights.npz", "weights", final, arch=config.arch, d=config.d)
     result = {"steps": int(trajectory.steps[-1]), "seconds": round(seconds, 3)}
-    for name in COLUMNS[1:4]:
+    for name in ("loss", "population_loss", "distance"):
         result |= {f"{name}_initial": history[name][0], f"{name}_final": history[name][-1]}
     result["aligned_distance_final"] = history["aligned_distance"][-1]
     result["units_permuted"] = None
@@ -435,7 +453,7 @@ def _parser():
     )
     add = parser.add_argument
     add("--arch", required=True, metavar="NAME", help=", ".join(architectures.ARCHITECTURES))
-    add("--preset", default="default", help="default, or notebook: the post's protocol")
+    add("--preset", default="default", help=", ".join(PRESETS))
     add("--d", type=int, help="input dimension (10)")
     add("--width", type=int, help="hidden units (d)")
     add("--data", help="dataset (default), online: fresh samples, population: the exact expected loss")

@@ -661,19 +661,19 @@ def population_value(Z, Q, D):
 
 @_jit
 def population_value_plain(Z, Q, D):
-    """(18) in plain arithmetic, and the sum of the magnitudes of what was added up."""
+    """(18) in plain arithmetic but for the sum itself, and an estimate of its rounding error."""
     K = Z.shape[0]
     unit, norm = np.empty_like(Z), np.empty(K)
     _normalize(Z.T, 0, unit, np.empty(Z.T.shape), norm)
     P = Q * norm.reshape((K, 1))
     C, W = np.dot(unit, unit.T), np.dot(P, P.T)
     odd = D + 0.5 * np.dot(Z.T, Q)
-    total, scale = 0.0, 0.0
+    total, squares = (np.sum(odd * odd), 0.0), 0.0
     for l in range(K):
         for n in range(l + 1):
             c = min(1.0, abs(C[l, n])) if n < l else 1.0
             term = W[l, n] * (math.sqrt((1.0 - c) * (1.0 + c)) + c * math.asin(c))
             term *= (1.0 if n == l else 2.0) / (2.0 * math.pi)
-            total += term
-            scale += abs(term)
-    return np.sum(odd * odd) + total, scale + np.sum(D * D) + np.sum(odd * odd)
+            total = _add(total, (term, 0.0))
+            squares += term * term
+    return max(total[0], 0.0), np.finfo(np.float64).eps * math.sqrt(squares)

@@ -309,6 +309,13 @@ class OnePoint(NamedTuple):
     potential: np.ndarray  # sum_i (|u*_i| - |u_i|)
 
 
+def potential(arch, theta, theta_star, d):
+    """Li & Yuan's potential g = sum_i (|e_i + w*_i| - |e_i + w_i|): the units' lengths, a float."""
+    arch = architectures.resolve(arch)
+    lengths = (np.linalg.norm(arch.canonical(at, d)[0], axis=0).sum() for at in (theta_star, theta))
+    return float(next(lengths) - next(lengths))
+
+
 def one_point(loss, thetas, theta_star=None, aligned=None):
     """How strongly the gradient points to the teacher along a trajectory.
 
@@ -362,8 +369,8 @@ def one_point(loss, thetas, theta_star=None, aligned=None):
     for theta in thetas:
         target = symmetry.align(loss.arch, theta, theta_star, loss.d).teacher if aligned else theta_star
         gap, grad = target - theta, loss.grad(theta).astype(np.float64)
-        lengths = [np.linalg.norm(loss.arch.canonical(x, loss.d)[0], axis=0).sum() for x in (target, theta)]
-        rows.append((-grad @ gap, np.linalg.norm(gap), lengths[0] - lengths[1]))
+        g = potential(loss.arch, theta, target, loss.d)
+        rows.append((-grad @ gap, np.linalg.norm(gap), g))
     inner, distance, potential = np.array(rows).T
     noise = 100 * EPS * (1 + np.linalg.norm(thetas, axis=1))
     delta = np.where(distance > noise, inner / np.maximum(distance, noise) ** 2, np.nan)

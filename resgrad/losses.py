@@ -124,8 +124,9 @@ class PopulationLoss(_TeacherLoss):
     -----
     Formulas (7)-(18) of ``resgrad.kernels``, after Cho & Saul (2009).  The gradient costs
     O((k + k*) k d).  The value is never negative and keeps its digits down to 1e-28 of its scale:
-    below 1e-5 of it, it is summed in double-double arithmetic, which costs about 2 microseconds for
-    each of the (k + k*)^2 / 2 pairs of units.
+    where plain summation would leave less than 9 of them, it is done in double-double arithmetic,
+    which costs about 2 microseconds for each of the (k + k*)^2 / 2 pairs of units.  Beyond 512 units in
+    all that would take minutes, and is not done: the floor of the loss is then about 1e-14.
 
     The loss is smooth except where a unit vanishes: there it has a corner, and by relu'(0) = 0 the
     gradient and the Hessian of that unit are 0.  At parallel and antiparallel units (s = 0) all three
@@ -147,14 +148,14 @@ class PopulationLoss(_TeacherLoss):
     """
 
     dtype = np.dtype(np.float64)
-    precise_below = 1e-5  # of the scale: there plain summation still has 1e-9
+    digits, widest = 1e9, 512  # what plain summation must leave; the most units for more than that
 
     def value(self, theta):
         """The expected loss at ``theta``, a float, never negative."""
         W1, W2 = self.arch.unflatten(self._theta(theta), self.d)
         Z, Q = self._residual_units(W1, W2)
-        plain, scale = kernels.population_value_plain(Z[..., 0].copy(), Q[..., 0].copy(), self.linear)
-        if plain > self.precise_below * scale or not np.isfinite(scale):
+        plain, noise = kernels.population_value_plain(Z[..., 0].copy(), Q[..., 0].copy(), self.linear)
+        if plain > self.digits * noise or len(Z) > self.widest or not np.isfinite(noise):
             return float(plain)
         return float(kernels.population_value(Z, Q, self.linear))
 

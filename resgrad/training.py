@@ -38,9 +38,25 @@ DRAWS = {
     "fan-in": lambda rng, shape, d: rng.uniform(-(d**-0.5), d**-0.5, shape),  # the post's starts
     "normal": lambda rng, shape, d: rng.normal(0, d**-0.5, shape),
     "small": lambda rng, shape, d: rng.normal(0, 0.1 * d**-0.5, shape),
+    "spectral": lambda rng, shape, d: rng.normal(0, 0.3 * d**-0.5, shape),  # Li & Yuan's: |W|_2 about 0.6
+    "phases": lambda rng, shape, d: _two_phase_start(rng, shape),
     "zero": lambda rng, shape, d: np.zeros(shape),
     "identity": lambda rng, shape, d: np.eye(*shape),
 }
+
+
+def _two_phase_start(rng, shape):
+    """A W from which <-grad L, -W> starts negative in ``li`` with W* = 0, and turns positive.
+
+    W = alpha M + beta I with |W|_F = 5, trace -0.65 |W|_F^2 (of a square W), M antisymmetric with equal
+    singular values and M 1 = 0.
+    """
+    d, size = shape[0], 25.0
+    basis, _ = np.linalg.qr(np.column_stack([np.ones(d), rng.standard_normal((d, d - 1))]))
+    pairs, beta = (d - 1) // 2, -0.65 * size / d
+    half = basis[:, 1 : 2 * pairs + 1 : 2] @ basis[:, 2 : 2 * pairs + 1 : 2].T  # orthogonal to 1
+    alpha = np.sqrt(max(size - beta**2 * d, 0) / max(2 * pairs, 1))
+    return (alpha * (half - half.T) + beta * np.eye(d))[:, : shape[1]]
 
 
 def draw(arch, kind, d, width=None, rng=None):
@@ -49,9 +65,9 @@ def draw(arch, kind, d, width=None, rng=None):
     Parameters
     ----------
     arch : Architecture or str
-    kind : {"uniform", "fan-in", "normal", "small", "zero", "identity"}
+    kind : {"uniform", "fan-in", "normal", "small", "spectral", "phases", "zero", "identity"}
         Entries of W1, then of W2: U[0, 1), U(-1/sqrt(d), 1/sqrt(d)), N(0, 1/d), N(0, 0.01/d),
-        zeros, or the identity matrix.
+        N(0, 0.09/d), Li & Yuan's two-phase start (square W1 only), zeros, or the identity matrix.
     d : int
     width : int, optional
         d unless given.
