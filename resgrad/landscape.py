@@ -369,12 +369,11 @@ def one_point(loss, thetas, theta_star=None, aligned=None):
     for theta in thetas:
         target = symmetry.align(loss.arch, theta, theta_star, loss.d).teacher if aligned else theta_star
         gap, grad = target - theta, loss.grad(theta).astype(np.float64)
-        g = potential(loss.arch, theta, target, loss.d)
-        rows.append((-grad @ gap, np.linalg.norm(gap), g))
-    inner, distance, potential = np.array(rows).T
+        rows.append((-grad @ gap, np.linalg.norm(gap), potential(loss.arch, theta, target, loss.d)))
+    inner, distance, g = np.array(rows).T
     noise = 100 * EPS * (1 + np.linalg.norm(thetas, axis=1))
     delta = np.where(distance > noise, inner / np.maximum(distance, noise) ** 2, np.nan)
-    return OnePoint(inner, distance, delta, potential)
+    return OnePoint(inner, distance, delta, g)
 
 
 class Region(NamedTuple):

@@ -93,6 +93,19 @@ def mistakes(arch):
     return found
 
 
+def remembered(function):
+    """The same function, called once per point: so all mistakes at a point share its differences."""
+    known = {}
+
+    def recall(theta):
+        key = theta.tobytes()
+        if key not in known:
+            known[key] = function(theta)
+        return known[key]
+
+    return recall
+
+
 def setting(name, seed, d=2, n=9):
     """(theta, loss, X, Y): a student and a teacher of its kind, without the skip."""
     rng = np.random.default_rng(seed)
@@ -113,6 +126,7 @@ def test_no_planted_error_is_accepted(arch):
     accepted = dict.fromkeys(mistakes(rg.ARCHITECTURES[arch]), 0)
     for seed in range(POINTS):
         theta, loss, X, Y = setting(arch, seed)
+        loss.value, loss.preactivations = remembered(loss.value), remembered(loss.preactivations)
         for mistake in accepted:
             report = check_gradient(Planted(loss, mistake, X, Y), theta)
             accepted[mistake] += report.verdict != "wrong"
