@@ -15,10 +15,12 @@ SHADES = {"population": "#c9c9c9", "online": "#D55E00", "dataset": plots.INK}
 def draw():
     with plots.figure(2, sharey=True) as (picture, panels):
         for axes, batch_size in zip(panels, (200, 10)):
+            curves = []
             for source, (label, width, style) in LINES.items():
                 run = history("modresnet", data=source, batch_size=batch_size, steps=12_000, lr=2e-3)
-                axes.plot(run["step"], run["population_loss"], color=SHADES[source], lw=width, ls=style, label=label)
-            plots.decades(axes, [run["population_loss"]])
+                curves.append(run["population_loss"])
+                axes.plot(run["step"], curves[-1], color=SHADES[source], lw=width, ls=style, label=label)
+            plots.decades(axes, curves)
             plots.steps_axis(axes, run["step"])
             axes.set_title(f"modresnet, one start, batches of {batch_size}")
         panels[0].set_ylabel("expected loss")

@@ -83,7 +83,7 @@ def steps_axis(axes, steps):
     axes.set_xlabel("step")
     axes.set_xlim(0, max(steps[-1], 1))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.locator_params(axis="x", nbins=5)
+    axes.locator_params(axis="x", nbins=4)
 
 
 def run_figure(history, title, color):

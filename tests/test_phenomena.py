@@ -1,0 +1,34 @@
+"""The README's table: what twenty seeds of every default run do."""
+
+import numpy as np
+import pytest
+
+from resgrad import symmetry
+from resgrad.experiment import ZERO, resolve, simulate
+
+EXPECTED = {  # runs that show the phenomenon, of 20
+    "li": 19, "resnet": 20, "two-weight": 20, "modresnet": 20, "modresnet-sum": 20, "resnet-sum": 17,
+    "vanilla": 11,
+}  # fmt: skip
+MAY_DIFFER = 1  # other processors round differently, and a start near a watershed may cross it
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_default_run_shows_its_phenomenon(name):
+    shown, moved = 0, []
+    for seed in range(20):
+        config = resolve(name, seed=seed)
+        trajectory, teacher = simulate(config)
+        distance, loss = (trajectory.observed[key] for key in ("distance", "population_loss"))
+        if name == "li":
+            shown += distance[0] > 1 and distance[-1] < 1e-6
+        elif loss[-1] < ZERO * loss[0] and distance.min() > 0.1:
+            shown += 1
+            moved.append(symmetry.align(name, trajectory.theta, teacher.theta, config.d).units_moved)
+    assert abs(shown - EXPECTED[name]) <= MAY_DIFFER
+    if name == "modresnet":
+        assert not any(moved)
+    if name == "resnet":
+        assert min(moved) >= 7
+    assert not np.isnan(loss).any()
