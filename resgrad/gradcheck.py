@@ -27,7 +27,8 @@ from . import checks, differences
 
 RTOL = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 1e-2}  # of the loss's arithmetic
 VERDICTS = OK, UNKNOWN, WRONG = "ok", "cannot tell", "wrong"
-HEAD = "  block         flat                analytic                 numeric   rel error  uncertainty     step"
+HEAD = """  worst entries; analytic: what the loss returned, numeric: differences of its values
+  block         flat                analytic                 numeric   rel error  uncertainty     step"""
 
 
 class Entry(NamedTuple):
@@ -45,12 +46,14 @@ class Entry(NamedTuple):
     rel_error: float  # |analytic - numeric| / max(|analytic|, |numeric|, atol / rtol)
     verdict: str
 
+    abs_error = property(lambda self: abs(self.analytic - self.numeric))
+    kink = property(lambda self: self.left != self.right)
+
     def __str__(self):
         where = f"{self.block}[{', '.join(map(str, self.position))}]"
         line = f"  {where:<12}{self.index:>6} {self.analytic:>23.15g} {self.numeric:>23.15g}"
         line += f" {self.rel_error:>11.2g} {self.uncertainty:>12.2g} {self.step:>8.2g}  {self.verdict}"
-        kink = f"; kink: left {self.left:.9g}, right {self.right:.9g}"
-        return line + kink * (self.left != self.right)
+        return line + f"; kink: left {self.left:.9g}, right {self.right:.9g}" * self.kink
 
 
 class Block(NamedTuple):
@@ -63,15 +66,15 @@ class Block(NamedTuple):
     hint: str
 
     checked = property(lambda self: len(self.entries))
-    kinks = property(lambda self: sum(e.left != e.right for e in self.entries))
+    kinks = property(lambda self: sum(e.kink for e in self.entries))
     max_rel_error = property(lambda self: max((e.rel_error for e in self.entries), default=0.0))
-    max_abs_error = property(lambda self: max((abs(e.analytic - e.numeric) for e in self.entries), default=0.0))
+    max_abs_error = property(lambda self: max((e.abs_error for e in self.entries), default=0.0))
 
     def __str__(self):
         count = Counter(e.verdict for e in self.entries)
-        line = f"  {self.name} {self.shape}: {self.checked} checked, {count[WRONG]} wrong, {count[UNKNOWN]} cannot "
-        line += f"tell, {self.kinks} kinks; max error {self.max_rel_error:.2g} relative, "
-        line += f"{self.max_abs_error:.2g} absolute (atol {self.atol:.2g})"
+        line = f"  {self.name} {self.shape}: {self.checked} checked, {count[WRONG]} wrong, "
+        line += f"{count[UNKNOWN]} cannot tell, {self.kinks} kinks; max error {self.max_rel_error:.2g} "
+        line += f"relative, {self.max_abs_error:.2g} absolute (atol {self.atol:.2g})"
         return line + f"\n  hint: {self.name}: {self.hint}" * bool(self.hint)
 
 
@@ -95,12 +98,12 @@ class GradientReport:
 
     @cached_property
     def _ranked(self):
-        entries = [entry for block in self.blocks for entry in block.entries]
-        return tuple(sorted(entries, key=lambda e: (VERDICTS.index(e.verdict), e.rel_error), reverse=True))
+        entries = (entry for block in self.blocks for entry in block.entries)
+        return tuple(sorted(entries, key=lambda e: (-VERDICTS.index(e.verdict), -e.rel_error)))
 
     failures = property(lambda self: tuple(e for e in self._ranked if e.verdict == WRONG))
     unknown = property(lambda self: tuple(e for e in self._ranked if e.verdict == UNKNOWN))
-    kinks = property(lambda self: tuple(e for e in self._ranked if e.left != e.right))
+    kinks = property(lambda self: tuple(e for e in self._ranked if e.kink))
     worst = property(lambda self: self._ranked[:5])
     max_rel_error = property(lambda self: max((b.max_rel_error for b in self.blocks), default=np.nan))
     verdict = property(lambda self: WRONG if self.problems else self._ranked[0].verdict)
@@ -114,8 +117,8 @@ class GradientReport:
             slopes = ", ".join(f"{slope:.2f}" for slope in self.taylor_slopes)
             lines.append(f"  Taylor remainder falls like h^p, p = {slopes} (2: right, 1: wrong)")
         if self.blocks:
-            lines += ["  worst entries; analytic: what the loss returned, numeric: differences of its values", HEAD]
-            lines += map(str, self.worst + tuple(e for e in self.kinks[:5] if e not in self.worst))
+            kinks = (entry for entry in self.kinks[:5] if entry not in self.worst)
+            lines += [HEAD, *map(str, (*self.worst, *kinks))]
         return "\n".join(lines)
 
 
@@ -131,16 +134,14 @@ def check_gradient(loss, theta, *, rtol=None, atol=None, shapes=None, smooth=Non
     theta : array_like, shape (n,)
     rtol, atol : float, optional
         As in `numpy.isclose`: an entry agrees where |analytic - numeric| <= atol + rtol |numeric|.
-        ``rtol`` is 1e-9 unless given (1e-2 for a loss in float32), ``atol`` is ``rtol`` times the largest
-        slope that was seen in the block: entries that cancel to zero are compared with those that do not.
+        ``rtol`` is 1e-9 unless given (1e-2 for a loss in float32), ``atol`` is ``rtol`` times the
+        largest slope seen in the block: what cancels to zero is compared with what does not.
     shapes : dict of str to tuple, optional
         Parameter blocks in their order in theta; ``loss.shapes(theta)`` unless given, else one.
     smooth : bool, optional
         Whether to look at Taylor remainders too; unless given, whether there is a ``loss.hessian``.
-    entries : int, optional
-        Check that many entries of each block, drawn at random, instead of all.
-    seed : int
-        Of random directions and of that draw.
+    entries, seed : int, optional
+        Check that many entries of each block, drawn at random with that seed, instead of all.
 
     Returns
     -------
@@ -163,7 +164,8 @@ def check_gradient(loss, theta, *, rtol=None, atol=None, shapes=None, smooth=Non
     """
     theta, rtol, atol = _arguments(loss, theta, rtol, atol)
     rng = np.random.default_rng(checks.integer(seed, "seed", 0))
-    shapes = getattr(loss, "shapes", lambda theta: {"theta": theta.shape})(theta) if shapes is None else shapes
+    if shapes is None:
+        shapes = loss.shapes(theta) if hasattr(loss, "shapes") else {"theta": theta.shape}
     index = _indices(shapes, theta, entries, rng)
     call = getattr(loss, "value_and_grad", loss)
     value = getattr(loss, "value", lambda theta: float(call(theta)[0]))
@@ -185,8 +187,9 @@ def check_gradient(loss, theta, *, rtol=None, atol=None, shapes=None, smooth=Non
             taylor = differences.taylor_slopes(value, f0, grad, theta, noise, rng)
     if taylor and all(slope < 1.5 for slope in taylor):
         problems.append(f"the Taylor remainder falls like h^{max(taylor):.2f}, not h^2: wrong gradient")
-    if noise > 1e-11 * abs(f0) and theta.dtype == np.float64 and GradientReport(method, rtol, blocks).unknown:
-        problems.append(f"values carry noise of {noise / abs(f0):.1g} of their size: float32 arithmetic?")
+    noisy = noise > 1e-11 * abs(f0) and theta.dtype == np.float64
+    if noisy and any(entry.verdict == UNKNOWN for block in blocks for entry in block.entries):
+        problems.append(f"values carry noise of {noise / abs(f0):.1g} of their size: float32?")
     return GradientReport(method, rtol, blocks, tuple(problems), taylor)
 
 
@@ -244,9 +247,10 @@ def _value_and_grad(call, theta):
     try:
         value, grad = answer
     except (TypeError, ValueError):
-        raise _Defect(f"the loss returned {checks.shown(answer)}, but must return (value, grad)") from None
+        text = f"the loss returned {checks.shown(answer)}, but must return (value, grad)"
+        raise _Defect(text) from None
     if np.ndim(value) != 0 or np.asarray(value).dtype.kind not in "iuf" or not np.isfinite(value):
-        raise _Defect(f"the value is {checks.shown(value)}, but must be a real number, not NaN or infinite")
+        raise _Defect(f"the value is {checks.shown(value)}, but must be a finite real number")
     if np.shape(grad) != theta.shape:
         raise _Defect(f"the gradient has shape {np.shape(grad)}, but theta has shape {theta.shape}")
     if np.asarray(grad).dtype.kind not in "iuf":
@@ -269,41 +273,44 @@ def _call_thrice(call, theta, rtol, rng):
     again, again_grad = _value_and_grad(call, theta)
     problems, rounding = [], 256 * np.finfo(theta.dtype).eps * (abs(value) + abs(near_value))
     if abs(again - value) > rtol * abs(value) + rounding:
-        problems.append(f"a later call at the same theta returned another value: {value!r}, then {again!r}")
+        problems.append(f"a later call at theta returned another value: {value!r}, then {again!r}")
     if not np.allclose(again_grad, grad, rtol, rtol * np.abs(grad).max()):
-        problems.append("a later call at the same theta returned another gradient: a stale buffer?")
-    rise, expected, error = near_value - value, grad * (near - theta), rtol * np.abs(grad * (near - theta)).sum()
+        problems.append("a later call at theta returned another gradient: a stale buffer?")
     if not np.array_equal(grad, near_grad):
-        for name, number in (("value", near_value), ("gradient", near_grad)):
-            if theta.dtype == np.float64 and np.any(number) and np.array_equal(number, np.float32(number)):
+        for name, x in (("value", near_value), ("gradient", near_grad)):
+            if theta.dtype == np.float64 and np.any(x) and np.array_equal(x, np.float32(x)):
                 problems.append(f"the {name} holds float32 numbers, though theta is float64")
-    elif abs(rise - expected.sum()) > rounding + error:
-        problems.append("the gradient is the same at two points, but the loss is not linear: a stale buffer?")
+    else:  # then the loss should be linear
+        rise = grad * (near - theta)
+        if abs(near_value - value - rise.sum()) > rounding + rtol * np.abs(rise).sum():
+            problems.append("the gradient is the same where the loss bends: a stale buffer?")
     return value, grad, problems
 
 
 def _judge(shapes, index, analytic, slopes, kinds, rtol, atol):
     """The blocks, every entry judged."""
-    left, right, error, step, reach = map(np.ravel, slopes)
+    index, analytic, *slopes, reach = map(np.ravel, (index, analytic, *slopes))
     blocks, start = [], 0
     for name, shape in shapes.items():
         end = start + int(np.prod(shape))
         here = slice(*np.searchsorted(index, (start, end)))
-        seen = reach[here] if np.any(reach[here] > error[here]) else reach  # unless the block does nothing
-        floor = rtol * float(np.max(seen)) if atol is None else atol
-        columns = (x[here].tolist() for x in (index, analytic, left, right, error, step, reach))
+        alive = np.any(reach[here] > np.maximum(*slopes[2:4])[here])  # else the block does nothing
+        floor = rtol * float(np.max(reach[here] if alive else reach)) if atol is None else atol
+        columns = (x[here].tolist() for x in (index, analytic, *slopes, reach))
         entries = []
-        for i, a, low, high, u, h, seen, kind in zip(*columns, kinds[here]):
-            ends = (low, high, 0.0) if kind == differences.ALONE else (low, high)
+        for i, a, left, right, *us, step, seen, kind in zip(*columns, kinds[here]):
+            ends = (left, right, 0.0) if kind == differences.ALONE else (left, right)
             numeric = min(max(a, min(ends)), max(ends))
+            u = us[0] if abs(a - left) <= abs(a - right) else us[1]
             miss, tolerance = abs(a - numeric), floor + rtol * abs(numeric)
-            # relu'(0) = 0 leaves the bracket where zero pre-activations turn on to either side
-            open_end = kind == differences.MIXED or kind == differences.FOREIGN and a == 0 and low != high
+            # where zero pre-activations turn on to either side, relu'(0) = 0 may leave the bracket
+            off = kind == differences.FOREIGN and a == 0 and left != right  # a unit that is off?
+            excused = off or kind == differences.MIXED
             agrees = miss <= tolerance and (u <= tolerance or a == seen == 0)
-            verdict = OK if agrees else UNKNOWN if open_end or miss <= tolerance + u else WRONG
+            verdict = OK if agrees else UNKNOWN if excused or miss <= tolerance + u else WRONG
             relative = miss / (max(abs(a), abs(numeric), floor / rtol) or 1.0)
             position = tuple(map(int, np.unravel_index(i - start, shape)))
-            entries.append(Entry(name, i, position, a, numeric, low, high, u, h, relative, verdict))
+            entries.append(Entry(name, i, position, a, numeric, left, right, u, step, relative, verdict))
         hint = _hint(entries, shape, rtol) if any(e.verdict == WRONG for e in entries) else ""
         blocks.append(Block(name, tuple(shape), entries, floor, hint))
         start = end
@@ -318,7 +325,8 @@ def _hint(entries, shape, rtol):
         return "analytic is exactly zero"
     factor = (analytic @ numeric) / (numeric @ numeric) if numeric.any() else 0.0
     if abs(factor - 1) > 1e-6 and np.all(np.abs(analytic - factor * numeric) <= close * abs(factor)):
-        return "analytic has the opposite sign" if np.isclose(factor, -1) else f"analytic is {factor:.6g} times numeric"
+        multiple = f"is {factor:.6g} times numeric"
+        return "analytic " + ("has the opposite sign" if np.isclose(factor, -1) else multiple)
     whole = len(shape) == 2 and analytic.size == np.prod(shape)
     if whole and np.all(np.abs(analytic.reshape(shape[::-1]).T.ravel() - numeric) <= close):
         return "analytic is the transpose of numeric"
@@ -347,10 +355,10 @@ def main(argv=None):
         parser.error(error)
     row, failed = "{:<14}{:<12}{:<9}{:>7}{:>6}{:>15}  {}", False
     print(row.format("architecture", "loss", "point", "checked", "kinks", "max rel error", "verdict"))
-    for name, loss, point, report in (line for arch in archs for line in _reports(arch, d, seed)):
-        checked, kinks = (sum(getattr(block, key) for block in report.blocks) for key in ("checked", "kinks"))
+    for *names, report in (line for arch in archs for line in _reports(arch, d, seed)):
+        counts = sum(block.checked for block in report.blocks), len(report.kinks)
         slope = f"; Taylor slope {min(report.taylor_slopes):.2f}" if report.taylor_slopes else ""
-        print(row.format(name, loss, point, checked, kinks, f"{report.max_rel_error:.1e}", report.verdict + slope))
+        print(row.format(*names, *counts, f"{report.max_rel_error:.1e}", report.verdict + slope))
         if not report.ok:
             print(report)
         failed |= report.verdict == WRONG
@@ -367,8 +375,8 @@ def _reports(arch, d, seed):
     teacher = Network(arch, draw(arch, "normal", d, rng=rng.teacher), d)
     theta, data = draw(arch, "normal", d, rng=rng.init), dataset(teacher, 20, rng.data)
     batch = OnlineLoss(arch, teacher).batch(20, rng.batches)
-    losses = {"empirical": EmpiricalLoss(arch, *data), "online": batch, "population": PopulationLoss(arch, teacher)}
-    for name, loss in losses.items():
+    losses = EmpiricalLoss(arch, *data), batch, PopulationLoss(arch, teacher)
+    for name, loss in zip(("empirical", "online", "population"), losses):
         x, kink = getattr(loss, "rows", batch.rows)[0, :d], theta.copy()
         U, W1 = arch.canonical(kink, d)[0], arch.unflatten(kink, d)[0]
         W1[:, 0] -= (x @ U[:, 0]) / (x @ x) * x  # now the first unit's pre-activation vanishes on x

@@ -191,7 +191,7 @@ def test_float32_hidden_in_value_and_gradient(arch):
 
 
 def test_one_wrong_entry_among_ten_thousand():
-    theta, loss, X, Y = setting("li", 0, d=100, n=20)
+    theta, loss, X, Y = setting("li", 0, d=100, n=5)
 
     def wrong(t):
         value, grad = loss.value_and_grad(t)
