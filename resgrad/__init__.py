@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "architectures": ["ARCHITECTURES", "Architecture", "Network"],
+    "census": ["Census", "census"],
     "gradcheck": ["GradientReport", "check_gradient", "check_hessian"],
     "landscape": ["convexity_region", "one_point", "polish", "spectrum"],
     "losses": ["EmpiricalLoss", "OnlineLoss", "PopulationLoss"],

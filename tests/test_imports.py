@@ -15,7 +15,8 @@ FLOORS = [  # a file may import from the floors above it in this list, and from 
     {"checks", "kernels"},
     {"architectures"},
     {"losses", "optimizers"},
-    {"training", "symmetry", "landscape", "plots", "files", "gradcheck", "differences"},
+    {"training", "symmetry", "landscape", "plots", "files", "gradcheck", "differences",
+     "basins"},
     {"experiment", "census"},
 ]
 FOUNDATION = FLOORS[0]  # imports nothing of resgrad

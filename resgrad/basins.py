@@ -1,0 +1,228 @@
+"""From a start to the minimum in whose basin it lies, and which minima are the same up to symmetry.
+
+Imports ``landscape``, ``symmetry``, ``training`` and what they import.
+"""
+
+import ctypes
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import scipy
+from scipy.linalg import LinAlgError, cholesky
+
+from . import architectures, landscape, losses, optimizers, symmetry, training
+
+LOOK = 200  # first-order steps between two looks at the gradient
+WAIT = 1.2  # a point that was not accepted is looked at again when this many times the steps are made
+HANDOVER = 1e-4  # of the largest gradient norm so far: from here on second order may take over
+STEP = 0.5  # of 1 / curvature: the step size unless given.  2 is the limit where the curvature stays
+SAME = 1e-7  # relative; minima of one family agree to 1e-10, the closest families seen differ by 1e-3
+
+
+class Basin(NamedTuple):
+    """Where a run ended; see `descend`."""
+
+    outcome: str  # "global", "spurious", "saddle" or "unconverged"
+    loss: float
+    grad_norm: float
+    min_eigenvalue: float  # of the Hessian
+    invariants: list  # see `group`
+    steps: int  # of first order
+    theta: np.ndarray  # shape (n,)
+
+
+def descend(exact, loss, theta0, n_steps, lr=None, momentum=0.0, batch_size=None, rng=None):
+    """Train until the basin is certain, polish, classify.
+
+    Parameters
+    ----------
+    exact : PopulationLoss
+        What is polished.
+    loss : PopulationLoss, EmpiricalLoss or OnlineLoss
+        What is trained on.
+    theta0 : ndarray, shape (n,)
+    n_steps : int
+        First-order steps at most.
+    lr : float, optional
+        Default: (1 - momentum / 2) `STEP` over the larger of the largest curvatures at theta0 and,
+        if it has the student's architecture, at the teacher.
+    momentum : float
+    batch_size : int, optional
+    rng : numpy.random.Generator
+        Of the batches.
+
+    Returns
+    -------
+    Basin
+
+    Notes
+    -----
+    Newton's method takes over once |grad| is at most `HANDOVER` of its largest value *and* the loss is
+    convex from there to where it arrives, across the orbit of symmetries and up to 2 |g|.  Near a saddle
+    it is not, however small the gradient, and first order goes on.
+
+    Examples
+    --------
+    >>> import numpy as np, resgrad as rg
+    >>> loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.eye(10).ravel(), d=10))
+    >>> found = descend(loss, loss, rg.draw("vanilla", "normal", d=10, rng=6), 10_000, lr=0.05)
+    >>> found.outcome, round(found.loss / 2, 10), round(found.min_eigenvalue / 2, 6)
+    ('spurious', 0.0187021946, 0.031964)
+    """
+    if lr is None:
+        lr = _step_size(exact, theta0, momentum)
+    width = loss.arch.width(theta0.size, loss.d)
+    advance = training._advancer(loss, optimizers.Nesterov(lr, momentum), batch_size, width)
+    state, look, peak = training.State.start(loss, theta0, rng), 0, np.linalg.norm(exact.grad(theta0))
+    while True:
+        advance(state, min(LOOK, n_steps - state.step))
+        theta, last = state.theta(loss), state.step >= n_steps
+        if not np.isfinite(theta).all():
+            return Basin("unconverged", np.inf, np.inf, np.nan, [0.0] * 4, state.step, theta)
+        norm = float(np.linalg.norm(exact.grad(theta)))
+        peak, point = max(peak, norm), None
+        still = norm <= HANDOVER * peak
+        if last or (still and state.step >= look):
+            point = _polish(exact, theta, min(norm, HANDOVER * peak), last and still)
+            look = WAIT * state.step
+        if point is not None:
+            return _basin(exact, theta0, point, state.step)
+        if last:
+            smallest = float(np.linalg.eigvalsh(exact.hessian(theta))[0])
+            return Basin("unconverged", exact.value(theta), norm, smallest, [0.0] * 4, state.step, theta)
+
+
+def _step_size(exact, theta0, momentum):
+    points = [theta0, exact.teacher.theta] if exact.teacher.arch == exact.arch else [theta0]
+    curvature = max(float(np.linalg.eigvalsh(exact.hessian(theta))[-1]) for theta in points)
+    return (1 - momentum / 2) * STEP / curvature if curvature > 0 else STEP
+
+
+def _polish(exact, theta, slack, settled):
+    """The minimum in whose basin ``theta`` lies, or None where that is uncertain; a saddle if ``settled``."""
+    if not (settled or _convex(exact, theta, slack)):
+        return None
+    point = landscape._judge(exact, *landscape._newton(exact, theta))
+    if point.verdict == "unconverged":
+        point = landscape.polish(exact, theta)
+    if point.verdict == "saddle":
+        return point if settled else None
+    way = (theta + part * (point.theta - theta) for part in (0.0, 0.25, 0.5, 0.75))
+    certain = point.verdict.endswith("minimum") and all(_convex(exact, stop, slack) for stop in way)
+    return point if certain else None
+
+
+def _convex(exact, theta, slack):
+    """Whether H + 2 ``slack`` I is positive definite across the orbit of theta's symmetries."""
+    hessian, orbit = exact.hessian(theta), symmetry.tangent(exact.arch, theta, exact.d)
+    size = max(np.abs(hessian).max(), 1e-300)
+    hessian += size * (orbit @ orbit.T)
+    hessian[np.diag_indices(theta.size)] += max(2 * slack, landscape.SHIFT * size)
+    try:
+        cholesky(hessian, overwrite_a=True, check_finite=False)
+    except LinAlgError:
+        return False
+    return True
+
+
+def _basin(exact, theta0, point, steps):
+    zero = point.loss <= landscape.GLOBAL * exact.value(theta0)  # for teachers that are zero themselves
+    outcome = "global" if zero else point.verdict.split()[0]
+    invariants = _invariants(exact, point) if outcome == "spurious" else [0.0] * 4
+    return Basin(
+        outcome, point.loss, point.grad_norm, point.min_eigenvalue, invariants, steps, point.theta
+    )
+
+
+def _invariants(exact, point):
+    """What symmetric minima share: log loss; smallest, mean and log of the largest eigenvalue.
+
+    The Hessian is taken at the balanced point, since rescaling changes it.  Where minima form a manifold
+    larger than a symmetry orbit, its eigenvalues vary, and the loss alone decides.
+    """
+    arch, d, values = exact.arch, exact.d, point.eigenvalues
+    log_loss, top = float(np.log(point.loss)), values[-1]
+    if point.nullity > symmetry.tangent(arch, point.theta, d).shape[1]:
+        return [log_loss, 0.0, 0.0, 0.0]
+    if arch.trains_readout:
+        values = np.linalg.eigvalsh(exact.hessian(symmetry.balanced(arch, point.theta, d)))
+        top = values[-1]
+    return [log_loss, float(values[0] / top), float(values.mean() / top), float(np.log(top))]
+
+
+def group(keys):
+    """Labels of the rows of ``keys`` (n, c): equal where the rows agree to `SAME` in every column.
+
+    Agreement is handed on from neighbor to neighbor, so no rounding can part a family, and labels do not
+    depend on the order of the rows.
+
+    >>> group(np.array([[1.0, 3.0], [2.0, 3.0], [1.0 + 1e-9, 3.0], [1.0, 4.0]]))
+    array([0, 2, 0, 1])
+    """
+    label = np.zeros(len(keys), dtype=int)
+    for column in np.transpose(keys):
+        order = np.lexsort((column, label))
+        apart = (np.diff(column[order]) > SAME) | (np.diff(label[order]) > 0)
+        label[order] = np.concatenate([[0], np.cumsum(apart)])
+    return label
+
+
+# ------------------------------------------------------------------ the work of a census
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Some runs of a census: all that a worker, on whatever machine, needs to know."""
+
+    config: object  # of `census`
+    arch: architectures.Architecture
+    teacher: architectures.Network | None  # None: drawn anew in each run
+    numbers: tuple
+
+    def loss(self, streams):
+        """The expected loss of the run with these streams."""
+        if self.teacher is not None:
+            return losses.PopulationLoss(self.arch, self.teacher)
+        kind, d, units = self.config.teacher, self.config.d, self.config.teacher_width
+        theta_star = training.draw(self.arch, kind, d, units, streams.teacher)
+        return losses.PopulationLoss(self.arch, architectures.Network(self.arch, theta_star, d))
+
+
+@functools.cache
+def blas():
+    """(get, set) of the number of threads of each OpenBLAS in NumPy's and SciPy's wheels."""
+    pairs = []
+    for home in (Path(np.__file__).parent, Path(scipy.__file__).parent):
+        for path in [
+            *home.glob(".dylibs/*openblas*"),
+            *home.parent.glob(f"{home.name}.libs/*openblas*"),
+        ]:
+            library = ctypes.CDLL(str(path))
+            for name in ("scipy_openblas_{}_num_threads", "scipy_openblas_{}_num_threads64_"):
+                if hasattr(library, name.format("set")):
+                    pairs.append([getattr(library, name.format(verb)) for verb in ("get", "set")])
+    return pairs
+
+
+def work(task):
+    """[(run, Basin)] of a task.  On one BLAS thread: the last bits of eigenvalues depend on their number."""
+    for _, set_threads in blas():
+        set_threads(1)
+    config, found = task.config, []
+    for run in task.numbers:
+        streams = training.streams(config.seed, run)
+        exact = loss = task.loss(streams)
+        if config.data == "dataset":
+            loss = losses.EmpiricalLoss(
+                task.arch, *training.dataset(exact.teacher, config.samples, streams.data)
+            )
+        elif config.data == "online":
+            loss = losses.OnlineLoss(task.arch, exact.teacher)
+        theta0 = training.draw(task.arch, config.init, config.d, config.width, streams.init)
+        batch_size = None if config.data == "population" else config.batch_size
+        how = (config.steps, config.lr, config.momentum, batch_size, streams.batches)
+        found.append((run, descend(exact, loss, theta0, *how)))
+    return found

@@ -1,0 +1,506 @@
+"""``rg.census`` and ``python -m resgrad.census``: which minima gradient descent ends in, and how often.
+
+Imports ``basins``, ``training``, ``losses``, ``experiment``, ``plots`` and below, but only once a census
+starts: ``--help`` costs nothing.
+"""
+
+import base64
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import json
+import os
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+
+from . import __version__, architectures, checks, experiment, files, optimizers
+
+OUTCOMES = {
+    "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle", "unconverged": "not converged",
+}  # fmt: skip
+COLUMNS = ("outcome", "loss", "grad_norm", "min_eigenvalue", "steps", "theta")
+
+# Safran & Shamir (2018): exact gradient descent; their step 0.1 is 0.05 here, where the loss has no 1/2.
+SAFRAN_SHAMIR = {
+    "arch": "vanilla", "teacher": "identity", "init": "normal", "data": "population", "optimizer": "sgd",
+    "momentum": 0.0, "lr": 0.05,
+}  # fmt: skip
+PUBLISHED = {
+    (8, 8): 0.126,
+    (10, 10): 0.346,
+    (12, 12): 0.585,
+    (8, 9): 0.001,
+}  # (k, width): spurious share
+PUBLISHED_RUNS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides a census.  `census` fills in what was left out."""
+
+    arch: str
+    d: int
+    width: int
+    teacher: str
+    teacher_width: int
+    init: str
+    data: str
+    optimizer: str
+    lr: float | None
+    momentum: float
+    batch_size: int
+    samples: int
+    steps: int
+    runs: int
+    seed: int
+
+
+def prepare(arch, d, runs=1000, seed=0, *, teacher=None, teacher_width=None, init=None, optimizer=None, lr=None,
+            steps=100_000, **given):  # fmt: skip
+    """The `basins.Task` of a whole census, every argument checked; see `census`."""
+    from . import basins, training
+
+    arch, control = (
+        architectures.resolve(arch),
+        arch in ("vanilla", architectures.ARCHITECTURES["vanilla"]),
+    )
+    if isinstance(optimizer, tuple(optimizers.OPTIMIZERS.values())):
+        given["momentum"], lr = optimizer.momentum, optimizer.lr
+        optimizer = type(optimizer).__name__.lower()
+    base = experiment.resolve(
+        arch, d=d, lr=1.0 if lr is None else lr, steps=steps, seed=seed, init=init or ("normal" if control else "fan-in"),
+        optimizer=optimizer or ("sgd" if control and not given.get("momentum") else "nesterov"),
+        **{"data": "population"} | given,
+    )  # fmt: skip
+    if base.init not in training.DRAWS:
+        raise checks.suggest(base.init, "init", list(training.DRAWS))
+    teacher, network = ("identity" if control else base.teacher) if teacher is None else teacher, None
+    if isinstance(teacher, str) and teacher.endswith(".npz"):
+        network = architectures.Network(arch, files.read_archive(teacher, "weights")[0]["theta"], base.d)
+    elif isinstance(teacher, architectures.Network):
+        teacher, network = "network", teacher
+    elif teacher not in training.DRAWS:
+        raise checks.suggest(teacher, "teacher", [*training.DRAWS, "the path of a weights.npz"])
+    units = base.d if teacher_width is None else checks.integer(teacher_width, "teacher_width")
+    if network is not None:
+        teacher += f", sha256 {hashlib.sha256(network.theta.tobytes()).hexdigest()[:16]}"
+        if teacher_width is not None and units != network.width:
+            raise ValueError(f"teacher_width is {units}, but the teacher has {network.width} units")
+        units = network.width
+    fields = {field.name: getattr(base, field.name, None) for field in dataclasses.fields(Config)} | {
+        "teacher": teacher, "teacher_width": units, "lr": None if lr is None else base.lr,
+        "runs": checks.integer(runs, "runs"),
+    }  # fmt: skip
+    task = basins.Task(Config(**fields), arch, network, tuple(range(runs)))
+    task.loss(training.streams(seed))  # whether the teacher fits
+    return task
+
+
+# ---------------------------------------------------------------------------------------- the work
+
+
+def _results(task, missing, executor, workers):
+    """(run, Basin) of the ``missing`` runs, as they come."""
+    from . import basins, training
+
+    yield from basins.work(
+        dataclasses.replace(task, numbers=tuple(missing[:1]))
+    )  # compiles before workers start
+    exact, missing = task.loss(training.streams(task.config.seed)), missing[1:]
+    type(exact)(exact.teacher.arch, exact.teacher).value(exact.teacher.theta)  # so does the precise loss
+    own = None if executor else concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count())
+    size, futures = 1 if own else max(1, min(32, len(missing) // 64)), []
+    try:
+        for first in range(0, len(missing), size):
+            part = dataclasses.replace(task, numbers=tuple(missing[first : first + size]))
+            futures.append((own or executor).submit(basins.work, part))  # a keyword might be dask's own
+        for future in concurrent.futures.as_completed(futures):
+            yield from future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+        if own:
+            own.shutdown()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Census:
+    """What a census found; ``str()`` of it is the table that the command prints.
+
+    Attributes
+    ----------
+    config : Config
+    counts : dict
+        "runs", and how many of them ended as "global", "spurious", "saddle", "unconverged".
+    families : list of dict
+        Spurious minima, the most frequent first: ``count``, ``loss``, ``min_eigenvalue`` (of the Hessian)
+        and ``run``, the first run that found it.
+    outcome, loss, grad_norm, min_eigenvalue, steps : ndarray, shape (runs,)
+        See `basins.Basin`.
+    family : ndarray of int, shape (runs,)
+        Index into ``families``; -1 where the run found no spurious minimum.
+    theta : ndarray, shape (runs, n)
+    """
+
+    config: Config
+    counts: dict
+    families: list
+    family: np.ndarray
+    outcome: np.ndarray
+    loss: np.ndarray
+    grad_norm: np.ndarray
+    min_eigenvalue: np.ndarray
+    steps: np.ndarray
+    theta: np.ndarray
+
+    @classmethod
+    def of(cls, config, found):
+        """From a list of `basins.Basin`, in the order of the runs."""
+        from . import basins
+
+        columns = {name: np.array([getattr(basin, name) for basin in found]) for name in COLUMNS}
+        counts = {"runs": len(found)} | {
+            name: int((columns["outcome"] == name).sum()) for name in OUTCOMES
+        }
+        runs = np.flatnonzero(columns["outcome"] == "spurious")
+        label = basins.group(np.array([found[run].invariants for run in runs]).reshape(-1, 4))
+        members = sorted((runs[label == n] for n in set(label.tolist())), key=lambda m: (-m.size, m[0]))
+        family, families = np.full(len(found), -1), []
+        for n, member in enumerate(members):
+            family[member], first = n, found[member[0]]
+            numbers = {"loss": first.loss, "min_eigenvalue": first.min_eigenvalue}
+            families.append({"count": member.size, **numbers, "run": int(member[0])})
+        return cls(config, counts, families, family, **columns)
+
+    def share(self, outcome):
+        """(share, low, high) of an outcome, with its 95 % Wilson interval."""
+        from scipy.stats import binomtest
+
+        count, runs = self.counts[outcome], self.counts["runs"]
+        return count / runs, *map(float, binomtest(count, runs).proportion_ci(method="wilson"))
+
+    def published(self):
+        """(share, z) of spurious minima in Safran & Shamir (2018), z of the two shares; None for other settings."""
+        config = dataclasses.asdict(self.config)
+        share = PUBLISHED.get((config["d"], config["width"]))
+        if share is None or config != config | SAFRAN_SHAMIR | {"teacher_width": config["d"]}:
+            return None
+        runs, own = config["runs"], self.counts["spurious"]
+        pooled = (own + share * PUBLISHED_RUNS) / (runs + PUBLISHED_RUNS)
+        return share, (own / runs - share) / (
+            pooled * (1 - pooled) * (1 / runs + 1 / PUBLISHED_RUNS)
+        ) ** 0.5
+
+    def __str__(self):
+        config = self.config
+        title = f"{config.arch}, d = {config.d}, width {config.width}; teacher: {config.teacher}"
+        lines = [
+            f"{title}, width {config.teacher_width}",
+            "",
+            f"{'':20}{'runs':>7}{'share':>10}{'95 % interval':>18}",
+        ]
+        for name, label in OUTCOMES.items():
+            share, low, high = (100 * p for p in self.share(name))
+            lines.append(
+                f"{label:20}{self.counts[name]:7,}{share:8.1f} %{f'{low:.1f} - {high:.1f} %':>18}"
+            )
+        if published := self.published():
+            lines += [
+                "",
+                "spurious, as published by Safran & Shamir (2018): {:.1%}; z = {:+.2f}".format(
+                    *published
+                ),
+            ]
+        if self.families:
+            lines += [
+                "",
+                f"{'family':>6}{'runs':>8}{'loss':>17}{'smallest eigenvalue':>22}{'first run':>12}",
+            ]
+        for n, family in enumerate(self.families[:12]):
+            lines.append("{:6}{count:8}{loss:17.10f}{min_eigenvalue:22.6g}{run:12}".format(n, **family))
+        return "\n".join(lines + [f"   and {len(self.families) - 12} more"] * (len(self.families) > 12))
+
+
+def census(
+    arch,
+    d,
+    runs=1000,
+    seed=0,
+    *,
+    executor=None,
+    workers=None,
+    out=None,
+    resume=False,
+    quiet=False,
+    **given,
+):
+    """Train from many starts, polish every end, and count what was found.
+
+    Parameters
+    ----------
+    arch : Architecture or str
+    d : int
+    runs, seed : int
+        Run i draws its teacher, start and data from ``streams(seed, run=i)``.
+    executor : concurrent.futures.Executor, optional
+        Where the work goes; never shut down.  ``dask.distributed.Client(...).get_executor()`` and
+        ``mpi4py.futures.MPIPoolExecutor()`` are such.  Default: ``workers`` threads, one per core.
+    workers : int, optional
+    out : path, optional
+        Directory for ``runs.jsonl``, written one line per run as they end, ``census.json``,
+        ``census.npz`` and ``figure.png``.
+    resume : bool
+        Make only the runs that ``out`` lacks.  ``runs`` may have grown; nothing else may differ.
+    quiet : bool
+        No progress bar; there is one on a terminal only.
+    **given
+        ``width``, ``teacher_width`` (both d); ``teacher``: a kind of `draw`, drawn anew in each run, a
+        `Network`, or the path of a weights.npz; ``init``: a kind of `draw`; ``data``: "population",
+        "online" or "dataset", with ``batch_size`` and ``samples``; ``optimizer``: a record, or a name with
+        ``lr`` (default: see `basins.descend`) and ``momentum``; ``steps``, at most.
+
+    Returns
+    -------
+    Census
+        The same, bit for bit, for any executor and in any order, on machines of one kind.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For bad input, before any run.
+
+    Notes
+    -----
+    `basins.descend` says when the polish takes over, so that the basins are those of first-order descent.
+    A family is all spurious minima with one loss and one Hessian spectrum (`basins.group`), which the
+    symmetries of units and of coordinates keep.
+
+    Examples
+    --------
+    >>> import resgrad as rg
+    >>> found = rg.census("vanilla", d=6, runs=20, seed=2)
+    >>> found.counts["global"] + found.counts["spurious"]
+    20
+    """
+    from tqdm import tqdm
+
+    from . import basins
+
+    task = prepare(arch, d, runs, seed, **given)
+    workers = None if workers is None else checks.integer(workers, "workers")
+    with contextlib.ExitStack() as stack:
+        done, write = {}, lambda run, basin: None
+        if out is not None:
+            stack.enter_context(files.claim(out))
+            done, write = _journal(Path(out) / "runs.jsonl", task.config, resume, stack)
+        for get_threads, set_threads in basins.blas():
+            stack.callback(set_threads, get_threads())
+        bar = stack.enter_context(tqdm(
+            total=runs, initial=len(done), unit=" runs", file=sys.stderr, leave=False, dynamic_ncols=True,
+            disable=quiet or not sys.stderr.isatty(),
+        ))  # fmt: skip
+        if missing := [run for run in task.numbers if run not in done]:
+            for run, basin in _results(task, missing, executor, workers):
+                write(run, basin)
+                done[run] = basin
+                bar.update()
+        found = Census.of(task.config, [done[run] for run in task.numbers])
+        if out is not None:
+            _write(found, Path(out))
+    return found
+
+
+# ---------------------------------------------------------------------------------------- the files
+
+
+def _journal(path, config, resume, stack):
+    """({run: Basin} of the runs already made, function that appends one): a header, then one line per run."""
+    from . import basins
+
+    header, lines, done = dataclasses.asdict(config), [], {}
+    if path.exists():
+        if not resume:
+            raise ValueError(
+                f"out is {path.parent}, which holds a census; use --resume or another --out"
+            )
+        try:
+            saved, *lines = path.read_bytes().split(b"\n")[:-1]  # a killed process leaves half a line
+            for line in map(json.loads, lines):
+                run, theta = line.pop("run"), base64.b64decode(line.pop("theta"), validate=True)
+                done[run] = basins.Basin(theta=np.frombuffer(theta), **line)
+            old = json.loads(saved)["config"]
+            differ = [key for key in header if old[key] != header[key]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise files.FileError(f"{path} is not a resgrad census: {error}") from None
+        if differ and (differ != ["runs"] or config.runs < old["runs"]):
+            told = "; ".join(f"{key} is {header[key]}, but was {old[key]}" for key in differ)
+            raise ValueError(f"out is {path.parent}, which holds another census: {told}")
+    files.write(
+        path, b"".join(line + b"\n" for line in [json.dumps({"config": header}).encode(), *lines])
+    )
+    file = stack.enter_context(path.open("a"))
+
+    def write(run, basin):
+        theta = base64.b64encode(basin.theta.tobytes()).decode()
+        file.write(json.dumps({"run": run} | basin._asdict() | {"theta": theta}) + "\n")
+        file.flush()
+
+    return done, write
+
+
+def _write(found, out):
+    shares = {name: dict(zip(("share", "low", "high"), found.share(name))) for name in OUTCOMES}
+    content = {"config": dataclasses.asdict(found.config), "version": __version__, **found.counts}
+    files.write_json(out / "census.json", content | {"families": found.families, "shares": shares})
+    files.write_archive(
+        out / "census.npz", "census", {name: getattr(found, name) for name in (*COLUMNS, "family")}
+    )
+    files.write(out / "figure.png", picture(found))
+
+
+def picture(found):
+    """PNG bytes: the histogram of the final losses, with the most frequent families marked."""
+    from . import plots
+
+    color = plots.COLORS.get(found.config.arch, plots.INK)
+    shades = {"global": "#b5b5b5", "spurious": color, "saddle": plots.INK, "unconverged": "#e4d9a8"}
+    seen = [name for name in OUTCOMES if found.counts[name]]
+    other = found.loss[np.isfinite(found.loss) & (found.outcome != "global") & (found.loss > 0)]
+    low, high = other.min(initial=1.0) / 4, 4 * max(other.max(initial=0.0), 1e-300)
+    with plots.figure(1, width=8, height=3.6) as (canvas, axes):
+        bins = np.geomspace(low, max(high, 4 * low), 120)
+        kinds = [np.clip(found.loss[found.outcome == name], bins[0], bins[-1]) for name in seen]
+        label = [f"{OUTCOMES[name]}: {found.counts[name]:,}" for name in seen]
+        axes.hist(kinds, bins, histtype="barstacked", color=[shades[name] for name in seen], label=label)
+        axes.set(xscale="log", yscale="log", ylim=(0.7, 8 * max(found.counts["runs"], 2)), ylabel="runs",
+                 xlabel="final loss (zero: the leftmost bar)", axisbelow=True)  # fmt: skip
+        for n, family in enumerate(found.families[:6]):
+            height = 1.3 * sum(
+                m["count"] for m in found.families if abs(np.log(m["loss"] / family["loss"])) < 0.01
+            )
+            axes.plot(family["loss"], height, "v", color=plots.INK, ms=4)
+            plots.tag(axes, family["loss"], height, str(n), plots.INK, ha="center", xytext=(0, 4))
+        axes.legend(ncols=2, loc="upper left")
+        return plots.png(canvas)
+
+
+# -------------------------------------------------------------------------------- the command line
+
+
+def _parser():
+    parser = experiment.Parser(
+        prog="python -m resgrad.census", allow_abbrev=False,
+        description="Train from many starts and count the minima; files go to a fresh directory under runs/.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--arch", metavar="NAME", help=", ".join(architectures.ARCHITECTURES))
+    add("--preset", help="safran-shamir: the protocol of their paper, with --k")
+    add("--k", type=int, help="dimension and teacher units of the preset")
+    add("--d", type=int, help="input dimension (10)")
+    add("--width", type=int, help="units of the student (d)")
+    add(
+        "--teacher",
+        help="uniform, fan-in, normal, small (anew in each run), zero, identity, or a weights.npz",
+    )
+    add("--teacher-width", type=int, metavar="WIDTH", help="units of the teacher (d)")
+    add("--init", help="where the student starts: a distribution, as for --teacher")
+    add("--data", help="population: the exact expected loss (default), online, or dataset")
+    add("--optimizer", help="nesterov (for vanilla: sgd) or sgd")
+    add("--lr", type=float, help="step size (from the largest curvature)")
+    add("--momentum", type=float, help="in [0, 1) (0.9)")
+    add("--batch-size", type=int, help="samples a step (200); not for population")
+    add("--samples", type=int, help="size of a data set (100000)")
+    add("--steps", type=int, help="first-order steps at most (100000)")
+    add("--runs", type=int, help="number of starts (1000)")
+    add("--seed", type=int, help="of everything random (0)")
+    add("--workers", type=int, help="threads (one per core)")
+    add("--scheduler", metavar="ADDRESS", help="of a dask cluster that does the work instead")
+    add("--out", type=Path, metavar="DIR", help="directory (default: a fresh one under runs/)")
+    add("--resume", action="store_true", help="make only the runs that are missing in --out")
+    add("--quiet", action="store_true", help="no progress, no summary")
+    return parser
+
+
+def _request(given, preset=None, k=None):
+    """The arguments of `census` from those of the command line."""
+    if preset is None:
+        if k is not None:
+            raise ValueError(f"k is {k}, but only a preset has it; the dimension is --d")
+        if "arch" not in given:
+            raise ValueError("arch is missing, but must be given: --arch NAME")
+        return {"d": 10} | given
+    if preset != "safran-shamir":
+        raise checks.suggest(preset, "preset", ["safran-shamir"])
+    if k is None:
+        raise ValueError(f"k is missing, but preset {preset} needs it: --k NUMBER")
+    fixed = SAFRAN_SHAMIR | {"d": checks.integer(k, "k"), "teacher_width": k}
+    for key in fixed:
+        if given.get(key, fixed[key]) != fixed[key]:
+            raise ValueError(f"{key} is {given[key]}, but preset {preset} has {fixed[key]}")
+    return given | fixed
+
+
+def _connect(address, stack):
+    """The executor of the dask cluster at ``address``."""
+    try:
+        from dask.distributed import Client
+    except ImportError:
+        raise ValueError(
+            "scheduler is given, but dask is missing: pip install 'resgrad[cluster]'"
+        ) from None
+    try:
+        return stack.enter_context(Client(address, timeout=10)).get_executor()
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"scheduler is {address}, but does not answer: {checks.shown(error)}") from None
+
+
+def main(argv=None):
+    """The command line; returns the exit code."""
+    given = {key: value for key, value in vars(_parser().parse_args(argv)).items() if value is not None}
+    scheduler, out, quiet = given.pop("scheduler", None), given.pop("out", None), given["quiet"]
+    started = time.perf_counter()
+    try:
+        with contextlib.ExitStack() as stack:
+            if given["resume"] and out is None:
+                raise ValueError("resume is given without out, but must know the directory: --out DIR")
+            request = _request(given, given.pop("preset", None), given.pop("k", None))
+            config = prepare(
+                **{k: v for k, v in request.items() if k not in ("workers", "resume", "quiet")}
+            ).config
+            executor = None if scheduler is None else _connect(scheduler, stack)
+            out = files.fresh("runs", f"census-{config.arch}") if out is None else out
+            if not quiet:
+                experiment._announce_compilation()
+            found = census(**request, executor=executor, out=out)
+    except (ValueError, TypeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (OSError, MemoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted" + (f"; go on with --resume --out {out}" if out else ""), file=sys.stderr)
+        return 130
+    if not quiet:
+        print(f"{found}\n\n{time.perf_counter() - started:.1f} s; files: {out}{os.sep}")
+    return 0
+
+
+class _Module(types.ModuleType):
+    """The module, callable: ``resgrad.census`` is its name, and that of the function."""
+
+    def __call__(self, *args, **kwargs):
+        return census(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Module
+
+if __name__ == "__main__":
+    # not __main__.main: workers look up what they are sent by the name of its module
+    sys.exit(importlib.import_module("resgrad.census").main())

@@ -1,0 +1,396 @@
+"""The census: its basins are gradient descent's, its families the published ones, its bits nobody's choice."""
+
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import resgrad as rg
+from resgrad import basins, files, landscape, symmetry
+from resgrad import census as census_module
+
+census, Census = census_module.census, census_module.Census
+PROTOCOL = dict(census_module.SAFRAN_SHAMIR)
+SMALL = {"arch": "vanilla", "d": 8, "runs": 24, "seed": 1, "quiet": True}  # some end in spurious minima
+
+
+def identical(one, other):
+    """Whether two censuses agree in every bit."""
+    names = (*census_module.COLUMNS, "family")
+    same = all(getattr(one, name).tobytes() == getattr(other, name).tobytes() for name in names)
+    return same and (one.config, one.counts, one.families) == (
+        other.config,
+        other.counts,
+        other.families,
+    )
+
+
+@pytest.fixture(scope="module")
+def small():
+    return census(**SMALL, workers=1)
+
+
+# ----------------------------------------------------------------------------------------- basins
+
+
+def test_the_published_minimum_at_k_10():
+    found = census(d=10, runs=60, seed=1, quiet=True, **PROTOCOL)
+    assert found.counts["global"] + found.counts["spurious"] == 60
+    family = found.families[0]
+    assert family["loss"] / 2 == pytest.approx(0.0187021946, abs=1e-10)
+    assert family["min_eigenvalue"] / 2 == pytest.approx(0.031964, abs=1e-6)
+    assert (found.grad_norm <= 1e-12).all()
+
+
+def test_one_more_unit_finds_the_teacher():
+    """The global minima are degenerate then, and first order alone would take 1e5 steps."""
+    found = census(d=6, width=7, runs=20, seed=1, quiet=True, **PROTOCOL)
+    assert found.counts["global"] == 20
+    assert found.steps.max() < 20_000
+    assert found.loss.max() < 1e-15
+
+
+@pytest.mark.parametrize(("d", "width"), [(6, 6), (10, 10)])
+def test_the_basins_are_those_of_gradient_descent(d, width):
+    """Plain descent, with the same step and no second order, arrives at the same point."""
+    found = census(d=d, width=width, runs=12, seed=4, quiet=True, **PROTOCOL)
+    loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.eye(d).ravel(), d))
+    for run in range(12):
+        start = rg.draw("vanilla", "normal", d, width, rg.streams(4, run).init)
+        plain = rg.train(loss, start, rg.SGD(0.05), 30_000, record_every=30_000).theta
+        assert np.abs(plain - found.theta[run]).max() < 1e-6
+
+
+def test_a_saddle_is_only_what_descent_cannot_leave():
+    """Equal units stay equal: descent converges to a saddle, and is there to the end."""
+    loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.eye(2).ravel(), 2))
+    start = np.array([0.3, 0.3, 0.2, 0.2])
+    assert basins.descend(loss, loss, start, 3000, lr=0.05).outcome == "saddle"
+    tipped = basins.descend(loss, loss, start + [1e-9, 0, 0, 0], 30_000, lr=0.05)
+    assert tipped.outcome == "global"
+    assert tipped.steps > 400  # the gradient was small at the saddle, too
+
+
+def test_no_verdict_before_its_time():
+    kinds = {"d": 6, "runs": 3, "quiet": True}
+    assert census("vanilla", steps=20, **kinds).counts["unconverged"] == 3
+    diverged = census("vanilla", lr=50.0, **kinds)
+    assert diverged.counts["unconverged"] == 3
+    assert str(diverged)
+
+
+@pytest.mark.parametrize("data", ["online", "dataset"])
+def test_sampled_training_ends_in_exact_minima(data):
+    found = census("li", 3, runs=4, teacher="small", data=data, samples=2000, steps=3000, quiet=True)
+    assert found.counts["global"] == 4
+    assert found.loss.max() < 1e-25
+
+
+def test_a_teacher_may_be_zero():
+    assert census("resnet", 3, runs=3, teacher="zero", quiet=True).counts["global"] == 3
+
+
+# --------------------------------------------------------------------------------------- families
+
+
+def test_group_knows_no_order():
+    rng = np.random.default_rng(0)
+    keys = np.repeat(rng.random((5, 3)), 4, axis=0)
+    keys[:, 0] = np.repeat([0.1, 0.1, 0.1, 0.7, 0.7], 4)  # told apart by the other columns only
+    order = rng.permutation(20)
+    noisy = (keys * (1 + 1e-10 * rng.standard_normal(keys.shape)))[order]
+    label = basins.group(noisy)
+    assert len(set(label)) == 5
+    assert ((label[:, None] == label) == (order[:, None] // 4 == order // 4)).all()
+    assert basins.group(np.empty((0, 4))).size == 0
+
+
+def test_symmetric_minima_are_one_family(small):
+    """Permuting units, and coordinates with the identity as teacher, changes no invariant."""
+    d, theta = 8, small.theta[small.families[0]["run"]]
+    loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.eye(d).ravel(), d))
+    moved = theta.reshape(d, d)[::-1][:, np.roll(np.arange(d), 2)].ravel()
+    keys = [basins._invariants(loss, landscape.polish(loss, point)) for point in (theta, moved)]
+    assert basins.group(np.array(keys)).tolist() == [0, 0]
+
+
+def test_rescaled_minima_are_one_family():
+    found = census("resnet-sum", 3, width=2, runs=12, seed=0, teacher="normal", quiet=True)
+    run = found.families[0]["run"]
+    teacher = rg.Network(
+        "resnet-sum", rg.draw("resnet-sum", "normal", 3, 3, rg.streams(0, run).teacher), 3
+    )
+    loss, theta = rg.PopulationLoss("resnet-sum", teacher), found.theta[run]
+    scaled = symmetry.transform("resnet-sum", theta, 3, [1, 0], [0.5, 3.0])
+    keys = [basins._invariants(loss, landscape.polish(loss, point)) for point in (theta, scaled)]
+    assert basins.group(np.array(keys)).tolist() == [0, 0]
+
+
+def test_counts_families_and_shares_agree(small):
+    counts = dict(small.counts)
+    assert counts.pop("runs") == sum(counts.values()) == 24
+    assert sum(family["count"] for family in small.families) == counts["spurious"] > 0
+    for n, family in enumerate(small.families):
+        assert (small.family == n).sum() == family["count"]
+        assert np.ptp(small.loss[small.family == n]) < 1e-10
+    share, low, high = small.share("global")
+    z, p = 1.959963984540054, counts["global"] / 24  # Wilson (1927)
+    middle, half = p + z * z / 48, z * np.sqrt(p * (1 - p) / 24 + z * z / 4 / 24**2)
+    assert (share, low, high) == pytest.approx(
+        (p, *((middle + s * half) / (1 + z * z / 24) for s in (-1, 1)))
+    )
+
+
+def test_the_published_share_has_a_z_score(small):
+    assert small.published() is None
+    found = census(d=8, runs=40, seed=1, quiet=True, **PROTOCOL)
+    share, z = found.published()
+    assert share == 0.126
+    assert abs(z) < 4
+    assert "12.6%" in str(found)
+
+
+# -------------------------------------------------------------------------------------- executors
+
+
+def test_bits_do_not_depend_on_the_number_of_threads(small):
+    before = [get_threads() for get_threads, _ in basins.blas()]
+    for workers in (2, 3):
+        assert identical(census(**SMALL, workers=workers), small)
+    assert [get_threads() for get_threads, _ in basins.blas()] == before
+
+
+class Backwards(concurrent.futures.Executor):
+    """Does all of its work at the end, the last first."""
+
+    def __init__(self):
+        self.work = []
+
+    def submit(self, function, argument):
+        self.work.append((concurrent.futures.Future(), function, argument))
+        if len(self.work) == 23:
+            for future, work, task in reversed(self.work):
+                future.set_result(pickle.loads(pickle.dumps(work(pickle.loads(pickle.dumps(task))))))
+        return self.work[-1][0]
+
+    def shutdown(self, *args, **kwargs):
+        raise AssertionError("the caller owns it")
+
+
+def test_bits_do_not_depend_on_the_order(small):
+    assert identical(census(**SMALL, executor=Backwards()), small)
+
+
+def test_processes(small):
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as executor:
+        assert identical(census(**SMALL, executor=executor), small)
+        assert executor.submit(int, "1").result() == 1  # still ours
+
+
+class Killer(concurrent.futures.Executor):
+    """Passes work on, and kills process ``victim`` once half of it is done."""
+
+    def __init__(self, executor, victim):
+        self.executor, self.victim, self.done = executor, victim, 0
+
+    def submit(self, function, argument):
+        future = self.executor.submit(function, argument)
+        future.add_done_callback(self.count)
+        return future
+
+    def count(self, future):
+        self.done += 1
+        if self.done == 30:
+            os.kill(self.victim, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_that_loses_a_worker():
+    distributed = pytest.importorskip("dask.distributed")
+    wanted = census(**SMALL | {"runs": 200, "seed": 3})
+    with (
+        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        assert identical(
+            census(**SMALL | {"runs": 200, "seed": 3}, executor=client.get_executor()), wanted
+        )
+        victim = next(iter(cluster.workers.values())).pid
+        killer = Killer(client.get_executor(), victim)
+        assert identical(census(**SMALL | {"runs": 200, "seed": 3}, executor=killer), wanted)
+        assert victim not in [worker.pid for worker in cluster.workers.values()]
+
+
+# ------------------------------------------------------------------------------ files and resuming
+
+
+def test_a_census_goes_on_from_any_byte(small, tmp_path):
+    assert identical(census(**SMALL, out=tmp_path), small)
+    names = ("census.json", "census.npz", "figure.png")
+    wanted, journal = (
+        [(tmp_path / name).read_bytes() for name in names],
+        (tmp_path / "runs.jsonl").read_bytes(),
+    )
+    for size in (journal.index(b"\n") + 1, len(journal) // 2, len(journal) - 1, len(journal)):
+        (tmp_path / "runs.jsonl").write_bytes(journal[:size])
+        assert identical(census(**SMALL, out=tmp_path, resume=True), small)
+        assert [(tmp_path / name).read_bytes() for name in names] == wanted
+        assert len((tmp_path / "runs.jsonl").read_bytes().splitlines()) == 25
+
+
+def test_resuming_makes_only_what_is_missing(small, tmp_path, monkeypatch):
+    census(**SMALL | {"runs": 20}, out=tmp_path)
+    made, work = [], basins.work
+    monkeypatch.setattr(basins, "work", lambda task: made.extend(task.numbers) or work(task))
+    assert identical(census(**SMALL, out=tmp_path, resume=True), small)
+    assert sorted(made) == [20, 21, 22, 23]
+
+
+def test_another_census_in_the_same_directory(tmp_path):
+    census(**SMALL | {"runs": 2}, out=tmp_path)
+    with pytest.raises(ValueError, match="which holds a census; use --resume"):
+        census(**SMALL | {"runs": 2}, out=tmp_path)
+    with pytest.raises(ValueError, match="seed is 2, but was 1$"):
+        census(**SMALL | {"runs": 2, "seed": 2}, out=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="lr is 0.01, but was None; runs is 1, but was 2$"):
+        census(**SMALL | {"runs": 1}, lr=0.01, out=tmp_path, resume=True)
+    (tmp_path / "runs.jsonl").write_text("{}\n{}\n")
+    with pytest.raises(files.FileError, match="not a resgrad census"):
+        census(**SMALL | {"runs": 2}, out=tmp_path, resume=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_interrupt_and_resume(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "resgrad.census",
+        "--preset",
+        "safran-shamir",
+        "--k",
+        "6",
+        "--out",
+        str(tmp_path),
+    ]
+    process = subprocess.Popen([*command, "--runs", "100000"], stderr=subprocess.PIPE, text=True)
+    journal, deadline = tmp_path / "runs.jsonl", time.monotonic() + 60
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 10:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=30)[1]
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == f"interrupted; go on with --resume --out {tmp_path}"
+    assert not (tmp_path / "census.json").exists()
+    done = journal.read_text().splitlines()
+    header = json.loads(done[0])
+    header["config"]["runs"] = 16
+    journal.write_text(
+        "\n".join([json.dumps(header), *(one for one in done[1:] if json.loads(one)["run"] < 16), ""])
+    )
+    subprocess.run([*command, "--runs", "16", "--resume", "--quiet"], check=True)
+    assert json.loads((tmp_path / "census.json").read_text())["runs"] == 16
+
+
+# ------------------------------------------------------------------------------- the command line
+
+
+def test_the_command_leaves_its_files(tmp_path, capsys):
+    command = ["--arch", "vanilla", "--d", "8", "--runs", "24", "--seed", "1", "--out", str(tmp_path)]
+    assert census_module.main(command) == 0
+    printed = capsys.readouterr()
+    assert "spurious minimum" in printed.out
+    found = json.loads((tmp_path / "census.json").read_text())
+    assert found["config"]["d"] == 8
+    assert (
+        found["runs"]
+        == found["global"] + found["spurious"] + found["saddle"] + found["unconverged"]
+        == 24
+    )
+    assert {"count", "loss", "min_eigenvalue"} <= set(found["families"][0])
+    with np.load(tmp_path / "census.npz") as archive:
+        assert archive["theta"].shape == (24, 64)
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+BAD = {
+    "--arch vanila": "did you mean 'vanilla'?",
+    "--runs 5": "arch is missing",
+    "--arch li --runs 0": "runs is 0, but must be at least 1",
+    "--arch li --d 0": "d is 0",
+    "--arch li --width -1": "width is -1",
+    "--arch li --teacher unifrm": "did you mean 'uniform'?",
+    "--arch li --teacher no.npz": "no.npz cannot be read",
+    "--arch li --init norml": "did you mean 'normal'?",
+    "--arch li --optimizer adam": "optimizer is 'adam'",
+    "--arch li --lr 0": "lr is 0.0",
+    "--arch li --workers 0": "workers is 0",
+    "--arch li --seed -1": "seed is -1",
+    "--arch li --data online --batch-size 0": "batch_size is 0",
+    "--arch li --runs many": "invalid int value",
+    "--arch li --resume": "resume is given without out",
+    "--arch li --k 4": "k is 4, but only a preset has it",
+    "--preset safran": "did you mean 'safran-shamir'?",
+    "--preset safran-shamir": "k is missing",
+    "--preset safran-shamir --k 0": "k is 0",
+    "--preset safran-shamir --k 4 --lr 0.1": "lr is 0.1, but preset safran-shamir has 0.05",
+}
+
+
+@pytest.mark.parametrize("command", BAD)
+def test_bad_input_is_one_line(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = census_module.main(
+            [*command.split(), "--out", "here"] if "resume" not in command else command.split()
+        )
+    except SystemExit as stop:
+        code = stop.code
+    printed = capsys.readouterr()
+    assert code == 2
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert BAD[command] in printed.err
+    assert not any(tmp_path.rglob("*.json*"))
+
+
+def test_help_is_cheap():
+    code = "import sys; from resgrad import census; census._parser().format_help(); print(*sys.modules)"
+    modules = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"numba", "scipy", "matplotlib", "tqdm", "dask"} & set(modules)
+
+
+def test_arguments_are_checked_before_any_run():
+    network = rg.Network("li", np.zeros(8), 2)
+    with pytest.raises(ValueError, match="teacher_width is 3, but the teacher has 4 units"):
+        census("li", 2, teacher=network, teacher_width=3)
+    with pytest.raises(ValueError, match="d"):
+        census("li", 3, teacher=network)
+    with pytest.raises(TypeError, match="unexpected"):
+        census("li", 3, with_=4)
+
+
+def test_a_given_teacher_and_a_given_optimizer():
+    teacher = rg.Network("li", rg.draw("li", "small", 3, rng=0), 3)
+    found = census("li", 3, runs=4, teacher=teacher, optimizer=rg.Nesterov(0.05, 0.5), quiet=True)
+    assert found.counts["global"] == 4
+    assert (found.config.optimizer, found.config.lr, found.config.momentum) == ("nesterov", 0.05, 0.5)
+    assert found.config.teacher.startswith("network, sha256 ")
+    assert np.abs(found.theta - teacher.theta).max() < 1e-10  # li pins its units down
+
+
+def test_the_module_is_the_function_too():
+    assert census_module("li", 2, runs=1, quiet=True).counts["runs"] == 1
