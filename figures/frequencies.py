@@ -1,4 +1,4 @@
-"""How often the post's four networks reach loss zero.  ``python -m figures.frequencies`` prints the table.
+"""How often the post's networks reach loss zero; ``python -m figures.frequencies`` prints the table.
 
 The post has one run of each.  Here d = 10, its starts U(-1/sqrt(d), 1/sqrt(d)), exact expected loss,
 Nesterov; every run draws a new teacher.
@@ -11,7 +11,8 @@ from resgrad.census import OUTCOMES
 ARCHS, TEACHERS = ("li", "resnet", "two-weight", "modresnet"), ("uniform", "normal", "small")
 D, RUNS, STEPS, SEED = 10, 100, 300_000, 0
 LABELS = {
-    "uniform": "$w^* \\sim U[0, 1)$", "normal": "$w^* \\sim N(0, 1/d)$", "small": "$w^* \\sim N(0, 0.01/d)$",
+    "uniform": "$w^* \\sim U[0, 1)$", "normal": "$w^* \\sim N(0, 1/d)$",
+    "small": "$w^* \\sim N(0, 0.01/d)$",
 }  # fmt: skip
 SHADES = {"spurious": "#6b6b6b", "saddle": plots.INK, "unconverged": "#d9d9d9"}
 
@@ -27,9 +28,8 @@ def censuses():
 
 def table(found):
     """Shares of zero loss with their 95 % Wilson intervals, and the other outcomes, for people."""
-    lines = [
-        f"{'':12}{'teacher':10}{'zero loss':>10}{'95 % interval':>18}{'spurious':>10}{'saddle':>8}{'not converged':>15}"
-    ]
+    lines = [f"{'':12}{'teacher':10}{'zero loss':>10}{'95 % interval':>18}"]
+    lines[0] += f"{'spurious':>10}{'saddle':>8}{'not converged':>15}"
     for (arch, teacher), census in found.items():
         share, low, high = (100 * p for p in census.share("global"))
         others = "{spurious:10}{saddle:8}{unconverged:15}".format(**census.counts)
@@ -60,6 +60,7 @@ def draw():
             )
             axes.invert_yaxis() if axes is panels[0] else None
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+            axes.set_xticks([0, 0.25, 0.5, 0.75])
             axes.grid(False, axis="y")
         panels[1].set_xlabel(
             "colored: loss zero, with its 95 % interval;  dark: spurious minimum;  light: not converged"

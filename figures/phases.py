@@ -24,7 +24,7 @@ def draw():
                 run = history(name, "li-yuan", seed=seed)
                 right.plot(run["step"], run["distance"], color=plots.COLORS[name], lw=1.2)
             plots.tag(right, run["step"][-1], run["distance"][-1], name, plots.COLORS[name])
-        plots.decades(right, [run["distance"]], low=1e-6)
+        plots.decades(right, [run["distance"]], low=3e-3)
         plots.steps_axis(right, run["step"])
         right.set_title("$\\|W - W^*\\|$, d = 100, $\\|W^*\\|_2$ about 0.6, 5 seeds")
         return plots.png(picture)

@@ -104,7 +104,7 @@ class Architecture:
 
     def flatten(self, W1, W2=None):
         """theta, shape (n,), from W1 (d, k) and W2 (k, d): W1 then W2, row-major."""
-        W1 = checks.array(W1, "W1", (None, None), dtype=None, finite=False)
+        W1 = checks.array(W1, "W1", ("d", "k"), dtype=None, finite=False)
         if not self.trains_readout:
             if W2 is not None:
                 raise ValueError(f"W2 is given, but {self.name} has a fixed read-out and no W2")
@@ -249,7 +249,7 @@ class Network:
         """F at each row of ``X`` (B, d): shape (B,) for a scalar output, (B, d) for a vector one."""
         from . import kernels
 
-        X = checks.array(X, "X", (None, self.d), dtype=None)
+        X = checks.array(X, "X", ("B", self.d), dtype=None)
         U, A, C = (np.ascontiguousarray(a, X.dtype) for a in self.canonical())
         Y = kernels.forward(U, A, C, X)
         return Y if self.arch.readout == "vector" else Y[:, 0]

@@ -102,7 +102,7 @@ def _step_size(exact, theta0, momentum):
 
 
 def _polish(exact, theta, slack, settled):
-    """The minimum in whose basin ``theta`` lies, or None where that is uncertain; a saddle if ``settled``."""
+    """The minimum in whose basin ``theta`` lies; None if that is uncertain; a saddle if ``settled``."""
     if not (settled or _convex(exact, theta, slack)):
         return None
     point = landscape._judge(exact, *landscape._newton(exact, theta))
@@ -208,7 +208,7 @@ def blas():
 
 
 def work(task):
-    """[(run, Basin)] of a task.  On one BLAS thread: the last bits of eigenvalues depend on their number."""
+    """[(run, Basin)] of a task, on one BLAS thread: eigenvalues' last bits depend on their number."""
     for _, set_threads in blas():
         set_threads(1)
     config, found = task.config, []

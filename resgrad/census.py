@@ -22,7 +22,8 @@ import numpy as np
 from . import __version__, architectures, checks, experiment, files, optimizers
 
 OUTCOMES = {
-    "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle", "unconverged": "not converged",
+    "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle",
+    "unconverged": "not converged",
 }  # fmt: skip
 COLUMNS = ("outcome", "loss", "grad_norm", "min_eigenvalue", "steps", "theta")
 
@@ -61,8 +62,8 @@ class Config:
     seed: int
 
 
-def prepare(arch, d, runs=1000, seed=0, *, teacher=None, teacher_width=None, init=None, optimizer=None, lr=None,
-            steps=100_000, **given):  # fmt: skip
+def prepare(arch, d, runs=1000, seed=0, *, teacher=None, teacher_width=None, init=None, optimizer=None,
+            lr=None, steps=100_000, **given):  # fmt: skip
     """The `basins.Task` of a whole census, every argument checked; see `census`."""
     from . import basins, training
 
@@ -74,7 +75,9 @@ def prepare(arch, d, runs=1000, seed=0, *, teacher=None, teacher_width=None, ini
         given["momentum"], lr = optimizer.momentum, optimizer.lr
         optimizer = type(optimizer).__name__.lower()
     base = experiment.resolve(
-        arch, d=d, lr=1.0 if lr is None else lr, steps=steps, seed=seed, init=init or ("normal" if control else "fan-in"),
+        arch.name if arch.name in architectures.ARCHITECTURES else "li", d=d, steps=steps, seed=seed,
+        lr=1.0 if lr is None else lr,
+        init=init or ("normal" if control else "fan-in"),
         optimizer=optimizer or ("sgd" if control and not given.get("momentum") else "nesterov"),
         **{"data": "population"} | given,
     )  # fmt: skip
@@ -94,8 +97,8 @@ def prepare(arch, d, runs=1000, seed=0, *, teacher=None, teacher_width=None, ini
             raise ValueError(f"teacher_width is {units}, but the teacher has {network.width} units")
         units = network.width
     fields = {field.name: getattr(base, field.name, None) for field in dataclasses.fields(Config)} | {
-        "teacher": teacher, "teacher_width": units, "lr": None if lr is None else base.lr,
-        "runs": checks.integer(runs, "runs"),
+        "arch": arch.name, "teacher": teacher, "teacher_width": units,
+        "lr": None if lr is None else base.lr, "runs": checks.integer(runs, "runs"),
     }  # fmt: skip
     task = basins.Task(Config(**fields), arch, network, tuple(range(runs)))
     task.loss(training.streams(seed))  # whether the teacher fits
@@ -139,7 +142,7 @@ class Census:
     counts : dict
         "runs", and how many of them ended as "global", "spurious", "saddle", "unconverged".
     families : list of dict
-        Spurious minima, the most frequent first: ``count``, ``loss``, ``min_eigenvalue`` (of the Hessian)
+        Spurious minima, the most frequent first: ``count``, ``loss``, ``min_eigenvalue`` of the Hessian,
         and ``run``, the first run that found it.
     outcome, loss, grad_norm, min_eigenvalue, steps : ndarray, shape (runs,)
         See `basins.Basin`.
@@ -186,7 +189,7 @@ class Census:
         return count / runs, *map(float, binomtest(count, runs).proportion_ci(method="wilson"))
 
     def published(self):
-        """(share, z) of spurious minima in Safran & Shamir (2018), z of the two shares; None for other settings."""
+        """(published share of spurious minima, z of the measured one); None for other settings."""
         config = dataclasses.asdict(self.config)
         share = PUBLISHED.get((config["d"], config["width"]))
         if share is None or config != config | SAFRAN_SHAMIR | {"teacher_width": config["d"]}:
@@ -262,8 +265,8 @@ def census(
     **given
         ``width``, ``teacher_width`` (both d); ``teacher``: a kind of `draw`, drawn anew in each run, a
         `Network`, or the path of a weights.npz; ``init``: a kind of `draw`; ``data``: "population",
-        "online" or "dataset", with ``batch_size`` and ``samples``; ``optimizer``: a record, or a name with
-        ``lr`` (default: see `basins.descend`) and ``momentum``; ``steps``, at most.
+        "online" or "dataset", with ``batch_size`` and ``samples``; ``optimizer``: a record, or a name
+        with ``lr`` (default: see `basins.descend`) and ``momentum``; ``steps``, at most.
 
     Returns
     -------
@@ -277,7 +280,7 @@ def census(
 
     Notes
     -----
-    `basins.descend` says when the polish takes over, so that the basins are those of first-order descent.
+    `basins.descend` says when the polish takes over: the basins are those of first-order descent.
     A family is all spurious minima with one loss and one Hessian spectrum (`basins.group`), which the
     symmetries of units and of coordinates keep.
 
@@ -302,8 +305,8 @@ def census(
         for get_threads, set_threads in basins.blas():
             stack.callback(set_threads, get_threads())
         bar = stack.enter_context(tqdm(
-            total=runs, initial=len(done), unit=" runs", file=sys.stderr, leave=False, dynamic_ncols=True,
-            disable=quiet or not sys.stderr.isatty(),
+            total=runs, initial=len(done), unit=" runs", file=sys.stderr, leave=False,
+            dynamic_ncols=True, disable=quiet or not sys.stderr.isatty(),
         ))  # fmt: skip
         if missing := [run for run in task.numbers if run not in done]:
             for run, basin in _results(task, missing, executor, workers):
@@ -320,7 +323,7 @@ def census(
 
 
 def _journal(path, config, resume, stack):
-    """({run: Basin} of the runs already made, function that appends one): a header, then one line per run."""
+    """({run: Basin} of the runs already made, function that appends one); a header, then a line each."""
     from . import basins
 
     header, lines, done = dataclasses.asdict(config), [], {}
@@ -396,7 +399,7 @@ def picture(found):
 def _parser():
     parser = experiment.Parser(
         prog="python -m resgrad.census", allow_abbrev=False,
-        description="Train from many starts and count the minima; files go to a fresh directory under runs/.",
+        description="Train from many starts, count the minima; files go to a fresh directory in runs/.",
     )  # fmt: skip
     add = parser.add_argument
     add("--arch", metavar="NAME", help=", ".join(architectures.ARCHITECTURES))

@@ -44,11 +44,21 @@ def real(value, name, low=-np.inf, high=np.inf, *, above=None):
     return number
 
 
+def floating(dtype):
+    """``dtype`` as float32 or float64."""
+    try:
+        if np.dtype(dtype) in (np.float32, np.float64):
+            return np.dtype(dtype)
+    except TypeError:
+        pass
+    raise ValueError(f"dtype is {shown(dtype)}, but must be float32 or float64")
+
+
 def array(value, name, shape=None, dtype=np.float64, finite=True):
     """``value`` as a C-contiguous array, finite unless told otherwise, of ``dtype``
     (None: float32 stays, else float64).
 
-    ``shape`` may hold None for a free length.  The input is never written to, and copied only
+    ``shape`` may hold a name for a free length, as in ("N", d).  The input is never written to, and copied only
     where its type or layout asks for it.
     """
     try:
@@ -60,9 +70,9 @@ def array(value, name, shape=None, dtype=np.float64, finite=True):
     if dtype is None:
         dtype = np.float32 if raw.dtype == np.float32 else np.float64
     if shape is not None and (
-        raw.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, raw.shape))
+        raw.ndim != len(shape) or any(n != m for n, m in zip(shape, raw.shape) if not isinstance(n, str))
     ):
-        wanted = "(" + ", ".join("n" if n is None else str(n) for n in shape)
+        wanted = "(" + ", ".join(map(str, shape))
         wanted += ",)" if len(shape) == 1 else ")"
         raise ValueError(f"{name} has shape {raw.shape}, but must have shape {wanted}")
     with np.errstate(over="ignore"):

@@ -17,6 +17,7 @@ import numpy as np
 
 from . import __version__, architectures, checks, files, optimizers
 
+RUN_FILES = ("run.json", "checkpoint.npz", "history.csv", "weights.npz", "figure.png")
 SAVE_EVERY = 3.0  # seconds between checkpoints
 ZERO = 1e-10  # a loss this far below where it started counts as zero: ten orders of magnitude
 
@@ -44,12 +45,13 @@ class Config:
 
 
 DATA = ("dataset", "online", "population")
+DTYPES = ("float64", "float32")
 BASE = {
     "d": 10, "data": "dataset", "optimizer": "nesterov", "momentum": 0.9, "batch_size": 200,
     "samples": 100_000, "steps": 20_000, "teacher": "normal", "init": "small", "dtype": "float64", "seed": 0,
 }  # fmt: skip
 
-# lr stands for d = 10 and falls with d as the largest curvature grows: d for normal teachers, whose
+# lr stands for d = width = 10 and falls with the larger of them as the largest curvature grows: d for normal teachers, whose
 # units have length about 1, and d^2 or d^3 for uniform ones, whose units grow with d.
 DEFAULT = {
     "li": {"lr": 0.02},
@@ -119,11 +121,16 @@ def resolve(arch, preset="default", **given):
     if given.get("optimizer") == "sgd":
         given.setdefault("momentum", 0.0)
     config = {"arch": name, "preset": preset} | BASE | PRESETS[preset][name] | given
+    unused = {"population": ("batch_size", "samples"), "online": ("samples",)}.get(config["data"], ())
+    for field in unused:
+        if field in given:
+            raise ValueError(f"{field} is {given[field]}, but {config['data']} data has none")
     d = config["d"] = checks.integer(config["d"], "d")
     config["width"] = checks.integer(config.get("width", d), "width")
     if preset == "default" and "lr" not in given:
         power = 1 if config["teacher"] != "uniform" else 2 if name == "modresnet" else 3
-        config["lr"] = float(f"{config['lr'] * (10 / d) ** power:.2g}")
+        size = max(d, config["width"])
+        config["lr"] = float(f"{config['lr'] * (10 / size) ** power:.2g}")
     for field in ("batch_size", "samples", "steps"):
         config[field] = checks.integer(config[field], field)
     config["seed"] = checks.integer(config["seed"], "seed", 0)
@@ -137,9 +144,6 @@ def resolve(arch, preset="default", **given):
     if config["optimizer"] == "sgd" and config["momentum"]:
         raise ValueError(f"momentum is {config['momentum']:g}, but sgd has none; use --optimizer nesterov")
     return Config(**config)
-
-
-DTYPES = ("float64", "float32")
 
 
 def prepare(config):
@@ -173,10 +177,14 @@ def _parameters(config, role, rng):
         return training.draw(arch, kind, config.d, config.width, rng)
     if not kind.endswith(".npz"):
         raise checks.suggest(kind, role, [*training.DRAWS, "the path of a weights.npz"])
-    theta = checks.array(files.read_archive(kind, "weights")[0]["theta"], role)
-    if theta.shape != (arch.size(config.d, config.width),):
-        needs = arch.size(config.d, config.width)
-        raise ValueError(f"{role} {kind} holds a theta of shape {theta.shape}, but must hold ({needs},)")
+    arrays, header = files.read_archive(kind, "weights")
+    theta = checks.array(arrays["theta"], role)
+    found, needed = (header["arch"], header["d"]), (arch.name, config.d)
+    if found != needed or theta.size != arch.size(config.d, config.width):
+        raise ValueError(
+            f"{role} {kind} holds {header['arch']} with d={header['d']} and {theta.size} parameters, but "
+            f"{arch.name} with d={config.d} and {arch.size(config.d, config.width)} is needed"
+        )
     return theta
 
 
@@ -204,10 +212,11 @@ def table(trajectory):
 # --------------------------------------------------------------------------------- checkpoints
 
 
-def save_checkpoint(path, config, state, records, seconds):
-    """Everything that `load_checkpoint` needs to go on, bit for bit."""
+def save_checkpoint(path, config, teacher, state, records, seconds):
+    """Everything that `load_checkpoint` needs to go on, bit for bit; the data are drawn again."""
     arrays = {name: getattr(state, name) for name in ("theta0", "U", "A", "VU", "VA", "order")}
     arrays["records"] = np.array(records, dtype=np.float64)
+    arrays["theta_star"] = teacher.theta
     numbers = {name: getattr(state, name) for name in ("position", "step", "window_loss", "window_steps")}
     files.write_archive(
         path, "checkpoint", arrays,
@@ -216,7 +225,7 @@ def save_checkpoint(path, config, state, records, seconds):
 
 
 def load_checkpoint(path):
-    """(config, state, records, seconds) of a checkpoint.
+    """(config, theta_star, state, records, seconds) of a checkpoint.
 
     Raises
     ------
@@ -230,19 +239,22 @@ def load_checkpoint(path):
     rng = np.random.default_rng(0)
     rng.bit_generator.state = header["rng"]
     numbers = {name: header[name] for name in ("position", "step", "window_loss", "window_steps")}
+    theta_star = arrays.pop("theta_star")
     state = training.State(rng=rng, **arrays, **numbers)
-    return Config(**header["config"]), state, records, header["seconds"]
+    return Config(**header["config"]), theta_star, state, records, header["seconds"]
 
 
 # ----------------------------------------------------------------------------------- one run
 
 
-def simulate(config, *, progress=None, resume=None):
+def simulate(config, problem=None, *, progress=None, resume=None):
     """(trajectory, teacher) of the run that ``config`` describes; writes nothing.
 
     Parameters
     ----------
     config : Config
+    problem : tuple, optional
+        What `prepare` makes of ``config``.
     progress, resume : optional
         As in `resgrad.train`.
 
@@ -255,7 +267,7 @@ def simulate(config, *, progress=None, resume=None):
     """
     from . import training
 
-    loss, theta0, teacher = prepare(config)
+    loss, theta0, teacher = problem or prepare(config)
     momentum = (config.momentum,) if config.optimizer == "nesterov" else ()
     optimizer = optimizers.OPTIMIZERS[config.optimizer](config.lr, *momentum)
     batch_size = None if config.data == "population" else config.batch_size
@@ -266,7 +278,7 @@ def simulate(config, *, progress=None, resume=None):
     return trajectory, teacher
 
 
-def run(config, out, *, resume=None, plot=True, quiet=False):
+def run(config, out, problem=None, *, resume=None, plot=True, quiet=False):
     """Train as ``config`` says and leave the files in ``out``.
 
     Parameters
@@ -274,6 +286,8 @@ def run(config, out, *, resume=None, plot=True, quiet=False):
     config : Config
     out : path
         An existing directory.
+    problem : tuple, optional
+        What `prepare` makes of ``config``.
     resume : tuple, optional
         (state, records, seconds) of a checkpoint.
     plot, quiet : bool
@@ -284,9 +298,9 @@ def run(config, out, *, resume=None, plot=True, quiet=False):
         What ``run.json`` holds.
     """
     *resume, before = resume or (0.0,)
-    started = time.perf_counter() - before
-    with _Watch(config, Path(out) / "checkpoint.npz", started, quiet) as watch:
-        trajectory, teacher = simulate(config, progress=watch, resume=resume or None)
+    started, problem = time.perf_counter() - before, problem or prepare(config)
+    with _Watch(config, problem[2], Path(out) / "checkpoint.npz", started, quiet) as watch:
+        trajectory, teacher = simulate(config, problem, progress=watch, resume=resume or None)
         seconds = time.perf_counter() - started
         watch.save()
     return _write(config, out, trajectory, teacher, seconds, plot)
@@ -295,8 +309,9 @@ def run(config, out, *, resume=None, plot=True, quiet=False):
 class _Watch:
     """What happens between windows: the progress bar, checkpoints, Ctrl-C and SIGTERM."""
 
-    def __init__(self, config, path, started, quiet):
-        self.config, self.path, self.started, self.quiet = config, path, started, quiet
+    def __init__(self, config, teacher, path, started, quiet):
+        self.config, self.teacher, self.path = config, teacher, path
+        self.started, self.quiet = started, quiet
         self.saved, self.stop, self.latest = time.perf_counter(), False, None
 
     def __enter__(self):
@@ -331,7 +346,8 @@ class _Watch:
         """Write the checkpoint; a run that ended in numbers that are not finite keeps its last good one."""
         if self.latest is None or not all(np.isfinite(w).all() for w in (self.latest[0].U, self.latest[0].A)):
             return
-        save_checkpoint(self.path, self.config, *self.latest, time.perf_counter() - self.started)
+        seconds = time.perf_counter() - self.started
+        save_checkpoint(self.path, self.config, self.teacher, *self.latest, seconds)
         self.saved = time.perf_counter()
 
     def __exit__(self, *error):
@@ -421,7 +437,7 @@ def verdict(summary):
     result = summary["result"]
     if summary["stop_reason"].startswith("diverged"):
         return f"The run {summary['stop_reason']}: nothing can be said of it but that the step size is too large."
-    if result["population_loss_final"] > ZERO * result["population_loss_initial"]:
+    if result["population_loss_final"] > max(ZERO * result["population_loss_initial"], 1e-24):
         return (
             f"The expected loss is {result['population_loss_final']:.3g}, not zero: the run was too short, or "
             "it is caught in a spurious minimum."
@@ -431,6 +447,12 @@ def verdict(summary):
     if result["distance_final"] < close * max(result["distance_initial"], 1):
         return f"Loss zero, and the student is the teacher itself (units permuted: {moved})."
     readout = architectures.resolve(summary["config"]["arch"]).readout
+    if result["aligned_distance_final"] > 1e-3 * result["distance_final"]:
+        return (
+            f"Loss zero, but the student is {result['distance_final']:.3g} away from the teacher, and "
+            f"{result['aligned_distance_final']:.2g} modulo\n{SYMMETRY[readout]}: not yet converged, or "
+            "units share what one unit of the teacher does."
+        )
     return (
         f"Loss zero, but the student is not the teacher: they are {result['distance_final']:.3g} apart.\n"
         f"They agree up to {SYMMETRY[readout]}:\n"
@@ -458,17 +480,18 @@ def _parser():
     add("--width", type=int, help="hidden units (d)")
     add("--data", help="dataset (default), online: fresh samples, population: the exact expected loss")
     add("--optimizer", help="nesterov (default) or sgd")
-    add("--lr", type=float, help="step size")
+    add("--lr", type=float, help="step size (by architecture and size)")
     add("--momentum", type=float, help="in [0, 1) (0.9)")
     add("--batch-size", type=int, help="samples a step (200)")
     add("--samples", type=int, help="size of the data set (100000)")
-    add("--steps", type=int, help="number of steps")
-    add("--teacher", help="uniform, fan-in, normal, small, zero, identity, or a weights.npz")
-    add("--init", help="where the student starts: as for --teacher")
+    add("--steps", type=int, help="number of steps (by architecture)")
+    draws = "uniform, fan-in, normal, small, spectral, phases, zero, identity"  # training.DRAWS
+    add("--teacher", help=f"{draws}, or a weights.npz (normal; uniform for two-weight and modresnet*)")
+    add("--init", help="where the student starts: as for --teacher (small)")
     add("--dtype", help="float64 (default) or float32")
     add("--seed", type=int, help="of everything random (0)")
     add("--record-every", type=int, metavar="STEPS", help="default: every 2%% of the way")
-    add("--out", type=Path, metavar="DIR", help="run directory (default: a fresh one under runs/)")
+    add("--out", metavar="DIR", help="run directory (default: a fresh one under runs/)")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
     add("--overwrite", action="store_true", help="replace the run in --out")
     add("--no-plot", action="store_true", help="no figure.png")
@@ -477,8 +500,8 @@ def _parser():
 
 
 def _continue(out, config, given):
-    """(config, resume) for --resume; what was said on the command line must agree with the checkpoint."""
-    saved, *resume = load_checkpoint(out / "checkpoint.npz")
+    """(config, theta_star, resume) for --resume; the command line must agree with the checkpoint."""
+    saved, theta_star, *resume = load_checkpoint(out / "checkpoint.npz")
     for key in given:
         if key != "steps" and getattr(config, key) != getattr(saved, key):
             raise ValueError(
@@ -488,7 +511,7 @@ def _continue(out, config, given):
     steps = given.get("steps", saved.steps)
     if steps < resume[0].step:
         raise ValueError(f"steps is {steps}, but the run in {out} is at {resume[0].step} already")
-    return dataclasses.replace(saved, steps=steps), resume
+    return dataclasses.replace(saved, steps=steps), theta_star, resume
 
 
 def main(argv=None):
@@ -503,14 +526,22 @@ def main(argv=None):
             raise ValueError("resume is given without out, but must know the run's directory: --out DIR")
         if resume and overwrite:
             raise ValueError("resume and overwrite are both given, but only one can be meant")
+        if out == "":
+            raise ValueError("out is empty, but must be a directory")
         config = resolve(**given)
         prepare(dataclasses.replace(config, samples=1))  # bad input is told before anything is written
-        out = files.fresh("runs", config.arch) if out is None else out
+        if not quiet:
+            _announce_compilation()
+        out = files.fresh("runs", config.arch) if out is None else Path(out)
         with files.claim(out):
-            config, checkpoint = _open(out, config, given, resume, overwrite, quiet)
-            if not quiet:
-                _announce_compilation()
-            summary = run(config, out, resume=checkpoint, plot=not no_plot, quiet=quiet)
+            config, theta_star, checkpoint = _open(out, config, given, resume, overwrite, quiet)
+            problem = prepare(config)
+            if theta_star is not None and not np.array_equal(theta_star, problem[2].theta):
+                raise ValueError(f"teacher is {config.teacher}, but not the one that the run in {out} began with")
+            if overwrite:
+                for name in RUN_FILES:
+                    (out / name).unlink(missing_ok=True)
+            summary = run(config, out, problem, resume=checkpoint, plot=not no_plot, quiet=quiet)
     except (ValueError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -523,8 +554,11 @@ def main(argv=None):
     if not quiet:
         try:
             print(describe(summary, out), flush=True)
-        except BrokenPipeError:  # the reader has gone; all files are written
+        except OSError as error:  # the reader has gone, say; all files are written
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if not isinstance(error, BrokenPipeError):
+                print(f"error: standard output: {error.strerror}", file=sys.stderr)
+                return 1
     reason = summary["stop_reason"]
     if reason.startswith("diverged"):
         print(f"error: {reason}; try a smaller --lr than {config.lr:g}", file=sys.stderr)
@@ -536,18 +570,16 @@ def main(argv=None):
 
 
 def _open(out, config, given, resume, overwrite, quiet):
-    """(config, checkpoint) of the run to make in ``out``, which must be free, or meant to be used again."""
-    names = ("run.json", "checkpoint.npz", "history.csv", "weights.npz", "figure.png")
+    """(config, theta_star, checkpoint) of the run to make in ``out``: free, or meant to be used again."""
     if resume and (out / "checkpoint.npz").exists():
         return _continue(out, config, given)
+    if resume and (out / "run.json").exists():
+        raise ValueError(f"out is {out}, whose run has lost its checkpoint.npz; use --overwrite or another --out")
+    if not overwrite and any((out / name).exists() for name in RUN_FILES[:2]):
+        raise ValueError(f"out is {out}, which holds a run; use --resume, --overwrite or another --out")
     if resume and not quiet:
         print(f"nothing is saved in {out} yet: starting from the beginning", file=sys.stderr)
-    if overwrite:
-        for name in names:
-            (out / name).unlink(missing_ok=True)
-    if any((out / name).exists() for name in names[:2]):
-        raise ValueError(f"out is {out}, which holds a run; use --resume, --overwrite or another --out")
-    return config, None
+    return config, None, None
 
 
 def _announce_compilation():

@@ -90,6 +90,7 @@ _exact = functools.partial(_jit, fastmath={"contract"})
 _inline_exact = functools.partial(_exact, inline="always")
 
 UNROLLED = 32  # widest network for which the shape-specialized loop beats BLAS
+EXACT_UNROLLED = 12  # likewise for the exact gradient
 BLOCK = 1024  # samples per block where a whole data set is evaluated
 
 
@@ -359,7 +360,10 @@ def _pair_terms(K, plus, value, norm, slope):
 
 @_inline_exact
 def _population_gradient(d, k, K, m, network, room, U, A, D, dU, dA):
-    """(10) into dU and (11) into dA, one unit after the other, each against all K at once."""
+    """(10) into dU and (11) into dA, one unit after the other, each against all K at once.
+
+    A pair of student units is met twice: in SIMD lanes that is cheaper than to mirror it.
+    """
     rows, columns, norm, Q, Q_T = network
     plus, slope, value, dz, da = room
     for j in range(k):
@@ -423,7 +427,7 @@ def population_gradient(U, A, U_star, A_star, D, dU, dA):
     """(10) into dU and (11) into dA: O(k (k + k*) (d + m)) time, O(k (k + k*)) memory at most."""
     network = _residual_network(U, A, U_star, A_star)
     d, k, m = U.shape[0], U.shape[1], A.shape[1]
-    if max(d, k) > UNROLLED:
+    if max(d, k) > EXACT_UNROLLED:
         _population_gradient_blas(network, U, A, D, dU, dA)
     else:
         K = network[2].size
@@ -434,7 +438,7 @@ def population_gradient(U, A, U_star, A_star, D, dU, dA):
 def population_loop(teacher, U, A, VU, VA, rates, n_steps):
     """``n_steps`` of (6) on the exact gradient, in place; ``teacher`` and ``rates`` as in `sampled_loop`."""
     shape = (U.shape[0], U.shape[1], U.shape[1] + teacher[0].shape[1], A.shape[1])
-    loop = _population_loop(*(shape if max(shape[:2]) <= UNROLLED else (0, 0, 0, 0)))
+    loop = _population_loop(*(shape if max(shape[:2]) <= EXACT_UNROLLED else (0, 0, 0, 0)))
     loop(teacher, U, A, VU, VA, rates, n_steps)
 
 
@@ -668,12 +672,12 @@ def population_value_plain(Z, Q, D):
     P = Q * norm.reshape((K, 1))
     C, W = np.dot(unit, unit.T), np.dot(P, P.T)
     odd = D + 0.5 * np.dot(Z.T, Q)
-    total, squares = (np.sum(odd * odd), 0.0), 0.0
+    total, noise = (np.sum(odd * odd), 0.0), 0.0
     for l in range(K):
         for n in range(l + 1):
             c = min(1.0, abs(C[l, n])) if n < l else 1.0
             term = W[l, n] * (math.sqrt((1.0 - c) * (1.0 + c)) + c * math.asin(c))
             term *= (1.0 if n == l else 2.0) / (2.0 * math.pi)
             total = _add(total, (term, 0.0))
-            squares += term * term
-    return max(total[0], 0.0), np.finfo(np.float64).eps * math.sqrt(squares)
+            noise = math.hypot(noise, term)
+    return max(total[0], 0.0), np.finfo(np.float64).eps * noise

@@ -360,7 +360,7 @@ def one_point(loss, thetas, theta_star=None, aligned=None):
         if not hasattr(loss, "teacher"):
             raise ValueError("theta_star is missing, and the loss has no teacher")
         theta_star = symmetry.convert(loss.teacher.theta, loss.d, loss.teacher.arch, loss.arch)
-    theta_star = checks.array(theta_star, "theta_star", (None,))
+    theta_star = checks.array(theta_star, "theta_star", ("n",))
     thetas = np.atleast_2d(checks.array(thetas, "thetas"))
     if aligned is None:
         aligned = loss.arch.trains_readout or not loss.arch.identity
@@ -417,7 +417,7 @@ def convexity_region(gammas, d, n_pairs=200, rng=None, arch="li"):
     (1.0, True)
     """
     arch, d = architectures.resolve(arch), checks.integer(d, "d")
-    gammas, n_pairs = checks.array(gammas, "gammas", (None,)), checks.integer(n_pairs, "n_pairs")
+    gammas, n_pairs = checks.array(gammas, "gammas", ("n",)), checks.integer(n_pairs, "n_pairs")
     rng = np.random.default_rng(rng)
     if arch.trains_readout:
         raise ValueError(f"arch is {arch.name}, but the region is defined for a fixed read-out")

@@ -4,6 +4,8 @@ All are E|F(x) - y|^2, summed over outputs, without a factor 1/2: over a data se
 over fresh Gaussian samples (`OnlineLoss`), exactly (`PopulationLoss`).
 """
 
+import dataclasses
+
 import numpy as np
 
 from . import architectures, checks, kernels
@@ -65,7 +67,7 @@ class EmpiricalLoss(_Loss):
 
     def __init__(self, arch, X, Y):
         self.arch = architectures.resolve(arch)
-        X = checks.array(X, "X", (None, None), dtype=None)
+        X = checks.array(X, "X", ("N", "d"), dtype=None)
         self.d, self.dtype = X.shape[1], X.dtype
         if X.size == 0:
             raise ValueError(f"X has shape {X.shape}, but must hold at least one sample and one entry")
@@ -95,11 +97,11 @@ class _TeacherLoss(_Loss):
         if not isinstance(teacher, architectures.Network):
             raise TypeError(f"teacher is {checks.shown(teacher)}, but must be a resgrad.Network")
         self.teacher, self.d = teacher, teacher.d
-        ours, theirs = self.arch.outputs(self.d), teacher.arch.outputs(self.d)
-        if (self.arch.readout == "vector") != (teacher.arch.readout == "vector"):
-            raise ValueError(
-                f"teacher {teacher.arch.name} has {theirs} output(s), but {self.arch.name} has {ours}"
-            )
+        if self.arch.readout != "vector" == teacher.arch.readout:  # a scalar student learns their sum
+            summed = dataclasses.replace(teacher.arch, readout="sum")
+            self.teacher = teacher = architectures.Network(summed, teacher.theta, self.d)
+        if self.arch.readout == "vector" != teacher.arch.readout:
+            raise ValueError(f"teacher {teacher.arch.name} has 1 output, but {self.arch.name} has {self.d}")
         U_star, A_star, C_star = teacher.canonical()
         self.linear = self.arch.skip_map(self.d) - C_star
         self.units_star = (np.ascontiguousarray(U_star), A_star, self.linear)
@@ -113,12 +115,12 @@ class PopulationLoss(_TeacherLoss):
     arch : Architecture or str
         The student's.
     teacher : Network
-        Any architecture with as many outputs, any width.
+        Any architecture, any width.  A student with one output learns the sum of a teacher's outputs.
 
     Raises
     ------
     ValueError, TypeError
-        When the teacher does not fit.
+        When the teacher has one output and the student d.
 
     Notes
     -----
@@ -155,7 +157,9 @@ class PopulationLoss(_TeacherLoss):
         W1, W2 = self.arch.unflatten(self._theta(theta), self.d)
         Z, Q = self._residual_units(W1, W2)
         plain, noise = kernels.population_value_plain(Z[..., 0].copy(), Q[..., 0].copy(), self.linear)
-        if plain > self.digits * noise or len(Z) > self.widest or not np.isfinite(noise):
+        if not np.isfinite(noise):
+            return np.inf  # the loss, or a product in it, is beyond 1e308
+        if plain > self.digits * noise or len(Z) > self.widest:
             return float(plain)
         return float(kernels.population_value(Z, Q, self.linear))
 
@@ -201,9 +205,14 @@ class OnlineLoss(_TeacherLoss):
     arch : Architecture or str
         The student's.
     teacher : Network
-        Any architecture with as many outputs, any width.
+        As for `PopulationLoss`.
     dtype : {float64, float32}
         Of the training arithmetic.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When the teacher has one output and the student d, or for another dtype.
 
     Notes
     -----
@@ -221,15 +230,17 @@ class OnlineLoss(_TeacherLoss):
 
     def __init__(self, arch, teacher, dtype=np.float64):
         super().__init__(arch, teacher)
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise ValueError(f"dtype is {checks.shown(dtype)}, but must be float32 or float64")
+        self.dtype = checks.floating(dtype)
         self.units_star = tuple(np.ascontiguousarray(a, self.dtype) for a in self.units_star)
         self.population = PopulationLoss(self.arch, teacher)
 
     def value_and_grad(self, theta):
         """Expected (value, gradient) at ``theta``."""
         return self.population.value_and_grad(theta)
+
+    def hessian(self, theta):
+        """The expected loss's exact Hessian at ``theta``, shape (n, n)."""
+        return self.population.hessian(theta)
 
     def batch(self, batch_size=200, rng=None):
         """An `EmpiricalLoss` on ``batch_size`` fresh samples from ``rng`` (a Generator or a seed)."""

@@ -37,7 +37,7 @@ STYLE = {
     "savefig.dpi": 150,
     "svg.hashsalt": "resgrad",
 }
-FLOOR = 1e-34  # an exact zero is drawn here, below everything a double can tell from it
+FLOOR = 1e-34  # log axes end here, below everything a double can tell from zero
 
 
 @contextlib.contextmanager
@@ -66,8 +66,8 @@ def decades(axes, values, low=None):
     """A log y axis that spans the positive ``values``, with room above and below."""
     values = np.concatenate([np.ravel(v) for v in values]).astype(float)
     values = values[np.isfinite(values) & (values > 0)]
-    axes.set_yscale("log")
     if values.size:
+        axes.set_yscale("log")
         bottom = max(values.min(), FLOOR) if low is None else low
         axes.set_ylim(bottom / 3, max(values.max(), 10 * bottom) * 3)
 

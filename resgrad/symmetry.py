@@ -53,7 +53,7 @@ class _Units(NamedTuple):
 
     @classmethod
     def of(cls, arch, theta, d, name="theta"):
-        theta = checks.array(theta, name, (None,))
+        theta = checks.array(theta, name, ("n",))
         try:
             U, A = arch.canonical(theta, d)
         except ValueError as error:

@@ -13,6 +13,7 @@ from . import architectures, checks, kernels, losses, optimizers
 
 BATCH = 200  # the post's
 DIVERGED = 1e12  # a loss this many times the first one will not come back
+STIFF, EXPLICIT = ("BDF", "Radau", "LSODA"), ("RK45", "RK23", "DOP853")  # methods of `gradient_flow`
 PATIENCE = 0.2  # seconds in compiled code between looks at progress and interruptions
 
 
@@ -26,7 +27,11 @@ class Streams(NamedTuple):
 
 
 def streams(seed, run=0):
-    """The `Streams` of run number ``run`` under ``seed``, both integers >= 0."""
+    """The `Streams` of run number ``run`` under ``seed``, both integers >= 0.
+
+    >>> streams(0).data.integers(100, size=3).tolist() == streams(0).data.integers(100, size=3).tolist()
+    True
+    """
     seed, run = checks.integer(seed, "seed", 0), checks.integer(run, "run", 0)
     children = np.random.SeedSequence(seed, spawn_key=(run,)).spawn(len(Streams._fields))
     return Streams(*map(np.random.default_rng, children))
@@ -52,11 +57,13 @@ def _two_phase_start(rng, shape):
     singular values and M 1 = 0.
     """
     d, size = shape[0], 25.0
+    if shape[0] != shape[1]:
+        raise ValueError(f"phases needs a square W1, but width gives it the shape {shape}")
     basis, _ = np.linalg.qr(np.column_stack([np.ones(d), rng.standard_normal((d, d - 1))]))
     pairs, beta = (d - 1) // 2, -0.65 * size / d
     half = basis[:, 1 : 2 * pairs + 1 : 2] @ basis[:, 2 : 2 * pairs + 1 : 2].T  # orthogonal to 1
     alpha = np.sqrt(max(size - beta**2 * d, 0) / max(2 * pairs, 1))
-    return (alpha * (half - half.T) + beta * np.eye(d))[:, : shape[1]]
+    return alpha * (half - half.T) + beta * np.eye(d)
 
 
 def draw(arch, kind, d, width=None, rng=None):
@@ -95,7 +102,33 @@ def draw(arch, kind, d, width=None, rng=None):
 
 
 def dataset(teacher, n_samples, rng=None, dtype=np.float64):
-    """(X, Y): ``n_samples`` of x ~ N(0, I), one a row, and the teacher's outputs at them."""
+    """Gaussian samples and a teacher's outputs at them.
+
+    Parameters
+    ----------
+    teacher : Network
+    n_samples : int
+    rng : numpy.random.Generator or int
+    dtype : {float64, float32}
+
+    Returns
+    -------
+    X : ndarray, shape (n_samples, d)
+    Y : ndarray, shape (n_samples,) or (n_samples, d)
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments out of range.
+
+    Examples
+    --------
+    >>> import numpy as np, resgrad as rg
+    >>> X, Y = rg.dataset(rg.Network("li", np.zeros(9), d=3), 5, rng=0)
+    >>> X.shape, Y.shape
+    ((5, 3), (5,))
+    """
+    dtype = checks.floating(dtype)
     X = np.random.default_rng(rng).standard_normal((checks.integer(n_samples, "n_samples"), teacher.d))
     X = X.astype(dtype, copy=False)
     return X, teacher(X)
@@ -147,7 +180,7 @@ class Trajectory:
         Steps at which was recorded, from 0 on.
     loss : ndarray, shape (records,)
         Where batches are drawn: the mean of the batch losses since the record before (at step 0
-        the loss there).  Else the loss at that step.
+        the loss there).  Where each step sees the whole loss: its value at that step.
     observed : dict of str to ndarray
         What ``observe`` asked for, one row a record.
     stop_reason : str
@@ -196,9 +229,10 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
         Functions of theta to record besides the loss.
     progress : callable, optional
         Called as ``progress(state, records)`` a few times a second and after the last step: for
-        progress bars and checkpoints.  `KeyboardInterrupt`, from it or from the keyboard, ends the run.
+        progress bars and checkpoints.  Both are live: copy them together (`copy.deepcopy`) to keep them.  `KeyboardInterrupt`, from it or from the keyboard, ends the run.
     resume : tuple (State, records), optional
-        As last passed to ``progress``; the run goes on as if it had never stopped.
+        Copies of what was passed to ``progress``; the run goes on as if it had never stopped, and
+        ``theta0`` and ``seed`` are not used.
 
     Returns
     -------
@@ -231,9 +265,10 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
         rng = seed if isinstance(seed, np.random.Generator) else streams(seed).batches
         state, records = State.start(loss, theta0, rng), []
     else:
-        state, records = resume[0], list(resume[1])
+        state, records = _resumable(loss, observe, *resume)
     advance = _advancer(loss, optimizer, batch_size, state.U.shape[1])
-    exact = isinstance(loss, losses.PopulationLoss)
+    sampled = isinstance(loss, losses.EmpiricalLoss) and (batch_size or len(loss.rows)) < len(loss.rows)
+    exact = not (sampled or isinstance(loss, losses.OnlineLoss))
 
     def record(value):
         theta = state.theta(loss)
@@ -265,6 +300,21 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
     except KeyboardInterrupt:
         stop_reason = f"interrupted at step {state.step}"
     return trajectory(state.theta(loss), records, stop_reason, observe)
+
+
+def _resumable(loss, observe, state, records):
+    """(state, records) to go on from, or the reason why they do not fit."""
+    d, m, size = loss.d, loss.arch.outputs(loss.d), len(getattr(loss, "rows", ()))
+    if state.U.shape[0] != d or state.A.shape != (state.U.shape[1], m) or state.U.dtype != loss.dtype:
+        raise ValueError(f"resume holds a run of shape {state.U.shape}, {state.A.shape}, but {loss.arch.name} "
+                         f"with d={d} has another shape or dtype")
+    if state.order.size not in (0, size):
+        raise ValueError(f"resume holds a run on {state.order.size} samples, but the loss has {size}")
+    if not records or any(len(record) != 2 + len(observe) for record in records):
+        raise ValueError(f"resume holds records that do not fit the {len(observe)} functions to observe")
+    if records[-1][0] < state.step and not state.window_steps or records[-1][0] > state.step:
+        raise ValueError("resume holds a state and records of two moments, but must hold copies of one")
+    return state, list(records)
 
 
 def _advancer(loss, optimizer, batch_size, width):
@@ -328,11 +378,11 @@ def gradient_flow(loss, theta0, t_max, *, method="BDF", t_eval=None, rtol=1e-8, 
         Or any object with ``value``, ``grad`` and, for the stiff methods, ``hessian``.
     theta0 : array_like, shape (n,)
     t_max : float
-    method : str
-        Of `scipy.integrate.solve_ivp`: "BDF" and "Radau" are stiff and get the exact Hessian as
-        their Jacobian; "RK45" and "DOP853" are explicit.
+    method : {"BDF", "Radau", "LSODA", "RK45", "RK23", "DOP853"}
+        Of `scipy.integrate.solve_ivp`.  The first three are stiff and get the exact Hessian as their
+        Jacobian; the others are explicit.
     t_eval : array_like, optional
-        Times to record; the solver's own steps unless given.
+        Increasing times to record, up to ``t_max``; the solver's own steps unless given.
     rtol, atol : float
     observe : dict of str to callable, optional
         As in `train`.
@@ -344,6 +394,8 @@ def gradient_flow(loss, theta0, t_max, *, method="BDF", t_eval=None, rtol=1e-8, 
 
     Raises
     ------
+    ValueError, TypeError
+        For arguments out of range.
     RuntimeError
         When the solver gives up.
 
@@ -357,9 +409,18 @@ def gradient_flow(loss, theta0, t_max, *, method="BDF", t_eval=None, rtol=1e-8, 
     """
     from scipy.integrate import solve_ivp
 
-    theta0 = checks.array(theta0, "theta0")
+    theta0 = checks.array(theta0, "theta0", ("n",))
     t_max = checks.real(t_max, "t_max", above=0)
-    stiff = {"jac": lambda t, theta: -loss.hessian(theta)} if method in ("BDF", "Radau", "LSODA") else {}
+    if method not in STIFF + EXPLICIT:
+        raise checks.suggest(method, "method", STIFF + EXPLICIT)
+    if method in STIFF and not hasattr(loss, "hessian"):
+        raise ValueError(f"method is {method!r}, but the loss has no hessian: use one of {', '.join(EXPLICIT)}")
+    if t_eval is not None:
+        t_eval = checks.array(t_eval, "t_eval", ("n",))
+        if not (t_eval.size and t_eval[0] >= 0 and t_eval[-1] == t_max and (np.diff(t_eval) > 0).all()):
+            raise ValueError("t_eval must increase within [0, t_max] and end there")
+    rtol, atol = checks.real(rtol, "rtol", above=0), checks.real(atol, "atol", above=0)
+    stiff = {"jac": lambda t, theta: -loss.hessian(theta)} if method in STIFF else {}
     flow = solve_ivp(
         lambda t, theta: -loss.grad(theta), (0.0, t_max), theta0,
         method=method, t_eval=t_eval, rtol=rtol, atol=atol, **stiff,

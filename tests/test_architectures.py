@@ -164,7 +164,7 @@ def test_an_unknown_architecture_suggests_the_nearest(name, near):
     (lambda: rg.Network("li", np.zeros(4), True), TypeError, "d is True, but must be an integer"),
     (lambda: rg.Network(3, np.zeros(4), 2), ValueError, "arch is 3, but must be one of li, "),
     (lambda: rg.Network("li", np.zeros(4), 2)(np.zeros(2)), ValueError,
-     "X has shape (2,), but must have shape (n, 2)"),
+     "X has shape (2,), but must have shape (B, 2)"),
     (lambda: rg.Network("li", np.zeros(4), 2)(np.full((3, 2), np.inf)), ValueError, "X holds inf at index (0, 0)"),
     (lambda: rg.ARCHITECTURES["resnet"].flatten(np.zeros((2, 3))), ValueError,
      "W2 is missing, but resnet needs one of shape (3, 2)"),

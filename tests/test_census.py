@@ -1,4 +1,4 @@
-"""The census: its basins are gradient descent's, its families the published ones, its bits nobody's choice."""
+"""The census: gradient descent's basins, the published families, the same bits whoever does the work."""
 
 import concurrent.futures
 import json
@@ -89,7 +89,8 @@ def test_no_verdict_before_its_time():
 
 @pytest.mark.parametrize("data", ["online", "dataset"])
 def test_sampled_training_ends_in_exact_minima(data):
-    found = census("li", 3, runs=4, teacher="small", data=data, samples=2000, steps=3000, quiet=True)
+    size = {"samples": 2000} if data == "dataset" else {}
+    found = census("li", 3, runs=4, teacher="small", data=data, steps=3000, quiet=True, **size)
     assert found.counts["global"] == 4
     assert found.loss.max() < 1e-25
 
@@ -390,6 +391,13 @@ def test_a_given_teacher_and_a_given_optimizer():
     assert (found.config.optimizer, found.config.lr, found.config.momentum) == ("nesterov", 0.05, 0.5)
     assert found.config.teacher.startswith("network, sha256 ")
     assert np.abs(found.theta - teacher.theta).max() < 1e-10  # li pins its units down
+
+
+def test_an_architecture_of_ones_own():
+    arch = rg.Architecture("half", "||relu((I / 2 + W1)' x)||_1", "here", 0.5, 0, "fixed")
+    found = census(arch, 3, runs=6, teacher="small", quiet=True)
+    assert found.counts["global"] == 6
+    assert found.config.arch == "half"
 
 
 def test_the_module_is_the_function_too():

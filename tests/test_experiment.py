@@ -1,6 +1,7 @@
 """The command line: what it prints, leaves behind, refuses, and survives."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -56,7 +57,7 @@ def test_every_preset_resolves_for_every_architecture():
     for preset, known in experiment.PRESETS.items():
         for name in known:
             config = experiment.resolve(name, preset)
-            loss, theta0, teacher = experiment.prepare(experiment.resolve(name, preset, samples=1))
+            loss, theta0, teacher = experiment.prepare(dataclasses.replace(config, samples=1))
             assert theta0.shape == teacher.theta.shape and loss.d == config.d
 
 
@@ -94,6 +95,9 @@ def test_the_notebook_preset_is_the_published_protocol():
         (["--arch", "li", "--init", "nowhere.npz"], "nowhere.npz cannot be read"),
         (["--arch", "li", "--preset", "notebok"], "did you mean 'notebook'?"),
         (["--arch", "resnet", "--preset", "li-yuan"], "is for li and vanilla, but arch is resnet"),
+        (["--arch", "li", "--data", "population", "--batch-size", "5"], "but population data has none"),
+        (["--arch", "li", "--init", "phases", "--d", "4", "--width", "8"], "phases needs a square W1"),
+        (["--arch", "li", "--out", ""], "out is"),
         (["--arch", "li", "--seed", "-1"], "seed is -1, but must be at least 0"),
         (["--arch", "li", "--resume"], "--out DIR"),
         (["--arch", "li", "--out", "file"], "out is file, a file, but must be a directory"),
@@ -124,6 +128,36 @@ def test_a_teacher_can_come_from_a_weights_file(tmp_path):
     np.testing.assert_array_equal(theta, taught)
 
 
+def test_a_weights_file_of_another_network_is_refused(tmp_path, capsys):
+    assert run(tmp_path / "a", "--arch", "vanilla", *SMALL) == 0
+    assert run(tmp_path / "b", "--arch", "li", *SMALL, "--teacher", tmp_path / "a" / "weights.npz") == 2
+    assert "holds vanilla with d=4" in capsys.readouterr().err and not (tmp_path / "b").exists()
+
+
+def test_resume_refuses_another_teacher(tmp_path, capsys):
+    weights, common = tmp_path / "a" / "weights.npz", ["--arch", "li", *SMALL]
+    assert run(tmp_path / "a", *common) == 0
+    assert run(tmp_path / "b", *common, "--teacher", weights) == 0
+    assert run(tmp_path / "a", *common, "--seed", 9, "--overwrite") == 0
+    assert run(tmp_path / "b", "--arch", "li", "--resume", "--steps", 400) == 2
+    assert "not the one that the run" in capsys.readouterr().err
+
+
+def test_overwrite_keeps_the_old_run_until_the_new_one_can_start(tmp_path):
+    assert run(tmp_path, "--arch", "li", *SMALL) == 0
+    assert run(tmp_path, "--arch", "li", "--samples", 10**14, "--overwrite") == 1
+    assert (tmp_path / "weights.npz").exists()
+
+
+def test_the_verdict_says_what_is_true(tmp_path, capsys):
+    wide = ["--arch", "li", "--d", 1, "--width", 4, "--data", "population", "--no-plot", "--steps", 20_000]
+    assert experiment.main([*map(str, wide), "--out", str(tmp_path / "wide")]) == 0
+    assert "They agree" not in capsys.readouterr().out
+    zero = ["--arch", "li", "--d", 4, "--teacher", "zero", "--init", "zero", "--data", "population", "--steps", 30]
+    assert experiment.main([*map(str, zero), "--out", str(tmp_path / "zero")]) == 0
+    assert "the student is the teacher itself" in capsys.readouterr().out
+
+
 def test_a_run_is_never_overwritten_silently(tmp_path, capsys):
     assert run(tmp_path, "--arch", "li", *SMALL) == 0
     before = (tmp_path / "weights.npz").read_bytes()
@@ -152,7 +186,7 @@ def test_divergence_is_told_with_its_step_and_loses_nothing(tmp_path, capsys):
 
 @pytest.mark.parametrize("data", experiment.DATA)
 def test_a_longer_run_continues_a_finished_one_bit_for_bit(data, tmp_path):
-    common = ["--arch", "two-weight", "--d", 4, "--samples", 1030, "--data", data]
+    common = ["--arch", "two-weight", "--d", 4, "--data", data, *(["--samples", 1030] if data == "dataset" else [])]
     assert run(tmp_path / "parts", *common, "--steps", 137) == 0
     assert run(tmp_path / "parts", *common, "--steps", 450, "--resume") == 0
     assert run(tmp_path / "whole", *common, "--steps", 450) == 0
@@ -180,7 +214,7 @@ def test_ctrl_c_saves_and_resume_ends_with_the_same_bytes(tmp_path):
     process.send_signal(signal.SIGINT)
     told = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "--resume" in told and "Traceback" not in told
-    steps = experiment.load_checkpoint(tmp_path / "a" / "checkpoint.npz")[1].step + 1234
+    steps = experiment.load_checkpoint(tmp_path / "a" / "checkpoint.npz")[2].step + 1234
     assert run(tmp_path / "a", "--arch", "li", "--resume", "--steps", steps) == 0
     assert run(tmp_path / "b", *common, "--steps", steps) == 0
     for name in ("weights.npz", "history.csv"):

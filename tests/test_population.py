@@ -415,10 +415,8 @@ def test_scipys_optimizers_take_the_loss_as_it_stands(arch, method):
 @pytest.mark.parametrize("make, error, message", [
     (lambda: rg.PopulationLoss("li", np.zeros(4)), TypeError,
      r"^teacher is array\(.*\), but must be a resgrad.Network$"),
-    (lambda: rg.PopulationLoss("li", rg.Network("resnet", np.zeros(8), 2)), ValueError,
-     r"^teacher resnet has 2 output\(s\), but li has 1$"),
     (lambda: rg.OnlineLoss("resnet", rg.Network("li", np.zeros(4), 2)), ValueError,
-     r"^teacher li has 1 output\(s\), but resnet has 2$"),
+     r"^teacher li has 1 output, but resnet has 2$"),
     (lambda: rg.PopulationLoss("lii", rg.Network("li", np.zeros(4), 2)), ValueError, "did you mean 'li'"),
     (lambda: rg.OnlineLoss("li", rg.Network("li", np.zeros(4), 2), "int8"), ValueError,
      "^dtype is 'int8', but must be float32 or float64$"),

@@ -126,7 +126,7 @@ def test_the_whole_data_set_is_one_unshuffled_batch():
                for batch_size, seed in ((None, 0), (None, 1), (N_SAMPLES, 2), (1000, 3))]
     for other in results[1:]:
         assert_same_bytes(other, results[0])
-    assert relative_error(results[0].loss[1], loss.value(theta0)) < ROUNDING
+    assert results[0].loss[-1] == loss.value(results[0].theta)  # nothing is drawn: the value at that step
 
 
 # -------------------------------------------------------------------------------------- resume
@@ -421,3 +421,46 @@ def test_train_says_what_does_not_fit(bad, error, message):
 def test_teachers_data_and_flows_say_what_does_not_fit(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_resume_that_does_not_fit_is_refused():
+    loss, _ = problem("empirical")
+    theta0, kept = point("two-weight", D, WIDTH), []
+    rg.train(loss, theta0, OPTIMIZER, 3, 5, progress=lambda *saved: kept.append(copy.deepcopy(saved)))
+    fewer = rg.EmpiricalLoss(loss.arch, *(part[:7] for part in samples("two-weight", N_SAMPLES, D)))
+    other = rg.EmpiricalLoss("li", np.zeros((7, D)), np.zeros(7))
+    for bad, saved, options in (
+        (fewer, kept[-1], {}),
+        (other, kept[-1], {}),
+        (loss, kept[-1], {"observe": {"norm": np.linalg.norm}}),
+        (loss, (kept[-1][0], []), {}),
+    ):
+        with pytest.raises(ValueError, match="^resume holds"):
+            rg.train(bad, theta0, OPTIMIZER, 30, 5, resume=saved, **options)
+
+
+@pytest.mark.parametrize(("bad", "message"), [
+    ({"method": "bdf"}, "did you mean|must be one of"),
+    ({"t_max": -1}, "^t_max is -1"),
+    ({"t_eval": []}, "^t_eval"),
+    ({"t_eval": [0.5]}, "^t_eval must increase"),
+    ({"rtol": -1}, "^rtol is -1"),
+    ({"theta0": np.zeros((2, 2))}, "^theta0 has shape"),
+])
+def test_gradient_flow_says_what_does_not_fit(bad, message):
+    loss = rg.PopulationLoss("li", rg.Network("li", np.full(4, 0.1), 2))
+    with pytest.raises(ValueError, match=message):
+        rg.gradient_flow(**({"loss": loss, "theta0": np.zeros(4), "t_max": 1.0} | bad))
+    with pytest.raises(ValueError, match="has no hessian"):
+        rg.gradient_flow(rg.EmpiricalLoss("li", np.eye(2), np.ones(2)), np.zeros(4), 1.0)
+
+
+def test_a_scalar_student_learns_the_sum_of_a_vector_teacher():
+    teacher = rg.Network("resnet", point("resnet", D, WIDTH), D)
+    X = np.random.default_rng(0).standard_normal((200_000, D))
+    theta = point("li", D)
+    exact = rg.PopulationLoss("li", teacher).value(theta)
+    errors = (rg.Network("li", theta, D)(X) - teacher(X).sum(axis=1)) ** 2
+    assert abs(errors.mean() - exact) < 5 * errors.std() / len(X) ** 0.5
+    with pytest.raises(ValueError, match="li has 1 output, but resnet has"):
+        rg.PopulationLoss("resnet", rg.Network("li", theta, D))

@@ -1,0 +1,1 @@
+"""Benchmarks against NumPy, PyTorch and JAX: ``python -m benchmarks [NAME ...]``."""

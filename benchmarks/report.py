@@ -1,0 +1,142 @@
+"""Tables and the picture, all from ``results.json``."""
+
+import json
+
+from resgrad import files, plots
+
+LOOK = {
+    "resgrad": (plots.COLORS["resnet"], "o"),
+    "NumPy": (plots.FAINT, "s"),
+    "PyTorch": (plots.COLORS["modresnet"], "^"),
+    "PyTorch by hand": (plots.COLORS["resnet-sum"], "v"),
+    "PyTorch compiled": (plots.COLORS["modresnet-sum"], "D"),
+    "PyTorch, sample by sample": (plots.INK, "x"),
+    "JAX": (plots.COLORS["li"], "P"),
+}
+TITLES = {
+    "step": "One step on a fixed data set (100,000 samples, batch 200, Nesterov), µs",
+    "ensemble": "64 seeds, fresh Gaussian samples, batch 200, µs per step and seed",
+    "population": "Exact gradient descent, µs per step of all runs; and one exact Hessian, µs",
+    "notebook": "The published protocol, 50,000 steps, s",
+    "startup": "Until something happens, fresh process, s",
+    "scaling": "Scaling of resgrad",
+}
+STEPS = 50_000  # of the published protocol
+
+
+def read(path):
+    """The results so far, by workload."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_json(path, results):
+    path.parent.mkdir(exist_ok=True)
+    files.write_json(path, results)
+
+
+def number(value):
+    return "–" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def grid(header, rows):
+    lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
+    return "\n".join(lines)
+
+
+def scaling(rows):
+    cells = []
+    for row in rows:
+        scale = 1e6 if row["unit"] == "s" else 1
+        points = ", ".join(f"{p['size']}: {number(p['value'] * scale)}" for p in row["points"])
+        cells.append([row["what"], "µs" if scale > 1 else row["unit"], points, f"{row['exponent']:.2f}"])
+    return grid(["what", "unit", "size: value", "exponent"], cells)
+
+
+def ratio(times, rival):
+    """How many times resgrad's time a rival takes, as text."""
+    if rival not in times or times[rival] is None:
+        return "–"
+    quotient = times[rival] / times["resgrad"]
+    return f"{quotient:,.0f}×" if quotient >= 10 else f"{quotient:.2g}×"
+
+
+def notes(result):
+    """What was left out or scaled, one line each."""
+    lines = {f"{system}: {why}" for system, why in result["left_out"].items()}
+    for row in result["rows"]:
+        lines |= {f"{system}: {why}" for system, why in row.get("left_out", {}).items()}
+        for system, entry in row["systems"].items():
+            if entry.get("steps", STEPS) < STEPS:
+                lines.add(f"{system}: timed on {entry['steps']:,} steps and scaled")
+    return [f"- {line}" for line in sorted(lines)] + [""] * bool(lines)
+
+
+def table(name, result):
+    """One workload as Markdown: times, and how many times resgrad's the others take."""
+    rows = result["rows"]
+    about = f"{result['threads']} thread(s)" + (", quick run: few repeats" if result["quick"] else "")
+    if result.get("load") is not None:
+        about += f", load average {result['load']:.1f} before it started"
+    head = [f"## {name}: {TITLES[name]}", "", f"{about}.", ""]
+    if name == "scaling":
+        return "\n".join([*head, scaling(rows), ""])
+    present = [system for system in LOOK if any(system in row["systems"] for row in rows)]
+    keys = [key for key in ("what", "arch", "runs", "d", "dtype") if any(key in row for row in rows)]
+    torch = "PyTorch" if name in ("step", "notebook", "startup") else "PyTorch by hand"
+    scale, cells = 1 if name in ("notebook", "startup") else 1e6, []
+    for row in rows:
+        times = {system: row["systems"].get(system, {}).get("seconds") for system in present}
+        others = {s: t for s, t in times.items() if s != "resgrad" and t is not None}
+        best = min(others, key=others.get, default=None)
+        line = [str(row.get(key, "")) for key in keys]
+        line += [number(taken and taken * scale) for taken in times.values()]
+        line += [ratio(times, torch), ratio(times, "JAX"), f"{ratio(times, best)} {best or ''}".strip()]
+        if name == "step":
+            line += [number(row["limit"] * scale), f"{row['reached']:.0%}"]
+        cells.append(line)
+    header = [*keys, *present, f"{torch} / resgrad", "JAX / resgrad", "best / resgrad"]
+    header += ["limit", "reached"] if name == "step" else []
+    return "\n".join([*head, grid(header, cells), "", *notes(result)])
+
+
+def draw(axes, rows):
+    """One line per system, and the limit."""
+    d = [row["d"] for row in rows]
+    for system, (color, marker) in LOOK.items():
+        points = [
+            (row["d"], row["systems"][system]["seconds"] * 1e6)
+            for row in rows
+            if system in row["systems"]
+        ]
+        if points:
+            weight = {"lw": 2.4, "zorder": 3} if system == "resgrad" else {"lw": 1.3}
+            axes.loglog(*zip(*points), color=color, marker=marker, ms=4, label=system, **weight)
+    limits = [row["limit"] * 1e6 for row in rows]
+    axes.loglog(d, limits, color=plots.INK, ls=":", lw=1.2, label="limit: its arithmetic at peak")
+    axes.set_xlabel("d")
+    axes.set_xticks(d, [str(size) for size in d])
+    axes.minorticks_off()
+
+
+def picture(result):
+    """PNG bytes: time per step against d, one panel a dtype."""
+    with plots.figure(2, width=10.4, height=4.6, sharey=True) as (figure, panels):
+        for axes, dtype in zip(panels, ("float64", "float32"), strict=True):
+            rows = result["rows"]
+            draw(axes, [row for row in rows if (row["arch"], row["dtype"]) == ("modresnet", dtype)])
+            axes.set_title(f"modresnet, batch 200, {dtype}")
+        panels[0].set_ylabel("µs per step")
+        panels[0].legend(fontsize=8.5)
+        return plots.png(figure)
+
+
+def write(results, folder):
+    """``table.md`` and ``step.png``."""
+    machine, versions = (next(iter(results.values()))[key] for key in ("machine", "versions"))
+    about = [f"{machine['cpu']}, {machine['processors']} processors, {machine['system']}"]
+    about += [f"{name} {version}" for name, version in versions.items() if version]
+    lines = ["# Results", "", f"Generated from `results.json`. {', '.join(about)}.", ""]
+    text = "\n".join(lines + [table(name, results[name]) for name in TITLES if name in results])
+    files.write(folder / "table.md", text)
+    if "step" in results:
+        files.write(folder / "step.png", picture(results["step"]))

@@ -1,0 +1,106 @@
+"""Side-by-side timing: warm-up, the best variant of each system, medians of interleaved repeats."""
+
+import math
+import time
+
+import numpy as np
+
+from .peers import System, Unavailable
+
+REST = 0.03  # seconds before each repeat, for another library's spinning threads to go to sleep
+PATIENCE = 30.0  # seconds of repeats for one row, after which three of them are enough
+
+
+def compare(runs, options):
+    """For each system the median seconds per unit, its spread, and what its variants took.
+
+    ``runs`` maps a system to its variants, warm already: ``run(n)`` does n units, returns its seconds.
+    """
+    chosen, tried = {}, {}
+    for name, variants in runs.items():
+        tried[name] = []
+        for run in variants:
+            took = run(1)
+            if took < options.seconds / 4:
+                n = math.ceil(options.seconds / 4 / took)
+                took = min(run(n), run(n)) / n
+            tried[name].append(took)
+        best = int(np.argmin(tried[name]))
+        chosen[name] = variants[best], math.ceil(options.seconds / tried[name][best])
+    samples, end = {name: [] for name in chosen}, time.perf_counter() + PATIENCE
+    for repeat in range(options.repeats):
+        if repeat >= 3 and time.perf_counter() > end:
+            break
+        for name, (run, n) in chosen.items():
+            time.sleep(REST)
+            samples[name].append(run(n) / n)
+    quartiles = {name: np.quantile(taken, (0.25, 0.5, 0.75)) for name, taken in samples.items()}
+    return {
+        name: {"seconds": q[1], "spread": (q[2] - q[0]) / q[1], "variants": tried[name]}
+        for name, q in quartiles.items()
+    }
+
+
+def race(peers, kind, job, judge, tolerance, options):
+    """`compare` for the `System`s of a ``kind``, with the loss that each ends its first chunk at.
+
+    Raises
+    ------
+    AssertionError
+        When a loss differs from resgrad's by more than ``tolerance``, relatively.
+    """
+    runs, losses, left_out = {}, {}, {}
+
+    def timed(system):
+        def run(n):
+            state = system.start()
+            tick = time.perf_counter()
+            system.advance(state, n)
+            return time.perf_counter() - tick
+
+        return run
+
+    for module in peers.values():
+        for name, variants in getattr(module, kind, lambda job: {})(job).items():
+            for variant in variants:
+                try:
+                    system = variant if isinstance(variant, System) else variant()
+                    value = judge(*system.weights(system.advance(system.start(), 1)))
+                except Unavailable as reason:
+                    left_out[name] = str(reason)
+                    continue
+                first = next(iter(losses.values()), value)
+                assert abs(value - first) <= tolerance * abs(first), (
+                    f"{name}: {value}, not {first}: {job.arch}"
+                )
+                losses[name] = value
+                runs.setdefault(name, []).append(timed(system))
+    row = {"arch": job.arch.name, "d": job.d, "dtype": str(np.dtype(job.dtype))}
+    systems = compare(runs, options)
+    for name, value in losses.items():
+        systems[name]["seconds"] /= job.chunk
+        systems[name]["variants"] = [taken / job.chunk for taken in systems[name]["variants"]]
+        systems[name]["loss"] = value
+    return row | {"systems": systems, "left_out": left_out, "tolerance": tolerance}
+
+
+def repeated(function):
+    """``run(n)`` of a function that is one unit."""
+
+    def run(n):
+        tick = time.perf_counter()
+        for _ in range(n):
+            function()
+        return time.perf_counter() - tick
+
+    return run
+
+
+def peak(dtype, peers, n=1536):
+    """Floating-point operations a second of the fastest matrix product at hand."""
+    A = np.random.default_rng(0).standard_normal((n, n)).astype(dtype)
+    products = [lambda: np.dot(A, A)]
+    if "PyTorch" in peers:
+        tensor = peers["PyTorch"].torch.from_numpy(A)
+        products.append(lambda: tensor @ tensor)
+    return max(2 * n**3 / min(repeated(product)(1) for _ in range(8)) for product in products)
