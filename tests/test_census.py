@@ -41,6 +41,7 @@ def small():
 # ----------------------------------------------------------------------------------------- basins
 
 
+@pytest.mark.slow
 def test_the_published_minimum_at_k_10():
     found = census(d=10, runs=60, seed=1, quiet=True, **PROTOCOL)
     assert found.counts["global"] + found.counts["spurious"] == 60
