@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy
-from scipy.linalg import LinAlgError, cholesky
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from . import architectures, landscape, losses, optimizers, symmetry, training
 
 LOOK = 200  # first-order steps between two looks at the gradient
 WAIT = 1.2  # a point that was not accepted is looked at again when this many times the steps are made
 HANDOVER = 1e-4  # of the largest gradient norm so far: from here on second order may take over
+REACH = 3.0  # first Newton steps to the minimum: 1 where the loss is quadratic, 2 where it is cubic
 STEP = 0.5  # of 1 / curvature: the step size unless given.  2 is the limit where the curvature stays
 SAME = 1e-7  # relative; minima of one family agree to 1e-10, the closest families seen differ by 1e-3
 
@@ -61,8 +62,9 @@ def descend(exact, loss, theta0, n_steps, lr=None, momentum=0.0, batch_size=None
     Notes
     -----
     Newton's method takes over once |grad| is at most `HANDOVER` of its largest value *and* the loss is
-    convex from there to where it arrives, across the orbit of symmetries and up to 2 |g|.  Near a saddle
-    it is not, however small the gradient, and first order goes on.
+    convex from there to where it arrives, across the orbit of symmetries and up to 2 |g|, *and* that is
+    at most `REACH` of its first steps away.  Near a saddle the loss is not convex, however small the
+    gradient; on a long slope second order would take short cuts: first order goes on.
 
     Examples
     --------
@@ -103,29 +105,36 @@ def _step_size(exact, theta0, momentum):
 
 def _polish(exact, theta, slack, settled):
     """The minimum in whose basin ``theta`` lies; None if that is uncertain; a saddle if ``settled``."""
-    if not (settled or _convex(exact, theta, slack)):
+    reach = _newton_length(exact, theta, slack)
+    if reach is None and not settled:
         return None
     point = landscape._judge(exact, *landscape._newton(exact, theta))
     if point.verdict == "unconverged":
         point = landscape.polish(exact, theta)
     if point.verdict == "saddle":
         return point if settled else None
-    way = (theta + part * (point.theta - theta) for part in (0.0, 0.25, 0.5, 0.75))
-    certain = point.verdict.endswith("minimum") and all(_convex(exact, stop, slack) for stop in way)
-    return point if certain else None
+    way = point.theta - theta
+    if reach is None or point.verdict == "unconverged":
+        return None
+    if np.linalg.norm(way) > REACH * reach + 1e-9 * np.linalg.norm(theta):  # the latter is rounding
+        return None
+    stops = (theta + part * way for part in (0.25, 0.5, 0.75))
+    return point if all(_newton_length(exact, stop, slack) is not None for stop in stops) else None
 
 
-def _convex(exact, theta, slack):
-    """Whether H + 2 ``slack`` I is positive definite across the orbit of theta's symmetries."""
+def _newton_length(exact, theta, slack):
+    """Length of the Newton step across the orbit of theta's symmetries; None where the loss is not
+    convex across it, up to 2 ``slack``.
+    """
     hessian, orbit = exact.hessian(theta), symmetry.tangent(exact.arch, theta, exact.d)
     size = max(np.abs(hessian).max(), 1e-300)
     hessian += size * (orbit @ orbit.T)
     hessian[np.diag_indices(theta.size)] += max(2 * slack, landscape.SHIFT * size)
     try:
-        cholesky(hessian, overwrite_a=True, check_finite=False)
+        factor = cho_factor(hessian, overwrite_a=True, check_finite=False)
     except LinAlgError:
-        return False
-    return True
+        return None
+    return float(np.linalg.norm(cho_solve(factor, exact.grad(theta))))
 
 
 def _basin(exact, theta0, point, steps):
