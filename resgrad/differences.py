@@ -1,41 +1,95 @@
 """One-sided derivatives along single parameters, from values alone, each with its uncertainty.
 
-Every loss here is smooth on either side of a point, if not always across it: the quotient
+`sample_slopes`, for a mean over samples of which each is a piecewise quadratic function of the parameter,
+as a ReLU network's squared error is.  While its one pre-activation that the parameter moves keeps its
+sign, a sample's error is a parabola; that sign changes once, on one side, so that on the other side two
+steps of any length give the derivative up to rounding,
 
-    q(t) = (f(theta + t e_i) - f(theta)) / t
+    f'(0) = q(h) + (q(h) - q(2h)),    q(t) = (f(theta + t e_i) - f(theta)) / t.                   (1)
 
-is a smooth function of t > 0, and another one of t < 0, and their limits at t = 0 are the derivatives to
-the right and to the left.  `slopes` halves t again and again and extrapolates q to 0 on each side by
-Neville's scheme (Richardson's, for halved steps).  What an entry of that table still changes by, plus
-the rounding noise of f over t, estimates its error.  The entry of least error is kept, unless shorter
-steps contradict it: those may end before a kink that longer ones jump over.  This one engine does
+Every sample is thus taken on the side where it has no kink, all with the same large steps.  A sample
+whose pre-activation is zero at theta has a derivative on either side.
 
-- *sampled ReLU losses*, exactly: until a pre-activation changes sign f is a parabola and q a straight
-  line, so two steps of any length give its limit up to rounding, and a third confirms it;
-- *any other loss*: smooth ones to about 1e-12; unknown kinks on the way only cost more halvings;
-- *kinks* at theta: there the two sides have different limits.
+`slopes`, for anything else: q is a smooth function of t > 0, and another one of t < 0.  t is halved again
+and again, and q extrapolated to 0 on each side by Neville's scheme (Richardson's, for halved steps).
+What an entry of that table still changes by, plus the rounding noise of f over t, estimates its error.
+The entry of least error is kept, unless shorter steps contradict it: those may end before a kink that
+longer ones jump over.
 
 Takes functions and arrays; imports nothing of resgrad.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
-LEVELS, COLUMNS = 40, 7  # of the table, at most
+LEVELS, COLUMNS, ROWS = 40, 7, 5  # of Neville's table, at most; rows before an entry may be kept
 AMPLIFIED = 6  # rounding, by Neville's scheme with halved steps, at most
-CLEAR = 7 / 8  # share of the way to a crossing that is used
-ONE_SIDED, ALONE, MIXED, FOREIGN = range(4)  # what is known of a kink; see `crossings`
 
 
-def slopes(function, theta, index, noise, clear=None):
-    """Derivatives of ``function(theta)``, () or (m,), along theta[index].
+class Slopes(NamedTuple):
+    """Arrays, one entry a derivative."""
 
-    ``clear``, shape (2, n), says how far to the left and right the function is known to be a parabola.
-    Returns arrays of shape (n, m): left and right (they differ only at a kink), their errors, the
-    smallest step used, and the largest |q| on the way.
+    left: np.ndarray
+    right: np.ndarray  # differs from left only at a kink
+    off: np.ndarray  # with relu'(0) = 0: left, right or, where samples turn on to either side, neither
+    error: np.ndarray
+    step: np.ndarray  # the smallest used
+    scale: np.ndarray  # of the terms that the derivative is the sum of
+
+
+def sample_slopes(values, preactivations, theta, index, canceled):
+    """Derivatives along theta[index] of the mean of ``values(theta)``, shape (N,).
+
+    Of ``preactivations(theta)``, shape (N, k), each parameter moves one a sample, linearly.  A slope that
+    is less than ``canceled`` times the mean slope over the whole step may be what rounding left.
     """
+    f0, z0 = values(theta).astype(np.float64), preactivations(theta)
+    rows = [_mean_slope(values, preactivations, theta, i, f0, z0, canceled) for i in index]
+    return Slopes(*np.transpose(rows))
+
+
+def _mean_slope(values, preactivations, theta, i, f0, z0, canceled):
+    """One row of `Slopes`."""
+    eps, step = np.finfo(theta.dtype).eps, max(1.0, size(theta), abs(float(theta[i])))
+    for _ in range(12):
+        q, t = _two_sided(values, theta, i, f0, step)
+        if np.mean(np.abs(q[:, 1] * t[:, 1])) > np.mean(f0) / 64 or not q.any():
+            break
+        step *= 1024  # the change would drown in the rounding of f
+    left, right = q[:, 0] + (q[:, 0] - q[:, 1]) * (t[:, 0] / (t[:, 1] - t[:, 0]))  # (1)
+    moved = theta.copy()
+    moved[i] += t[1, 1, 0]
+    z1 = preactivations(moved)
+    rise = np.where(np.abs(z1 - z0) > 64 * eps * np.maximum(np.abs(z0), np.abs(z1)), z1 - z0, 0)
+    terms = np.maximum(np.abs(z0), size(theta) / t[1, 1, 0] * np.abs(rise))  # that z0 is the sum of
+    zero = np.abs(z0) <= 64 * eps * terms.max(axis=0)
+    kink, rise_there = np.any(zero & (rise != 0), axis=1), np.sum(rise * zero, axis=1)
+    crosses = [np.any(~zero & (z0 * (z0 + far * rise) <= 0), axis=1) for far in (-1, 1)]
+    own = np.where(crosses[0], right, np.where(crosses[1], left, (left + right) / 2))
+    gap = np.abs(np.mean(np.where(crosses[0] | crosses[1] | kink, 0, right - left)))
+    sides = (np.mean(np.where(kink, side, own)) for side in (left, right, np.where(rise_there > 0, left, right)))
+    reach = np.abs(q).max(axis=(0, 1)).mean()
+    error = gap + 8 * eps * np.mean(np.abs(q[:, 1] * t[:, 1]).max(axis=0) + f0) / t[1, 0, 0]
+    error = np.inf if np.any(crosses[0] & crosses[1]) else error * (reach > 0)
+    return *sides, error, t[1, 0, 0], np.mean(np.abs(own)) + canceled * reach
+
+
+def _two_sided(values, theta, i, f0, step):
+    """q (2, 2, N) one and two steps to the left and right, and the t (2, 2, 1) that rounding leaves."""
+    q, t = np.empty((2, 2, f0.size)), np.empty((2, 2, 1))
+    for n, far in np.ndenumerate([[-1, -2], [1, 2]]):
+        moved = theta.copy()
+        moved[i] += far * step
+        t[n] = float(moved[i]) - float(theta[i])
+        q[n] = (values(moved) - f0) / t[n]
+    return q, t
+
+
+def slopes(function, theta, index, noise):
+    """Derivatives of ``function(theta)``, () or (m,), along theta[index]; arrays of shape (n, m)."""
     f0, eps = np.atleast_1d(function(theta.copy())), np.finfo(theta.dtype).eps
-    first = np.maximum(np.abs(theta[index], dtype=float), size(theta)) if clear is None else clear
-    first, rows = np.broadcast_to(first, (2, index.size)), 5 if clear is None else 3
+    first = np.broadcast_to(np.maximum(np.abs(theta[index], dtype=float), size(theta)), (2, index.size))
     shape = (*first.shape, f0.size)
     best, error, step = np.full(shape, np.nan), np.full(shape, np.inf), np.zeros(shape)
     reach, active = np.zeros(shape), np.full(first.shape, True)
@@ -46,23 +100,23 @@ def slopes(function, theta, index, noise, clear=None):
         for old, far, earlier in zip(above, reversed(steps), [*before, 0.0]):
             changes.append(np.abs(row[-1] - old))
             row.append(row[-1] + (row[-1] - old) * (t / (far - t)))  # Neville, from the nodes far to t
-            if level + 1 >= rows:
+            if level + 1 >= ROWS:
                 bound = np.maximum(changes[-1], earlier / 16) + AMPLIFIED * rounding
                 better = (bound < error) | (np.abs(row[-1] - best) > 2 * (bound + error))
                 best, error = np.where(better, row[-1], best), np.where(better, bound, error)
                 step = np.where(better, np.abs(t), step)
         above, before = row[:COLUMNS], changes
         steps.append(t)
-        if level + 1 >= rows:
+        if level + 1 >= ROWS:
             active &= (2 * AMPLIFIED * rounding < error).any(axis=2)  # 2: in the next row
         if not active.any():
             break
-    visible = np.sqrt(eps) / 16 * reach.max(axis=0)  # 9e-10 of the largest quotient
-    kink = np.abs(best[1] - best[0]) > 4 * error.sum(axis=0) + visible
+    reach = reach.max(axis=0)
+    kink = np.abs(best[1] - best[0]) > 4 * error.sum(axis=0) + np.sqrt(eps) / 16 * reach  # 9e-10 of it
     side = np.argmin(error, axis=0)[None]  # without a kink, the better one stands for both
     best, error, step = (np.where(kink, x, np.take_along_axis(x, side, 0)) for x in (best, error, step))
-    error = error if clear is not None else 4 * error  # the least of many is too small
-    return *best, *error, step.min(axis=0), reach.max(axis=0)
+    error = 4 * error.max(axis=0)  # the least of many is too small
+    return Slopes(*best, np.full(reach.shape, np.nan), error, step.min(axis=0), reach)
 
 
 def _quotients(function, f0, theta, index, steps, active, noise):
@@ -75,30 +129,6 @@ def _quotients(function, f0, theta, index, steps, active, noise):
         f[side, k] = function(moved)
     largest = np.maximum(np.abs(f).max(axis=2, keepdims=True), np.abs(f0).max())
     return (f - f0) / t, t, np.maximum(noise, 4 * np.finfo(theta.dtype).eps * largest) / np.abs(t)
-
-
-def crossings(preactivations, theta, index):
-    """How far each parameter may go to the left and right (2, n) before a pre-activation changes sign.
-
-    ``preactivations(theta)``, shape (N, k), is linear in each.  Those that are zero at theta do not
-    count: theta is at their kink.  Also returns whether they all turn on to the same side (ONE_SIDED);
-    if not, whether they are all that the parameter moves (ALONE, else MIXED).
-    """
-    clear, kinds, z0 = np.empty((2, index.size)), [], preactivations(theta)
-    eps, scale = np.finfo(theta.dtype).eps, max(1.0, size(theta))
-    for k, i in enumerate(index):
-        moved = theta.copy()
-        moved[i] += max(scale, abs(float(theta[i])))
-        far, z1 = moved[i] - theta[i], preactivations(moved)
-        rounding = 64 * eps * np.maximum(np.abs(z0), np.abs(z1)).max(axis=0)
-        moves, zero = np.abs(z1 - z0) > rounding, np.abs(z0) <= rounding
-        rates, away = (z1 - z0)[moves & zero], moves & ~zero
-        where = far * z0[away] / (z0 - z1)[away]
-        for side, sign in enumerate((-1, 1)):
-            clear[side, k] = CLEAR * np.min(sign * where[sign * where > 0], initial=far / CLEAR)
-        one_sided = np.all(rates >= 0) or np.all(rates <= 0)
-        kinds.append(ONE_SIDED if one_sided else MIXED if away.any() else ALONE)
-    return clear, kinds
 
 
 def size(theta):

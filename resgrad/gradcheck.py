@@ -25,7 +25,7 @@ import numpy as np
 
 from . import checks, differences
 
-RTOL = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 1e-2}  # of the loss's arithmetic
+RTOL = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 1e-4}  # of the loss's arithmetic
 SMOOTH_RTOL = 1e-6  # nothing makes differences of a smooth loss exact: they end near 1e-8 of its slope
 VERDICTS = OK, UNKNOWN, WRONG = "ok", "cannot tell", "wrong"
 HEAD = """  worst entries; analytic: what the loss returned, numeric: differences of its values
@@ -130,13 +130,14 @@ def check_gradient(loss, theta, *, rtol=None, atol=None, shapes=None, smooth=Non
     ----------
     loss : callable or object
         ``loss(theta) -> (value, grad)``, or an object with ``value_and_grad(theta)``.  Where it also
-        has ``preactivations(theta)`` (N, k), linear in each entry of theta, it is taken to be a
-        piecewise quadratic function of each entry whose kinks are their sign changes.
+        has ``values(theta)`` (N,) and ``preactivations(theta)`` (N, k), it is taken to be the mean of
+        the former, each a parabola in every entry of theta until the one pre-activation of that sample
+        which the entry moves changes sign.
     theta : array_like, shape (n,)
     rtol, atol : float, optional
         As in `numpy.isclose`: an entry agrees where |analytic - numeric| <= atol + rtol |numeric|.
         ``rtol`` is 1e-9 unless given (1e-6 for a smooth loss, one with a ``hessian`` and no
-        ``preactivations``; 1e-2 for a loss in float32), ``atol`` is ``rtol`` times the
+        ``preactivations``; 1e-4 for a loss in float32), ``atol`` is ``rtol`` times the
         largest slope seen in the block: what cancels to zero is compared with what does not.
     shapes : dict of str to tuple, optional
         Parameter blocks in their order in theta; ``loss.shapes(theta)`` unless given, else one.
@@ -171,19 +172,23 @@ def check_gradient(loss, theta, *, rtol=None, atol=None, shapes=None, smooth=Non
     index = _indices(shapes, theta, entries, rng)
     call = getattr(loss, "value_and_grad", loss)
     value = getattr(loss, "value", lambda theta: float(call(theta)[0]))
-    sampled = hasattr(loss, "preactivations")
-    method = "parabolas between crossings" if sampled else "extrapolated differences"
+    sampled = hasattr(loss, "values") and hasattr(loss, "preactivations")
+    method = "parabolas, sample by sample" if sampled else "extrapolated differences"
     with np.errstate(all="ignore"):
         try:
             f0, grad, problems = _call_thrice(call, theta, rtol, rng)
         except _Defect as defect:
             return GradientReport(method, rtol, problems=(str(defect),))
-        noise = differences.rounding_noise(value, theta, rng)
-        clear, kinds = None, [differences.FOREIGN] * index.size
+        noise, taylor = differences.rounding_noise(value, theta, rng), ()
         if sampled:
-            clear, kinds = differences.crossings(loss.preactivations, theta, index)
-        slopes = differences.slopes(value, theta, index, noise, clear)
-        blocks, taylor = _judge(shapes, index, grad[index], slopes, kinds, rtol, atol), ()
+            mean, rounding = np.mean(loss.values(theta), dtype=np.float64), 512 * np.finfo(theta.dtype).eps
+            if not np.isclose(mean, f0, rtol=rounding, atol=0):
+                problems.append(f"values(theta) have mean {mean}, but the value is {f0}")
+            sample = loss.values, loss.preactivations
+            slopes = differences.sample_slopes(*sample, theta, index, rounding / rtol)
+        else:
+            slopes = differences.slopes(value, theta, index, noise)
+        blocks = _judge(shapes, index, grad[index], slopes, rtol, atol)
         smooth = hasattr(loss, "hessian") and not sampled if smooth is None else smooth
         if smooth and not any(block.kinks for block in blocks):
             taylor = differences.taylor_slopes(value, f0, grad, theta, noise, rng)
@@ -209,9 +214,8 @@ def check_hessian(loss, theta, *, rtol=None, atol=None):
             problem = f"hessian has shape {hessian.shape}, but must be a finite ({n}, {n})"
             return GradientReport(method, rtol, problems=(problem,))
         noise = differences.rounding_noise(loss.grad, theta, np.random.default_rng(0))
-        slopes = [part.T for part in differences.slopes(loss.grad, theta, np.arange(n), noise)]
-        kinds = [differences.FOREIGN] * n**2
-        blocks = _judge({"hessian": (n, n)}, np.arange(n**2), hessian.ravel(), slopes, kinds, rtol, atol)
+        slopes = (part.T for part in differences.slopes(loss.grad, theta, np.arange(n), noise))
+        blocks = _judge({"hessian": (n, n)}, np.arange(n**2), hessian.ravel(), slopes, rtol, atol)
     asymmetry = np.abs(hessian - hessian.T).max() > 8 * np.finfo(theta.dtype).eps * np.abs(hessian).max()
     return GradientReport(method, rtol, blocks, ("hessian is not symmetric",) if asymmetry else ())
 
@@ -292,26 +296,23 @@ def _call_thrice(call, theta, rtol, rng):
     return value, grad, problems
 
 
-def _judge(shapes, index, analytic, slopes, kinds, rtol, atol):
+def _judge(shapes, index, analytic, slopes, rtol, atol):
     """The blocks, every entry judged."""
-    index, analytic, *slopes, reach = map(np.ravel, (index, analytic, *slopes))
+    slopes = differences.Slopes(*map(np.ravel, slopes))
     blocks, start = [], 0
     for name, shape in shapes.items():
         end = start + int(np.prod(shape))
         here = slice(*np.searchsorted(index, (start, end)))
-        alive = np.any(reach[here] > np.maximum(*slopes[2:4])[here])  # else the block does nothing
-        floor = rtol * float(np.max(reach[here] if alive else reach)) if atol is None else atol
-        columns = (x[here].tolist() for x in (index, analytic, *slopes, reach))
+        alive = np.any(slopes.scale[here] > slopes.error[here])  # else the block does nothing
+        floor = rtol * float(np.max(slopes.scale[here] if alive else slopes.scale)) if atol is None else atol
+        columns = (x[here].tolist() for x in (index, np.ravel(analytic), *slopes))
         entries = []
-        for i, a, left, right, *us, step, seen, kind in zip(*columns, kinds[here]):
-            ends = (left, right, 0.0) if kind == differences.ALONE else (left, right)
+        for i, a, left, right, off, u, step, scale in zip(*columns):
+            ends = [x for x in (left, right, off) if x == x]
             numeric = min(max(a, min(ends)), max(ends))
-            u = us[0] if abs(a - left) <= abs(a - right) else us[1]
             miss, tolerance = abs(a - numeric), floor + rtol * abs(numeric)
-            # where zero pre-activations turn on to either side, relu'(0) = 0 may leave the bracket
-            off = kind == differences.FOREIGN and a == 0 and left != right  # a unit that is off?
-            excused = off or kind == differences.MIXED
-            agrees = miss <= tolerance and (u <= tolerance or a == seen == 0)
+            agrees = miss <= tolerance and (u <= tolerance or a == scale == 0)
+            excused = off != off and a == 0 and left != right  # relu'(0) = 0 of units that are off?
             verdict = OK if agrees else UNKNOWN if excused or miss <= tolerance + u else WRONG
             relative = miss / (max(abs(a), abs(numeric), floor / rtol) or 1.0)
             position = tuple(map(int, np.unravel_index(i - start, shape)))

@@ -83,6 +83,12 @@ class EmpiricalLoss(_Loss):
         value = kernels.dataset_gradient(self.rows, U, A, dU, dA)
         return float(value), self.arch.pull_back(dU, dA)
 
+    def values(self, theta):
+        """Every sample's squared error, shape (N,); the loss is their mean."""
+        U, A = self.arch.canonical(self._theta(theta), self.d)
+        R = np.maximum(self.rows[:, : self.d] @ U, 0) @ A - self.rows[:, self.d :]
+        return np.sum(R * R, axis=1)
+
     def preactivations(self, theta):
         """U'x for every sample, shape (N, k): where one changes sign the loss has a kink."""
         U, _ = self.arch.canonical(self._theta(theta), self.d)

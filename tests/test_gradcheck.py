@@ -41,7 +41,7 @@ class Planted:
     def __init__(self, loss, mistake, X, Y):
         self.loss, self.mistake, self.X, self.Y = loss, mistake, X, Y
         self.shapes, self.value = loss.shapes, loss.value
-        self.preactivations = loss.preactivations
+        self.values, self.preactivations = loss.values, loss.preactivations
         self.kept, self.calls = None, 0
 
     def value_and_grad(self, theta):
@@ -126,7 +126,8 @@ def test_no_planted_error_is_accepted(arch):
     accepted = dict.fromkeys(mistakes(rg.ARCHITECTURES[arch]), 0)
     for seed in range(POINTS):
         theta, loss, X, Y = setting(arch, seed)
-        loss.value, loss.preactivations = remembered(loss.value), remembered(loss.preactivations)
+        for name in ("value", "values", "preactivations"):
+            setattr(loss, name, remembered(getattr(loss, name)))
         for mistake in accepted:
             report = check_gradient(Planted(loss, mistake, X, Y), theta)
             accepted[mistake] += report.verdict != "wrong"
@@ -136,7 +137,7 @@ def test_no_planted_error_is_accepted(arch):
 @pytest.mark.parametrize("mistake", STALE)
 @pytest.mark.parametrize("arch", ARCHS)
 def test_no_stale_buffer_is_accepted(arch, mistake):
-    for seed in range(POINTS // 10):
+    for seed in range(POINTS // len(STALE)):
         theta, loss, X, Y = setting(arch, seed)
         report = check_gradient(Planted(loss, mistake, X, Y), theta)
         assert report.verdict == "wrong"
@@ -271,6 +272,42 @@ def test_at_a_sampled_kink_only_the_bracket_is_accepted(arch):
         planted = Planted(loss, None, X, Y)
         planted.value_and_grad = lambda t, g=value: (loss.value(t), np.append(g, loss.grad(t)[1:]))
         assert check_gradient(planted, theta).ok == ok
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_at_a_kink_with_samples_on_either_side(arch):
+    """One turns on to the left, one to the right; with relu'(0) = 0 neither counts."""
+    theta, _, X, Y = setting(arch, 3)
+    X[0], X[1] = [2.0, 0.0], [-1.0, 0.0]
+    theta[0] = -rg.ARCHITECTURES[arch].identity
+    loss = rg.EmpiricalLoss(arch, X, Y)
+    right = loss.grad(theta)
+    (kink,) = check_gradient(loss, theta).kinks
+    assert check_gradient(loss, theta).ok
+    for end, beyond in ((min, -1e-6), (max, 1e-6)):
+        planted = Planted(loss, None, X, Y)
+        value = end(kink.left, kink.right, right[0]) + beyond
+        planted.value_and_grad = lambda t, g=value: (loss.value(t), np.append(g, loss.grad(t)[1:]))
+        assert check_gradient(planted, theta).failures[0].index == 0
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_factor_close_to_one_is_rejected_close_to_the_teacher(arch):
+    theta, _, X, _ = setting(arch, 2)
+    Y = rg.Network(arch, theta, 2)(X)
+    loss = rg.EmpiricalLoss(arch, X, Y)
+    at = theta + 1e-4 * np.random.default_rng(0).standard_normal(theta.size)
+    planted = Planted(loss, None, X, Y)
+    assert check_gradient(planted, at).ok and check_gradient(planted, theta).ok
+    planted.value_and_grad = lambda t: (loss.value(t), (1 + 1e-6) * loss.grad(t))
+    assert check_gradient(planted, at).failures
+
+
+def test_values_that_are_not_what_the_value_is_the_mean_of():
+    theta, loss, X, Y = setting("li", 0)
+    planted = Planted(loss, None, X, Y)
+    planted.values = lambda t: 2 * loss.values(t)
+    assert "values(theta) have mean" in check_gradient(planted, theta).problems[0]
 
 
 def test_tolerances_combine_as_in_isclose():

@@ -127,12 +127,22 @@ def test_duplicate_and_antipodal_samples(arch):
 @pytest.mark.parametrize("scale", [1e-8, 1e-4, 1e4, 1e8])
 @pytest.mark.parametrize("arch", ARCHS)
 def test_tiny_and_huge_parameters(arch, scale):
-    """Where rounding hides the answer, it may say that it cannot tell, but nothing worse."""
+    """On samples it decides; in expectation rounding may hide the answer, and it may say so."""
     theta, teacher, data = setting(arch, 6)
-    for loss in (rg.EmpiricalLoss(arch, *data), rg.PopulationLoss(arch, teacher)):
-        report = check_gradient(loss, scale * theta)
-        assert not report.failures and not report.problems, report
-        assert report.ok or scale < 1
+    assert check_gradient(rg.EmpiricalLoss(arch, *data), scale * theta).ok
+    report = check_gradient(rg.PopulationLoss(arch, teacher), scale * theta)
+    assert not report.failures and not report.problems, report
+    assert report.ok or scale < 1
+
+
+@pytest.mark.parametrize("init", ["small", "normal", "uniform"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_many_samples(arch, init):
+    """The more samples, the nearer the next kink of their mean: what a common step would trip over."""
+    teacher = rg.Network(arch, rg.draw(arch, "uniform", 10, rng=1), 10)
+    loss = rg.EmpiricalLoss(arch, *rg.dataset(teacher, 2000, 2))
+    report = check_gradient(loss, rg.draw(arch, init, 10, rng=5), entries=20)
+    assert report.ok and report.max_rel_error < 1e-11, report
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -142,12 +152,12 @@ def test_float32_that_says_so(arch):
     loss = rg.EmpiricalLoss(arch, X, teacher(X))
     for at in (theta, onto_kink(arch, theta, X[0].astype(float)), teacher.theta):
         report = check_gradient(loss, at)
-        assert report.ok and report.rtol == 1e-2, report
+        assert report.ok and report.rtol == 1e-4, report
 
 
 def test_no_right_gradient_is_rejected():
     """2,000 random points on samples: random, on a kink, at the teacher, and as a foreign callable."""
-    verdicts, worst = {}, 0.0
+    undecided, worst = 0, 0.0
     for seed in range(2000):
         arch = ARCHS[seed % len(ARCHS)]
         theta, teacher, (X, Y) = setting(arch, seed, d=2 + seed % 2, n=7 + seed % 14)
@@ -155,7 +165,7 @@ def test_no_right_gradient_is_rejected():
         kind = (seed // len(ARCHS)) % 4
         at = (theta, onto_kink(arch, theta, X[0]), teacher.theta, theta)[kind]
         report = check_gradient(loss.value_and_grad if kind == 3 else loss, at, seed=seed)
-        verdicts[report.verdict] = verdicts.get(report.verdict, 0) + 1
+        undecided += not report.ok
         worst = max(worst, report.max_rel_error)
-    assert verdicts["ok"] >= 1998 and set(verdicts) <= {"ok", "cannot tell"}, verdicts
-    assert worst < 1e-9
+        assert report.ok or kind == 3 and report.verdict == "cannot tell", report
+    assert undecided <= 2 and worst < 1e-9  # a foreign loss does not tell where its kinks are

@@ -456,6 +456,16 @@ def test_preactivations_are_the_inputs_of_the_relus():
     assert relative_error(rg.EmpiricalLoss("two-weight", X, Y).preactivations(theta), wanted) < GENERIC
 
 
+@every_arch
+def test_values_are_the_squared_errors_of_the_samples(arch):
+    X, Y = samples(arch, 5, 3)
+    theta = point(arch, 3)
+    loss = rg.EmpiricalLoss(arch, X, Y)
+    wanted = [naive.loss_and_gradient(arch, theta, x[None], y[None])[0] for x, y in zip(X, Y)]
+    assert relative_error(loss.values(theta), wanted) < GENERIC
+    assert relative_error(loss.values(theta).mean(), loss.value(theta)) < GENERIC
+
+
 def test_plain_and_precise_summation_agree_where_both_are_accurate():
     pair = Pair.generic("modresnet", "modresnet", 5)
     Z, Q = pair.loss._residual_units(*pair.arch.unflatten(pair.theta, 5))
