@@ -16,26 +16,28 @@ COLORS = {
     "resnet-sum": "#E69F00",
     "modresnet-sum": "#6A51A3",
 }
-INK, FAINT = "#222222", "#8a8a8a"
+INK, FAINT, GRID = "#222222", "#8a8a8a", "#e4e4e4"
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
+    "text.color": INK,
     "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
     "xtick.color": INK,
     "ytick.color": INK,
     "axes.grid": True,
     "axes.grid.which": "major",
-    "grid.color": "#e4e4e4",
+    "grid.color": GRID,
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.8,
     "legend.frameon": False,
     "figure.dpi": 100,
     "savefig.dpi": 150,
     "svg.hashsalt": "resgrad",
+    "svg.fonttype": "none",
 }
 FLOOR = 1e-34  # log axes end here, below everything a double can tell from zero
 
@@ -59,6 +61,15 @@ def png(picture):
 
     buffer = io.BytesIO()
     picture.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def svg(picture):
+    """The picture as SVG text without a background, the same for the same picture."""
+    import io
+
+    buffer = io.StringIO()
+    picture.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
 
@@ -86,23 +97,44 @@ def steps_axis(axes, steps):
     axes.locator_params(axis="x", nbins=4)
 
 
+def losses(axes, history, color):
+    """The losses of a run against the step."""
+    axes.plot(history["step"], history["loss"], color=color, label="on the batches drawn", alpha=0.55)
+    axes.plot(history["step"], history["population_loss"], color=INK, lw=1.2, label="expected")
+    decades(axes, [history["loss"], history["population_loss"]])
+    axes.set_title("loss")
+    steps_axis(axes, history["step"])
+    axes.legend(loc="best")
+
+
+def distances(axes, history, color):
+    """The distances of a run against the step."""
+    axes.plot(history["step"], history["distance"], color=color, ls="--", label="raw")
+    axes.plot(history["step"], history["aligned_distance"], color=color, label="modulo symmetry")
+    decades(axes, [history["distance"], history["aligned_distance"]])
+    axes.set_title("distance from the teacher")
+    steps_axis(axes, history["step"])
+    axes.legend(loc="best")
+
+
+def eigenvalues(axes, values, predicted, color, floor=1e-18):
+    """Sizes of a Hessian's eigenvalues by rank; those that symmetry predicts to vanish in gray."""
+    values = np.sort(np.maximum(np.abs(values), floor))[::-1]
+    rank, regular = np.arange(1, values.size + 1), values.size - predicted
+    axes.axvspan(regular + 0.5, values.size + 0.5, color=GRID, lw=0)
+    axes.plot(rank[:regular], values[:regular], ".", color=color, ms=5)
+    axes.plot(rank[regular:], values[regular:], ".", color=FAINT, ms=5)
+    axes.set(yscale="log", ylim=(floor / 5, 1e5), xlim=(0.5, values.size + 0.5), xlabel="rank")
+    axes.set_title("|eigenvalue| of the Hessian")
+
+
 def run_figure(history, title, color):
     """PNG bytes: loss and distances of one run against the step.
 
     ``history`` maps the columns of ``history.csv`` to arrays.
     """
-    steps = history["step"]
     with figure(2) as (picture, (left, right)):
-        left.plot(steps, history["loss"], color=color, label="on the batches drawn", alpha=0.55)
-        left.plot(steps, history["population_loss"], color=INK, lw=1.2, label="expected")
-        decades(left, [history["loss"], history["population_loss"]])
-        left.set_title("loss")
-        right.plot(steps, history["distance"], color=color, ls="--", label="raw")
-        right.plot(steps, history["aligned_distance"], color=color, label="modulo symmetry")
-        decades(right, [history["distance"], history["aligned_distance"]])
-        right.set_title("distance from the teacher")
-        for axes in (left, right):
-            steps_axis(axes, steps)
-            axes.legend(loc="best")
+        losses(left, history, color)
+        distances(right, history, color)
         picture.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
         return png(picture)
