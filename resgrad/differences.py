@@ -14,7 +14,7 @@ whose pre-activation is zero at theta has a derivative on either side.
 and again, and q extrapolated to 0 on each side by Neville's scheme (Richardson's, for halved steps).
 What an entry of that table still changes by, plus the rounding noise of f over t, estimates its error.
 The entry of least error is kept, unless shorter steps contradict it: those may end before a kink that
-longer ones jump over.
+longer ones jump over; much shorter ones are tried in the end.
 
 Takes functions and arrays; imports nothing of resgrad.
 """
@@ -25,6 +25,8 @@ import numpy as np
 
 LEVELS, COLUMNS, ROWS = 40, 7, 5  # of Neville's table, at most; rows before an entry may be kept
 AMPLIFIED = 6  # rounding, by Neville's scheme with halved steps, at most
+NEARBY = 3  # level from which a slope counts as one of this neighborhood: an eighth of the first step
+FINER = 2.0**-8, 2.0**-16, 2.0**-24  # of the step kept: where to look for what it may have jumped over
 
 
 class Slopes(NamedTuple):
@@ -44,7 +46,7 @@ def sample_slopes(values, preactivations, theta, index, canceled):
     Of ``preactivations(theta)``, shape (N, k), each parameter moves one a sample, linearly.  A slope that
     is less than ``canceled`` times the mean slope over the whole step may be what rounding left.
     """
-    f0, z0 = values(theta).astype(np.float64), preactivations(theta)
+    f0, z0 = values(theta), preactivations(theta)
     rows = [_mean_slope(values, preactivations, theta, i, f0, z0, canceled) for i in index]
     return Slopes(*np.transpose(rows))
 
@@ -71,7 +73,8 @@ def _mean_slope(values, preactivations, theta, i, f0, z0, canceled):
     sides = (np.mean(np.where(kink, side, own)) for side in (left, right, np.where(rise_there > 0, left, right)))
     reach = np.abs(q).max(axis=(0, 1)).mean()
     error = gap + 8 * eps * np.mean(np.abs(q[:, 1] * t[:, 1]).max(axis=0) + f0) / t[1, 0, 0]
-    error = np.inf if np.any(crosses[0] & crosses[1]) else error * (reach > 0)
+    known = np.isfinite(z1).all() and not np.any(crosses[0] & crosses[1])
+    error = error * (reach > 0) if known else np.inf
     return *sides, error, t[1, 0, 0], np.mean(np.abs(own)) + canceled * reach
 
 
@@ -86,17 +89,41 @@ def _two_sided(values, theta, i, f0, step):
     return q, t
 
 
-def slopes(function, theta, index, noise):
+def slopes(function, theta, index, noise, canceled):
     """Derivatives of ``function(theta)``, () or (m,), along theta[index]; arrays of shape (n, m)."""
-    f0, eps = np.atleast_1d(function(theta.copy())), np.finfo(theta.dtype).eps
+    f0, eps = np.atleast_1d(function(theta)), np.finfo(theta.dtype).eps
     first = np.broadcast_to(np.maximum(np.abs(theta[index], dtype=float), size(theta)), (2, index.size))
+    best, error, step, reach = _table(function, f0, theta, index, first, noise)
+    for finer in FINER:
+        h = finer * step.min(axis=2)
+        (near, t, rounding), (far, *_) = (
+            _quotients(function, f0, theta, index, n * h, h > 0, noise) for n in (1, 2)
+        )
+        miss = np.abs(2 * near - far - best) - 2 * error - 4 * np.abs(near - far) - 8 * rounding
+        again = np.any(miss > 0, axis=(0, 2))  # the longer steps saw nothing of what there is
+        if again.any():
+            parts = _table(function, f0, theta, index[again], 8 * h[:, again], noise)
+            best[:, again], error[:, again], step[:, again], reach[:, again] = parts
+    reach = reach.max(axis=0)
+    kink = np.abs(best[1] - best[0]) > 4 * error.sum(axis=0) + np.sqrt(eps) / 16 * reach  # 9e-10 of it
+    side = np.argmin(error, axis=0)[None]  # without a kink, the better one stands for both
+    best, error, step = (np.where(kink, x, np.take_along_axis(x, side, 0)) for x in (best, error, step))
+    scale = np.abs(best).max(axis=0) + canceled * reach
+    error = 4 * error.max(axis=0)  # the least of many is too small
+    return Slopes(*best, np.full(reach.shape, np.nan), error, step.min(axis=0), scale)
+
+
+def _table(function, f0, theta, index, first, noise):
+    """Neville's tables with steps ``first`` (2, n), halved: limits, errors, steps, reach; (2, n, m) each."""
     shape = (*first.shape, f0.size)
     best, error, step = np.full(shape, np.nan), np.full(shape, np.inf), np.zeros(shape)
     reach, active = np.zeros(shape), np.full(first.shape, True)
     above, before, steps = [], [], []
     for level in range(LEVELS):
         q, t, rounding = _quotients(function, f0, theta, index, first / 2.0**level, active, noise)
-        reach, row, changes = np.fmax(reach, np.abs(q)), [q], []
+        if level >= NEARBY:
+            reach = np.fmax(reach, np.abs(q))
+        row, changes = [q], []
         for old, far, earlier in zip(above, reversed(steps), [*before, 0.0]):
             changes.append(np.abs(row[-1] - old))
             row.append(row[-1] + (row[-1] - old) * (t / (far - t)))  # Neville, from the nodes far to t
@@ -111,12 +138,7 @@ def slopes(function, theta, index, noise):
             active &= (2 * AMPLIFIED * rounding < error).any(axis=2)  # 2: in the next row
         if not active.any():
             break
-    reach = reach.max(axis=0)
-    kink = np.abs(best[1] - best[0]) > 4 * error.sum(axis=0) + np.sqrt(eps) / 16 * reach  # 9e-10 of it
-    side = np.argmin(error, axis=0)[None]  # without a kink, the better one stands for both
-    best, error, step = (np.where(kink, x, np.take_along_axis(x, side, 0)) for x in (best, error, step))
-    error = 4 * error.max(axis=0)  # the least of many is too small
-    return Slopes(*best, np.full(reach.shape, np.nan), error, step.min(axis=0), reach)
+    return best, error, step, reach
 
 
 def _quotients(function, f0, theta, index, steps, active, noise):
@@ -141,7 +163,7 @@ def rounding_noise(function, theta, rng):
 
     Their median, on the better side of theta: what kinks on the line do to the others is no noise.
     """
-    scale = size(theta) * (2.0**-22 if theta.dtype == np.float64 else 2.0**-12)
+    scale = size(theta) * (2.0**-38 if theta.dtype == np.float64 else 2.0**-12)  # 2^14 units in the last place
     steps = np.outer((1, -1), scale * rng.standard_normal(theta.size))
     lines = ([function((theta + i * s).astype(theta.dtype)) for i in range(1, 11)] for s in steps)
     medians = [np.median(np.abs(np.diff(line, 3, axis=0)), axis=0) for line in lines]
