@@ -118,13 +118,13 @@ def draw(axes, rows):
 
 def picture(result):
     """PNG bytes: time per step against d, one panel a dtype."""
-    with plots.figure(2, width=10.4, height=4.6, sharey=True) as (figure, panels):
+    with plots.figure(2, width=8, height=4, sharey=True) as (figure, panels):
         for axes, dtype in zip(panels, ("float64", "float32"), strict=True):
             rows = result["rows"]
             draw(axes, [row for row in rows if (row["arch"], row["dtype"]) == ("modresnet", dtype)])
             axes.set_title(f"modresnet, batch 200, {dtype}")
         panels[0].set_ylabel("µs per step")
-        panels[0].legend(fontsize=8.5)
+        panels[0].legend(fontsize=9)
         return plots.png(figure)
 
 
