@@ -8,7 +8,6 @@ LOOK = {
     "resgrad": (plots.COLORS["resnet"], "o"),
     "NumPy": (plots.FAINT, "s"),
     "PyTorch": (plots.COLORS["modresnet"], "^"),
-    "PyTorch by hand": (plots.COLORS["resnet-sum"], "v"),
     "PyTorch compiled": (plots.COLORS["modresnet-sum"], "D"),
     "PyTorch, sample by sample": (plots.INK, "x"),
     "JAX": (plots.COLORS["li"], "P"),
@@ -16,7 +15,7 @@ LOOK = {
 TITLES = {
     "step": "One step on a fixed data set (100,000 samples, batch 200, Nesterov), µs",
     "ensemble": "64 seeds, fresh Gaussian samples, batch 200, µs per step and seed",
-    "population": "Exact gradient descent, µs per step of all runs; and one exact Hessian, µs",
+    "population": "Exact gradient descent, µs per step of all runs",
     "notebook": "The published protocol, 50,000 steps, s",
     "startup": "Until something happens, fresh process, s",
     "scaling": "Scaling of resgrad",
@@ -82,7 +81,6 @@ def table(name, result):
         return "\n".join([*head, scaling(rows), ""])
     present = [system for system in LOOK if any(system in row["systems"] for row in rows)]
     keys = [key for key in ("what", "arch", "runs", "d", "dtype") if any(key in row for row in rows)]
-    torch = "PyTorch" if name in ("step", "notebook", "startup") else "PyTorch by hand"
     scale, cells = 1 if name in ("notebook", "startup") else 1e6, []
     for row in rows:
         times = {system: row["systems"].get(system, {}).get("seconds") for system in present}
@@ -90,11 +88,11 @@ def table(name, result):
         best = min(others, key=others.get, default=None)
         line = [str(row.get(key, "")) for key in keys]
         line += [number(taken and taken * scale) for taken in times.values()]
-        line += [ratio(times, torch), ratio(times, "JAX"), f"{ratio(times, best)} {best or ''}".strip()]
+        line += [ratio(times, "PyTorch"), ratio(times, "JAX"), f"{ratio(times, best)} {best or ''}".strip()]
         if name == "step":
             line += [number(row["limit"] * scale), f"{row['reached']:.0%}"]
         cells.append(line)
-    header = [*keys, *present, f"{torch} / resgrad", "JAX / resgrad", "best / resgrad"]
+    header = [*keys, *present, "PyTorch / resgrad", "JAX / resgrad", "best / resgrad"]
     header += ["limit", "reached"] if name == "step" else []
     return "\n".join([*head, grid(header, cells), "", *notes(result)])
 
@@ -120,13 +118,13 @@ def draw(axes, rows):
 
 def picture(result):
     """PNG bytes: time per step against d, one panel a dtype."""
-    with plots.figure(2, width=10.4, height=4.6, sharey=True) as (figure, panels):
+    with plots.figure(2, width=8, height=4, sharey=True) as (figure, panels):
         for axes, dtype in zip(panels, ("float64", "float32"), strict=True):
             rows = result["rows"]
             draw(axes, [row for row in rows if (row["arch"], row["dtype"]) == ("modresnet", dtype)])
             axes.set_title(f"modresnet, batch 200, {dtype}")
         panels[0].set_ylabel("µs per step")
-        panels[0].legend(fontsize=8.5)
+        panels[0].legend(fontsize=9)
         return plots.png(figure)
 
 

@@ -9,8 +9,9 @@ import resgrad as rg
 from . import timing
 from .peers import Job
 
-ARCHS = ("li", "resnet", "two-weight", "modresnet")
 SIZES = (5, 10, 20, 50, 100, 200, 500, 1000)
+OTHERS = {arch: (5, 10, 100) for arch in ("li", "resnet", "two-weight")}
+QUICK = (5, 10, 50, 200)
 BATCH = 200
 TOLERANCE = {"float64": 1e-9, "float32": 1e-3}  # of the loss after one chunk of steps
 JUDGED = 5000  # rows on which it is taken, in float64
@@ -51,11 +52,12 @@ def judge(job, U, W):
 
 def run(peers, options):
     peaks = {dtype: timing.peak(dtype, peers) for dtype in TOLERANCE}
+    sizes = {"modresnet": QUICK} if options.quick else {"modresnet": SIZES} | OTHERS
     rows = []
-    for d in SIZES:
-        n_samples = 20_000 if options.quick and d > 100 else 100_000
-        for dtype, tolerance in TOLERANCE.items():
-            for arch in ("modresnet",) if options.quick else ARCHS:
+    for arch in sizes:
+        for d in sizes[arch]:
+            for dtype, tolerance in TOLERANCE.items():
+                n_samples = 20_000 if options.quick and d > 100 else 100_000
                 job, operations = make(arch, d, dtype, options, n_samples)
                 row = timing.race(peers, "step", job, functools.partial(judge, job), tolerance, options)
                 limit = operations / peaks[dtype]

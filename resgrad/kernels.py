@@ -67,7 +67,9 @@ from fractions import Fraction
 
 import numba
 import numpy as np
-from numba.extending import register_jitable
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic, register_jitable
 
 
 def _jit(function=None, **options):
@@ -89,9 +91,26 @@ _inline = functools.partial(_sampled_jit, inline="always")
 _exact = functools.partial(_jit, fastmath={"contract"})
 _inline_exact = functools.partial(_exact, inline="always")
 
-UNROLLED = 32  # widest network for which the shape-specialized loop beats BLAS
+UNROLLED = 12  # widest network for which the shape-specialized loop beats BLAS
 EXACT_UNROLLED = 12  # likewise for the exact gradient
+AHEAD = 100  # samples from asking the memory for a row of the data set to reading it
 BLOCK = 1024  # samples per block where a whole data set is evaluated
+
+
+@intrinsic
+def _prefetch(typing, rows, i, j):
+    """Ask for the cache line of ``rows[i, j]``: the gather from a large data set waits for memory."""
+
+    def generate(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = cgutils.get_item_pointer(context, builder, signature.args[0], array, arguments[1:])
+        flag, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(fetch, [builder.bitcast(place, byte), flag(0), flag(3), flag(1)])  # read, keep, data
+        return context.get_dummy_value()
+
+    return types.void(rows, i, j), generate
 
 
 # ------------------------------------------------------------------ sampled: forward and backward
@@ -106,35 +125,27 @@ def forward(U, A, C, X):
 @_inline
 def _backward_blas(X, T, U, A, H, R, G, dU, dA):
     """Loss and gradient (2)-(4) of one batch, as matrix products; T = y - C'x."""
-    zero, scale = U.dtype.type(0), U.dtype.type(2.0 / X.shape[0])
-    batch, k, m = X.shape[0], A.shape[0], A.shape[1]
+    zero, scale, loss = U.dtype.type(0), U.dtype.type(2.0 / X.shape[0]), 0.0
+    h, r, g, t = H.reshape(-1), R.reshape(-1), G.reshape(-1), T.reshape(-1)  # one long loop each
     np.dot(X, U, H)
-    for b in range(batch):
-        for j in range(k):
-            H[b, j] = max(H[b, j], zero)
+    for i in range(h.size):
+        h[i] = max(h[i], zero)
     np.dot(H, A, R)
-    loss = 0.0
-    for b in range(batch):
-        for o in range(m):
-            R[b, o] -= T[b, o]
-            loss += R[b, o] * R[b, o]
-            R[b, o] *= scale
+    for i in range(r.size):
+        error = r[i] - t[i]
+        loss += error * error
+        r[i] = error * scale
     np.dot(H.T, R, dA)  # (2)
-    if m > 1:
-        np.dot(R, A.T, G)  # (3)
-    for b in range(batch):
-        for j in range(k):
-            if not H[b, j] > zero:  # relu'(0) = 0
-                G[b, j] = zero
-            elif m == 1:
-                G[b, j] = R[b, 0] * A[j, 0]
+    np.dot(R, A.T, G)
+    for i in range(g.size):
+        g[i] = g[i] if h[i] > zero else zero  # (3), relu'(0) = 0
     np.dot(X.T, G, dU)  # (4)
-    return loss / batch
+    return loss / X.shape[0]
 
 
-@_jit(fastmath={"reassoc", "contract", "nsz", "arcp"})
+@_sampled_jit
 def dataset_gradient(rows, U, A, dU, dA):
-    """Mean loss over the data set; adds its gradient into dU and dA.  rows = [x, y - C'x]."""
+    """Mean loss over the data set; its gradient goes into dU and dA.  rows = [x, y - C'x]."""
     d, k, m = U.shape[0], U.shape[1], A.shape[1]
     dU[:] = 0
     dA[:] = 0
@@ -149,6 +160,21 @@ def dataset_gradient(rows, U, A, dU, dA):
         dU += U.dtype.type(share) * gU
         dA += U.dtype.type(share) * gA
     return total
+
+
+@_inline
+def _sum_outer(n, p, q, X, Y, out):
+    """out = X Y' over n columns, 2 x 2 entries at a time, so that each number loaded serves twice."""
+    for i in range(0, p, 2):
+        for j in range(0, q, 2):
+            i1, j1 = min(i + 1, p - 1), min(j + 1, q - 1)  # an odd last row or column is met twice
+            s00 = s01 = s10 = s11 = out.dtype.type(0)
+            for b in range(n):
+                s00 += X[i, b] * Y[j, b]
+                s01 += X[i, b] * Y[j1, b]
+                s10 += X[i1, b] * Y[j, b]
+                s11 += X[i1, b] * Y[j1, b]
+            out[i, j], out[i, j1], out[i1, j], out[i1, j1] = s00, s01, s10, s11
 
 
 @_inline
@@ -175,16 +201,8 @@ def _backward_unrolled(d, k, m, n, X, T, U, A, H, R, G, dU, dA):
             for o in range(m):
                 g += A[j, o] * R[o, b]
             G[j, b] = g if H[j, b] > zero else zero  # (3), relu'(0) = 0
-        for o in range(m):
-            total = zero
-            for b in range(n):
-                total += H[j, b] * R[o, b]
-            dA[j, o] = total  # (2)
-        for i in range(d):
-            total = zero
-            for b in range(n):
-                total += G[j, b] * X[i, b]
-            dU[i, j] = total  # (4)
+    _sum_outer(n, k, m, H, R, dA)  # (2)
+    _sum_outer(n, d, k, X, G, dU)  # (4)
     return loss / n
 
 
@@ -214,14 +232,17 @@ def sampled_loop(d, k, m):
     def loop(rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
         X, T = np.empty((d, batch), U.dtype), np.empty((m, batch), U.dtype)
         H, G, R = np.empty((k, batch), U.dtype), np.empty((k, batch), U.dtype), np.empty_like(T)
-        dU, dA, n = np.empty_like(U), np.empty_like(A), batch
+        dU, dA, n, line = np.empty_like(U), np.empty_like(A), batch, 64 // rows.itemsize
         for _ in range(n_steps):
             if order.size == 0:
                 _draw_columns(rng, teacher, X, T)
             else:
                 n = min(batch, order.size - start)
                 for b in range(n):
-                    row = order[start + b]
+                    row, later = order[start + b], order[min(start + b + AHEAD, order.size - 1)]
+                    if d + m > line:  # for shorter rows asking costs more than it saves
+                        for i in range(0, d + m, line):
+                            _prefetch(rows, later, i)
                     for i in range(d):
                         X[i, b] = rows[row, i]
                     for o in range(m):
@@ -248,9 +269,11 @@ def _blas_loop(rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_s
         else:
             n = min(batch, order.size - start)
             for b in range(n):
-                row = rows[order[start + b]]
-                X[b] = row[:d]
-                T[b] = row[d:]
+                row = order[start + b]
+                for i in range(d):
+                    X[b, i] = rows[row, i]
+                for o in range(m):
+                    T[b, o] = rows[row, d + o]
             start += n
         total += _backward_blas(X[:n], T[:n], U, A, H[:n], R[:n], G[:n], dU, dA)
         _update(U, VU, dU, rates[0], rates[2])

@@ -165,9 +165,10 @@ def test_the_first_window_is_the_mean_of_its_batch_losses(arch):
 @every_dtype
 @pytest.mark.parametrize("arch", ["two-weight", "modresnet"], ids=["m = 1", "m = d"])
 @pytest.mark.parametrize("source", ["data set", "fresh samples"])
-def test_the_two_loops_make_the_same_steps(arch, dtype, source):
+@pytest.mark.parametrize("d, width", [(3, 4), (9, kernels.UNROLLED)], ids=["short rows", "rows of two cache lines"])
+def test_the_two_loops_make_the_same_steps(arch, dtype, source, d, width):
     """The BLAS loop takes any shape, so the two can be compared on a small one."""
-    d, width, m = 3, 4, rg.ARCHITECTURES[arch].outputs(3)
+    m = rg.ARCHITECTURES[arch].outputs(d)
     X, Y = samples(arch, N_SAMPLES, d, dtype=dtype)
     rows = rg.EmpiricalLoss(arch, X, Y).rows
     teacher = rg.OnlineLoss(arch, rg.Network("resnet-sum" if m == 1 else "resnet",

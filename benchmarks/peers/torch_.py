@@ -1,4 +1,4 @@
-"""PyTorch: eager with autograd and in-place foreach updates, by hand without autograd, and compiled."""
+"""PyTorch: eager with autograd and fused in-place updates, and a compiled step by hand."""
 
 import shutil
 import time
@@ -68,7 +68,9 @@ def step(job):
         if W is not None:
             nesterov(job, W, VW, dA.expand_as(W))
 
-    def system(function, threads, autograd=False):
+    def system(function, threads):
+        autograd = function is by_autograd
+
         def advance(state, n):
             torch.set_num_threads(threads)
             with torch.inference_mode(not autograd):
@@ -81,8 +83,7 @@ def step(job):
 
     few = 1 if d <= 50 else job.threads  # small sizes lose with more
     return {
-        "PyTorch": [system(by_autograd, threads, True) for threads in {few, job.threads}],
-        "PyTorch by hand": [system(by_hand, threads) for threads in {few, job.threads}],
+        "PyTorch": [system(by_autograd, threads) for threads in {few, job.threads}],
         "PyTorch compiled": [lambda: system(compiled(by_hand, few, job.quick), few)],
     }
 
@@ -126,7 +127,7 @@ def ensemble(job):
                 nesterov(job, A, VA, dA)
         return U.numpy(), A.numpy()
 
-    return {"PyTorch by hand": [run]}
+    return {"PyTorch": [run]}
 
 
 def population(job):
@@ -145,22 +146,10 @@ def population(job):
 
         return System(lambda: begin(job), advance, lambda s: tensors_to_numpy(s[:2]))
 
-    systems = {"PyTorch by hand": [system(expected_gradient)]}
-    return systems | {
-        "PyTorch compiled": [lambda: system(compiled(expected_gradient, job.threads, job.quick))]
+    return {
+        "PyTorch": [system(expected_gradient)],
+        "PyTorch compiled": [lambda: system(compiled(expected_gradient, job.threads, job.quick))],
     }
-
-
-def hessian(job):
-    teacher, (U, A) = tensors(*teacher_units(job)), tensors(job.U, job.W)
-    own = torch.eye(job.d, 2 * job.d, dtype=torch.bool)
-
-    def flat(theta):
-        pair = theta[: U.numel()].view_as(U), theta[U.numel() :].view_as(A)
-        return torch.cat([g.flatten() for g in expected_gradient(torch, *pair, *teacher, own)])
-
-    theta = torch.cat([U.flatten(), A.flatten()])
-    return {"PyTorch": [lambda: torch.func.jacfwd(flat)(theta).numpy()]}
 
 
 class TwoWeight(torch.nn.Module):
