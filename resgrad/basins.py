@@ -3,6 +3,7 @@
 Imports ``landscape``, ``symmetry``, ``training`` and what they import.
 """
 
+import contextlib
 import ctypes
 import functools
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def descend(exact, loss, theta0, n_steps, lr=None, momentum=0.0, batch_size=None
     if lr is None:
         lr = _step_size(exact, theta0, momentum)
     width = loss.arch.width(theta0.size, loss.d)
-    advance = training._advancer(loss, optimizers.Nesterov(lr, momentum), batch_size, width)
+    advance = training.advancer(loss, optimizers.Nesterov(lr, momentum), batch_size, width)
     state, look, peak = training.State.start(loss, theta0, rng), 0, np.linalg.norm(exact.grad(theta0))
     while True:
         advance(state, min(LOOK, n_steps - state.step))
@@ -214,6 +215,19 @@ def blas():
                 if hasattr(library, name.format("set")):
                     pairs.append([getattr(library, name.format(verb)) for verb in ("get", "set")])
     return pairs
+
+
+@contextlib.contextmanager
+def one_thread():
+    """One BLAS thread: the last bits of products and eigenvalues depend on their number."""
+    before = [get_threads() for get_threads, _ in blas()]
+    for _, set_threads in blas():
+        set_threads(1)
+    try:
+        yield
+    finally:
+        for (_, set_threads), count in zip(blas(), before):
+            set_threads(count)
 
 
 def work(task):

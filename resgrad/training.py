@@ -266,7 +266,7 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
         state, records = State.start(loss, theta0, rng), []
     else:
         state, records = _resumable(loss, observe, *resume)
-    advance = _advancer(loss, optimizer, batch_size, state.U.shape[1])
+    advance = advancer(loss, optimizer, batch_size, state.U.shape[1])
     sampled = isinstance(loss, losses.EmpiricalLoss) and (batch_size or len(loss.rows)) < len(loss.rows)
     exact = not (sampled or isinstance(loss, losses.OnlineLoss))
 
@@ -275,7 +275,9 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
         records.append((state.step, value, *(function(theta) for function in observe.values())))
 
     if not records:
-        record(loss.value(state.theta0))
+        if not np.isfinite(first := loss.value(state.theta0)):
+            raise ValueError(f"theta0 has the loss {first}, but must have a finite one")
+        record(first)
     elif state.window_steps and records[-1][0] == state.step:
         records.pop()  # the last record of a shorter run; its window is still open
     stop_reason, pace, ceiling = "finished", 16, DIVERGED * max(1.0, records[0][1])
@@ -317,8 +319,29 @@ def _resumable(loss, observe, state, records):
     return state, list(records)
 
 
-def _advancer(loss, optimizer, batch_size, width):
-    """``advance(state, n)``: n steps of the fused kernel that fits the loss, in place."""
+def curvature(loss, theta, iterations=30):
+    """The largest curvature of a loss at ``theta``, of either sign: power iteration on differences of gradients.
+
+    >>> import numpy as np, resgrad as rg
+    >>> loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.eye(4).ravel(), d=4))
+    >>> theta = rg.draw("vanilla", "normal", d=4, rng=0)
+    >>> bool(np.isclose(curvature(loss, theta), np.linalg.eigvalsh(loss.hessian(theta))[-1], rtol=0.01))
+    True
+    """
+    theta = loss._theta(theta)
+    h, size = 1e-5 * max(1.0, np.abs(theta).max()), 0.0
+    way = np.random.default_rng(0).standard_normal(theta.size)
+    for _ in range(iterations):
+        way /= np.linalg.norm(way)
+        way = (loss.grad(theta + h * way) - loss.grad(theta - h * way)) / (2 * h)
+        size = np.linalg.norm(way)
+        if not 0 < size < np.inf:
+            break
+    return float(size)
+
+
+def advancer(loss, optimizer, batch_size, width):
+    """``advance(state, n)``: n steps of the fused kernel that fits the loss, in place; changes nothing else."""
     if batch_size is not None:
         batch_size = checks.integer(batch_size, "batch_size")
     d, m = loss.d, loss.arch.outputs(loss.d)
