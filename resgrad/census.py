@@ -1,6 +1,6 @@
 """``rg.census`` and ``python -m resgrad.census``: which minima gradient descent ends in, and how often.
 
-Imports ``basins``, ``training``, ``losses``, ``experiment``, ``plots`` and below, but only once a census
+Imports ``basins``, ``training``, ``losses``, ``presets``, ``plots`` and below, but only once a census
 starts: ``--help`` costs nothing.
 """
 
@@ -12,14 +12,20 @@ import hashlib
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 import types
 from pathlib import Path
 
+from . import command
+
+if __name__ == "__main__":
+    command.ctrl_c(signal.SIG_DFL)  # without a traceback, while NumPy is imported
+
 import numpy as np
 
-from . import __version__, architectures, checks, experiment, files, optimizers
+from . import __version__, architectures, checks, files, optimizers, presets
 
 OUTCOMES = {
     "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle",
@@ -74,7 +80,7 @@ def prepare(arch, d, runs=1000, seed=0, *, teacher=None, teacher_width=None, ini
     if isinstance(optimizer, tuple(optimizers.OPTIMIZERS.values())):
         given["momentum"], lr = optimizer.momentum, optimizer.lr
         optimizer = type(optimizer).__name__.lower()
-    base = experiment.resolve(
+    base = presets.resolve(
         arch.name if arch.name in architectures.ARCHITECTURES else "li", d=d, steps=steps, seed=seed,
         lr=1.0 if lr is None else lr,
         init=init or ("normal" if control else "fan-in"),
@@ -397,10 +403,10 @@ def picture(found):
 
 
 def _parser():
-    parser = experiment.Parser(
-        prog="python -m resgrad.census", allow_abbrev=False,
+    parser = command.Parser(
+        prog="python -m resgrad.census",
         description="Train from many starts, count the minima; files go to a fresh directory in runs/.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("--arch", metavar="NAME", help=", ".join(architectures.ARCHITECTURES))
     add("--preset", help="safran-shamir: the protocol of their paper, with --k")
@@ -463,35 +469,29 @@ def _connect(address, stack):
         raise ValueError(f"scheduler is {address}, but does not answer: {checks.shown(error)}") from None
 
 
+@command.guarded
 def main(argv=None):
     """The command line; returns the exit code."""
     given = {key: value for key, value in vars(_parser().parse_args(argv)).items() if value is not None}
     scheduler, out, quiet = given.pop("scheduler", None), given.pop("out", None), given["quiet"]
     started = time.perf_counter()
-    try:
-        with contextlib.ExitStack() as stack:
-            if given["resume"] and out is None:
-                raise ValueError("resume is given without out, but must know the directory: --out DIR")
-            request = _request(given, given.pop("preset", None), given.pop("k", None))
-            config = prepare(
-                **{k: v for k, v in request.items() if k not in ("workers", "resume", "quiet")}
-            ).config
-            executor = None if scheduler is None else _connect(scheduler, stack)
-            out = files.fresh("runs", f"census-{config.arch}") if out is None else out
-            if not quiet:
-                experiment._announce_compilation()
+    if given["resume"] and out is None:
+        raise ValueError("resume is given without out, but must know the directory: --out DIR")
+    request = _request(given, given.pop("preset", None), given.pop("k", None))
+    config = prepare(
+        **{k: v for k, v in request.items() if k not in ("workers", "resume", "quiet")}
+    ).config
+    with contextlib.ExitStack() as stack:
+        executor = None if scheduler is None else _connect(scheduler, stack)
+        out = files.fresh("runs", f"census-{config.arch}") if out is None else out
+        if not quiet:
+            command.announce_compilation()
+        try:
             found = census(**request, executor=executor, out=out)
-    except (ValueError, TypeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (OSError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted" + (f"; go on with --resume --out {out}" if out else ""), file=sys.stderr)
-        return 130
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"go on with --resume --out {out}") from None
     if not quiet:
-        print(f"{found}\n\n{time.perf_counter() - started:.1f} s; files: {out}{os.sep}")
+        command.say(f"{found}\n\n{time.perf_counter() - started:.1f} s; files: {out}{os.sep}")
     return 0
 
 
@@ -506,4 +506,6 @@ sys.modules[__name__].__class__ = _Module
 
 if __name__ == "__main__":
     # not __main__.main: workers look up what they are sent by the name of its module
-    sys.exit(importlib.import_module("resgrad.census").main())
+    module = importlib.import_module("resgrad.census")
+    command.ctrl_c(signal.default_int_handler)
+    sys.exit(module.main())

@@ -12,9 +12,9 @@ import resgrad as rg
 PACKAGE = pathlib.Path(rg.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [  # a file may import from the floors above it in this list, and from its own; see `FOUNDATION`
-    {"checks", "kernels"},
+    {"checks", "command", "kernels"},
     {"architectures"},
-    {"losses", "optimizers"},
+    {"losses", "optimizers", "presets"},
     {"training", "symmetry", "landscape", "plots", "files", "gradcheck", "differences",
      "basins"},
     {"experiment", "census"},
