@@ -308,8 +308,7 @@ def census(
         if out is not None:
             stack.enter_context(files.claim(out))
             done, write = _journal(Path(out) / "runs.jsonl", task.config, resume, stack)
-        for get_threads, set_threads in basins.blas():
-            stack.callback(set_threads, get_threads())
+        stack.enter_context(basins.one_thread())
         bar = stack.enter_context(tqdm(
             total=runs, initial=len(done), unit=" runs", file=sys.stderr, leave=False,
             dynamic_ncols=True, disable=quiet or not sys.stderr.isatty(),

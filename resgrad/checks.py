@@ -16,8 +16,8 @@ def suggest(name, what, known):
     return ValueError(f"{what} is {name!r}, but must be one of {', '.join(known)}{hint}")
 
 
-def integer(value, name, minimum=1):
-    """``value`` as an int of at least ``minimum``."""
+def integer(value, name, minimum=1, limit=2**63):
+    """``value`` as an int of at least ``minimum`` and below ``limit``: what compiled loops can count to."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -26,6 +26,8 @@ def integer(value, name, minimum=1):
         raise TypeError(f"{name} is {value!r}, but must be an integer")
     if number < minimum:
         raise ValueError(f"{name} is {shown(value)}, but must be at least {minimum}")
+    if number >= limit:
+        raise ValueError(f"{name} is {shown(value)}, but must be below 2^63")
     return number
 
 

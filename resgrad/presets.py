@@ -119,7 +119,7 @@ def resolve(arch, preset="default", **given):
         config["lr"] = float(f"{config['lr'] * (10 / size) ** power:.2g}")
     for field in ("batch_size", "samples", "steps"):
         config[field] = checks.integer(config[field], field)
-    config["seed"] = checks.integer(config["seed"], "seed", 0)
+    config["seed"] = checks.integer(config["seed"], "seed", 0, float("inf"))
     if config.get("record_every") is not None:
         config["record_every"] = checks.integer(config["record_every"], "record_every")
     for field, known in (("data", DATA), ("optimizer", list(optimizers.OPTIMIZERS)), ("dtype", DTYPES)):

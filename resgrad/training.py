@@ -32,7 +32,7 @@ def streams(seed, run=0):
     >>> streams(0).data.integers(100, size=3).tolist() == streams(0).data.integers(100, size=3).tolist()
     True
     """
-    seed, run = checks.integer(seed, "seed", 0), checks.integer(run, "run", 0)
+    seed, run = checks.integer(seed, "seed", 0, np.inf), checks.integer(run, "run", 0)
     children = np.random.SeedSequence(seed, spawn_key=(run,)).spawn(len(Streams._fields))
     return Streams(*map(np.random.default_rng, children))
 
@@ -346,7 +346,8 @@ def advancer(loss, optimizer, batch_size, width):
         batch_size = checks.integer(batch_size, "batch_size")
     d, m = loss.d, loss.arch.outputs(loss.d)
     lr, momentum = optimizer.lr, optimizer.momentum
-    rates = tuple(map(loss.dtype.type, (lr, lr * loss.arch.readout_rate(d), momentum)))
+    with np.errstate(over="ignore"):  # a step size of infinity diverges at once, and is told so
+        rates = tuple(map(loss.dtype.type, (lr, lr * loss.arch.readout_rate(d), momentum)))
 
     def exact(state, n):
         kernels.population_loop(loss.units_star, state.U, state.A, state.VU, state.VA, rates, n)
