@@ -13,7 +13,7 @@ def suggest(name, what, known):
     """The error for an unknown ``name``: lists the ``known`` ones and suggests the nearest."""
     near = difflib.get_close_matches(str(name).lower(), known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"{what} is {name!r}, but must be one of {', '.join(known)}{hint}")
+    return ValueError(f"{what} is {shown(name)}, but must be one of {', '.join(known)}{hint}")
 
 
 def integer(value, name, minimum=1, limit=2**63):
@@ -44,6 +44,14 @@ def real(value, name, low=-np.inf, high=np.inf, *, above=None):
     if not (low <= number < high):
         raise ValueError(f"{name} is {shown(value)}, but must lie in [{low:g}, {high:g})")
     return number
+
+
+def generator(value, name="rng"):
+    """``value`` as a `numpy.random.Generator`: one stays, a seed makes a new one."""
+    try:
+        return np.random.default_rng(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {shown(value)}, but must be a seed or a numpy.random.Generator") from None
 
 
 def floating(dtype):

@@ -95,7 +95,7 @@ def draw(arch, kind, d, width=None, rng=None):
     >>> rg.draw("two-weight", "identity", d=2)
     array([1., 0., 0., 1., 1., 0., 0., 1.])
     """
-    arch, rng = architectures.resolve(arch), np.random.default_rng(rng)
+    arch, rng = architectures.resolve(arch), checks.generator(rng)
     if kind not in DRAWS:
         raise checks.suggest(kind, "kind", list(DRAWS))
     return arch.flatten(*(DRAWS[kind](rng, shape, d) for shape in arch.shapes(d, width).values()))
@@ -128,9 +128,10 @@ def dataset(teacher, n_samples, rng=None, dtype=np.float64):
     >>> X.shape, Y.shape
     ((5, 3), (5,))
     """
-    dtype = checks.floating(dtype)
-    X = np.random.default_rng(rng).standard_normal((checks.integer(n_samples, "n_samples"), teacher.d))
-    X = X.astype(dtype, copy=False)
+    if not isinstance(teacher, architectures.Network):
+        raise TypeError(f"teacher is {checks.shown(teacher)}, but must be a resgrad.Network")
+    dtype, shape = checks.floating(dtype), (checks.integer(n_samples, "n_samples"), teacher.d)
+    X = checks.generator(rng).standard_normal(shape).astype(dtype, copy=False)
     return X, teacher(X)
 
 
@@ -408,6 +409,7 @@ def gradient_flow(loss, theta0, t_max, *, method="BDF", t_eval=None, rtol=1e-8, 
     t_eval : array_like, optional
         Increasing times to record, up to ``t_max``; the solver's own steps unless given.
     rtol, atol : float
+        Tolerances of a step, at least 1e-13 and above 0.
     observe : dict of str to callable, optional
         As in `train`.
 
@@ -443,7 +445,7 @@ def gradient_flow(loss, theta0, t_max, *, method="BDF", t_eval=None, rtol=1e-8, 
         t_eval = checks.array(t_eval, "t_eval", ("n",))
         if not (t_eval.size and t_eval[0] >= 0 and t_eval[-1] == t_max and (np.diff(t_eval) > 0).all()):
             raise ValueError("t_eval must increase within [0, t_max] and end there")
-    rtol, atol = checks.real(rtol, "rtol", above=0), checks.real(atol, "atol", above=0)
+    rtol, atol = checks.real(rtol, "rtol", 1e-13), checks.real(atol, "atol", above=0)
     stiff = {"jac": lambda t, theta: -loss.hessian(theta)} if method in STIFF else {}
     flow = solve_ivp(
         lambda t, theta: -loss.grad(theta), (0.0, t_max), theta0,
