@@ -174,11 +174,14 @@ def test_a_directory_belongs_to_one_process(tmp_path, capsys):
 
 def test_divergence_is_told_with_its_step_and_loses_nothing(tmp_path, capsys):
     assert run(tmp_path, "--arch", "li", *SMALL, "--lr", 50) == 3
-    assert "diverged at step" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("error: diverged at step") and told.count("\n") == 1
+    smaller = told.split("try --lr ")[1].split()[0]
     summary = json.loads((tmp_path / "run.json").read_text())
     assert summary["stop_reason"].startswith("diverged at step")
     rows = list(csv.DictReader((tmp_path / "history.csv").read_text().splitlines()))
     assert len(rows) >= 2 and all(np.isfinite(float(row["loss"])) for row in rows)
+    assert run(tmp_path, "--arch", "li", *SMALL, "--lr", smaller, "--overwrite") == 0
 
 
 @pytest.mark.parametrize("data", presets.DATA)
