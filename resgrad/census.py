@@ -1,6 +1,6 @@
 """``rg.census`` and ``python -m resgrad.census``: which minima gradient descent ends in, and how often.
 
-Imports ``basins``, ``training``, ``losses``, ``presets``, ``plots`` and below, but only once a census
+Imports ``basins``, ``training``, ``losses``, ``protocol``, ``plots`` and below, but only once a census
 starts: ``--help`` costs nothing.
 """
 
@@ -25,7 +25,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from . import __version__, architectures, checks, files, optimizers, presets
+from . import __version__, architectures, checks, files, optimizers, protocol
 
 OUTCOMES = {
     "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle",
@@ -80,7 +80,7 @@ def prepare(arch, d, runs=1000, seed=0, *, teacher=None, teacher_width=None, ini
     if isinstance(optimizer, tuple(optimizers.OPTIMIZERS.values())):
         given["momentum"], lr = optimizer.momentum, optimizer.lr
         optimizer = type(optimizer).__name__.lower()
-    base = presets.resolve(
+    base = protocol.resolve(
         arch.name if arch.name in architectures.ARCHITECTURES else "li", d=d, steps=steps, seed=seed,
         lr=1.0 if lr is None else lr,
         init=init or ("normal" if control else "fan-in"),

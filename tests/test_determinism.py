@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from resgrad import experiment, presets
+from resgrad import experiment, protocol
 
 SMALL = ["--arch", "modresnet", "--d", "4", "--samples", "1000", "--steps", "300"]
 WIDE = ["--arch", "two-weight", "--d", "110", "--samples", "2000", "--steps", "12"]  # matrix products; long sums
@@ -33,7 +33,7 @@ def left(out):
 
 def simulated(seed):
     """What an executor is sent: the bytes of a run that writes no files."""
-    trajectory, _ = experiment.simulate(presets.resolve("modresnet", d=4, samples=1000, steps=300, seed=seed))
+    trajectory, _ = experiment.simulate(protocol.resolve("modresnet", d=4, samples=1000, steps=300, seed=seed))
     return trajectory.theta.tobytes(), "\n".join(experiment.rows(experiment.table(trajectory)))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import resgrad as rg
-from resgrad import experiment, files, presets
+from resgrad import experiment, files, protocol
 
 SMALL = ["--d", "4", "--samples", "1000", "--steps", "300"]  # one shape for all, compiled once
 
@@ -51,7 +51,7 @@ def test_a_run_leaves_the_four_files_that_the_contract_names(name, tmp_path, cap
 
 
 def test_every_preset_resolves_for_every_architecture():
-    for preset, known in presets.PRESETS.items():
+    for preset, known in protocol.PRESETS.items():
         for name in known:
             config = experiment.resolve(name, preset)
             loss, theta0, teacher = experiment.prepare(dataclasses.replace(config, samples=1))
@@ -184,7 +184,7 @@ def test_divergence_is_told_with_its_step_and_loses_nothing(tmp_path, capsys):
     assert run(tmp_path, "--arch", "li", *SMALL, "--lr", smaller, "--overwrite") == 0
 
 
-@pytest.mark.parametrize("data", presets.DATA)
+@pytest.mark.parametrize("data", protocol.DATA)
 def test_a_longer_run_continues_a_finished_one_bit_for_bit(data, tmp_path):
     common = ["--arch", "two-weight", "--d", 4, "--data", data, *(["--samples", 1030] if data == "dataset" else [])]
     assert run(tmp_path / "parts", *common, "--steps", 137) == 0

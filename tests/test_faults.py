@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import ARCHS
 
-from resgrad import experiment, files, presets, training
+from resgrad import experiment, files, protocol, training
 
 SMALL = ["--arch", "li", "--d", "4", "--samples", "1000", "--steps", "300"]
 ENDLESS = ["--d", "4", "--steps", str(10**9)]
@@ -66,7 +66,7 @@ def moments(count, quick):
     """(arch, data, optimizer, seconds after the first checkpoint), all random; a few of them in the default suite."""
     rng = np.random.default_rng(0)
     for number in range(count):
-        arch, data = ARCHS[number % len(ARCHS)], presets.DATA[number % 3]
+        arch, data = ARCHS[number % len(ARCHS)], protocol.DATA[number % 3]
         optimizer, delay = ("sgd", "nesterov")[number % 2], round(rng.uniform(0, 0.7), 3)
         yield pytest.param(arch, data, optimizer, delay, marks=() if number < quick else pytest.mark.slow)
 

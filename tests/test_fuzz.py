@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import resgrad as rg
-from resgrad import experiment, landscape, presets
+from resgrad import experiment, landscape, protocol
 
 D, ARCH, SCALAR = 3, "modresnet", "li"
 DOCUMENTED = (ValueError, TypeError, RuntimeError)  # the last where a solver of `gradient_flow` gives up
@@ -56,7 +56,7 @@ CALLS = {  # name: (function, valid arguments)
                                          "t_eval": [0.0, 1e-3], "rtol": 1e-3, "atol": 1e-3}),
     "spectrum": (landscape.spectrum, {"loss": LOSSES["population"], "theta": THETA, "tolerance": 1e-9}),
     "one_point": (landscape.one_point, {"loss": LOSSES["population"], "thetas": THETA[None]}),
-    "resolve": (presets.resolve, {"arch": ARCH, "preset": "notebook", "d": 4, "lr": 0.1, "steps": 7, "seed": 3}),
+    "resolve": (protocol.resolve, {"arch": ARCH, "preset": "notebook", "d": 4, "lr": 0.1, "steps": 7, "seed": 3}),
 }
 for kind, loss in LOSSES.items():
     CALLS |= {f"{kind} {name}": (getattr(loss, name), {"theta": THETA}) for name in ("value", "grad", "value_and_grad")}
@@ -165,9 +165,9 @@ WORDS = ["", "li", "L", "sgd", "uniform", "zero", "identity", "phases", "populat
          "li-yuan", "a\nb", "\udcff", "none.npz", "..", "/", "/dev/null", "-", "--"]
 OPTIONS = {  # option: what it may get besides junk
     "--arch": list(rg.ARCHITECTURES), "--preset": ["default"], "--d": ["4"], "--width": ["4"],
-    "--data": list(presets.DATA), "--optimizer": ["sgd", "nesterov"], "--lr": ["0.01", "100"],
+    "--data": list(protocol.DATA), "--optimizer": ["sgd", "nesterov"], "--lr": ["0.01", "100"],
     "--momentum": ["0", "0.5"], "--batch-size": ["7"], "--samples": ["20"], "--steps": ["9"],
-    "--teacher": ["uniform"], "--init": ["small"], "--dtype": list(presets.DTYPES), "--seed": ["1"],
+    "--teacher": ["uniform"], "--init": ["small"], "--dtype": list(protocol.DTYPES), "--seed": ["1"],
     "--record-every": ["3"], "--resume": None, "--overwrite": None, "--verify": None, "--quiet": None, "--help": None,
     "--nonsense": None, "stray": None,
 }  # fmt: skip

@@ -14,9 +14,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [  # a file may import from the floors above it in this list, and from its own; see `FOUNDATION`
     {"checks", "command", "kernels"},
     {"architectures"},
-    {"losses", "optimizers", "presets"},
+    {"losses", "optimizers"},
     {"training", "symmetry", "landscape", "plots", "files", "gradcheck", "differences",
      "basins"},
+    {"protocol"},
     {"experiment", "census"},
 ]
 FOUNDATION = FLOORS[0]  # imports nothing of resgrad

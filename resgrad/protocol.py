@@ -1,11 +1,13 @@
-"""What a run is: its `Config`, the defaults of every architecture, and the published protocols.
+"""What a run is: its `Config`, the defaults of every architecture, the published protocols; and making one.
 
-Imports ``architectures``, ``optimizers``, ``checks``.
+Imports ``training``, ``landscape``, ``symmetry``, ``basins`` and below, but only once a run starts.
 """
 
 import dataclasses
 
-from . import architectures, checks, optimizers
+import numpy as np
+
+from . import architectures, checks, files, optimizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,7 @@ def resolve(arch, preset="default", **given):
 
     Examples
     --------
-    >>> from resgrad.experiment import resolve
+    >>> from resgrad.protocol import resolve
     >>> resolve("modresnet", "notebook").arch
     'modresnet-sum'
     >>> resolve("li", d=20).lr
@@ -130,3 +132,103 @@ def resolve(arch, preset="default", **given):
     if config["optimizer"] == "sgd" and config["momentum"]:
         raise ValueError(f"momentum is {config['momentum']:g}, but sgd has none; use --optimizer nesterov")
     return Config(**config)
+
+
+def prepare(config):
+    """(loss, theta0, teacher) of a run; the same seed gives the same three for every ``data``."""
+    from . import basins, losses, training
+
+    streams = training.streams(config.seed)
+    theta_star = _parameters(config, "teacher", streams.teacher)
+    theta0 = _parameters(config, "init", streams.init)
+    teacher = architectures.Network(config.arch, theta_star, config.d)
+    dtype = np.dtype(config.dtype)
+    if config.data == "dataset":
+        with basins.one_thread():
+            X, Y = training.dataset(teacher, config.samples, streams.data, dtype)
+            loss = losses.EmpiricalLoss(config.arch, X, Y)
+    elif config.data == "online":
+        loss = losses.OnlineLoss(config.arch, teacher, dtype)
+    elif dtype != np.float64:
+        raise ValueError(f"dtype is {config.dtype}, but population data needs float64")
+    else:
+        loss = losses.PopulationLoss(config.arch, teacher)
+    return loss, theta0, teacher
+
+
+def _parameters(config, role, rng):
+    """Teacher or start: drawn, or read from the ``theta`` of a weights file."""
+    from . import training
+
+    kind, arch = getattr(config, role), architectures.resolve(config.arch)
+    if kind in training.DRAWS:
+        return training.draw(arch, kind, config.d, config.width, rng)
+    if not kind.endswith(".npz"):
+        raise checks.suggest(kind, role, [*training.DRAWS, "the path of a weights.npz"])
+    arrays, header = files.read_archive(kind, "weights")
+    theta = checks.array(arrays["theta"], role)
+    found, needed = (header["arch"], header["d"]), (arch.name, config.d)
+    if found != needed or theta.size != arch.size(config.d, config.width):
+        raise ValueError(
+            f"{role} {kind} holds {header['arch']} with d={header['d']} and {theta.size} parameters, but "
+            f"{arch.name} with d={config.d} and {arch.size(config.d, config.width)} is needed"
+        )
+    return theta
+
+
+def observers(config, teacher):
+    """What is recorded besides the loss: functions of theta, by the columns of ``history.csv``."""
+    from . import landscape, losses, symmetry
+
+    population, theta_star = losses.PopulationLoss(config.arch, teacher), teacher.theta
+    columns = {
+        "population_loss": population.value,
+        "distance": lambda theta: float(np.linalg.norm(theta - theta_star)),
+        "aligned_distance": lambda theta: symmetry.align(config.arch, theta, theta_star, config.d).distance,
+    }
+    if config.preset.startswith("li-yuan"):  # the paper's quantities
+        columns["inner_product"] = lambda theta: float(population.grad(theta) @ (theta - theta_star))
+        columns["potential"] = lambda theta: landscape.potential(config.arch, theta, theta_star, config.d)
+    return columns
+
+
+def simulate(config, problem=None, *, progress=None, resume=None):
+    """(trajectory, teacher) of the run that ``config`` describes; writes nothing.
+
+    Parameters
+    ----------
+    config : Config
+    problem : tuple, optional
+        What `prepare` makes of ``config``.
+    progress, resume : optional
+        As in `resgrad.train`.
+
+    Examples
+    --------
+    >>> from resgrad.protocol import resolve, simulate
+    >>> trajectory, teacher = simulate(resolve("li", d=4, samples=500, steps=2000))
+    >>> bool(trajectory.observed["distance"][-1] < 1e-6)
+    True
+    """
+    from . import basins, training
+
+    loss, theta0, teacher = problem or prepare(config)
+    momentum = (config.momentum,) if config.optimizer == "nesterov" else ()
+    optimizer = optimizers.OPTIMIZERS[config.optimizer](config.lr, *momentum)
+    batch_size = None if config.data == "population" else config.batch_size
+    with basins.one_thread():  # the last bits of a matrix product depend on their number
+        trajectory = training.train(
+            loss, theta0, optimizer, config.steps, batch_size, config.seed, config.record_every,
+            observe=observers(config, teacher), progress=progress, resume=resume,
+        )  # fmt: skip
+    return trajectory, teacher
+
+
+def table(trajectory):
+    """The columns of ``history.csv``, by name."""
+    return {"step": trajectory.steps, "loss": trajectory.loss} | trajectory.observed
+
+
+def rows(history):
+    """The lines of ``history.csv``; every number reads back to the last bit."""
+    return [",".join(history), *(",".join(map(repr, row)) for row in zip(*(c.tolist() for c in history.values())))]
