@@ -95,9 +95,11 @@ def test_resume_before_anything_was_saved_starts_from_the_beginning(tmp_path, ca
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_saves_and_says_how_to_go_on(number, tmp_path):
+def test_an_interruption_saves_and_says_how_to_go_on(number, tmp_path, capsys):
     process = start(tmp_path / "a", "--arch", "li", "--samples", 1000, *ENDLESS)
     saved(tmp_path / "a")
+    assert run(tmp_path / "a", "--resume") == 2  # while the other process has it
+    assert "another process is writing there" in capsys.readouterr().err
     process.send_signal(number)
     code, _, told = finish(process)
     assert code == 130 and told.endswith(f"; go on with --resume --out {tmp_path / 'a'}\n") and "Traceback" not in told
@@ -334,7 +336,35 @@ def test_verify_and_resume_refuse_damaged_files(name, content, tmp_path, capsys)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
-# ------------------------------------------------------------------------------ damaged checkpoints
+# ---------------------------------------------------------------------------------- damaged files
+
+
+def damaged(whole, kind, rng):
+    """One bit flipped, cut short, replaced, prolonged, or emptied."""
+    if kind == "flipped":
+        at = rng.integers(len(whole))
+        return whole[:at] + bytes([whole[at] ^ 1 << rng.integers(8)]) + whole[at + 1 :]
+    cut = rng.integers(len(whole))
+    return {"cut": whole[:cut], "empty": b"", "foreign": rng.bytes(cut), "longer": whole + rng.bytes(9)}[kind]
+
+
+@pytest.mark.parametrize("rounds", [20, pytest.param(480, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name, arguments", [
+    ("checkpoint.npz", ["--resume", "--steps", "400"]), ("checkpoint.npz", ["--verify"]),
+    ("weights.npz", ["--teacher", "weights.npz"]), ("weights.npz", ["--init", "weights.npz"]),
+])
+def test_no_damaged_file_is_used(name, arguments, rounds, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(".", *SMALL) == 0
+    whole, rng = (tmp_path / name).read_bytes(), np.random.default_rng(rounds)
+    new = ["--out", "new", *SMALL] if name == "weights.npz" else ["--out", "."]
+    for kind in rng.choice(["flipped", "cut", "empty", "foreign", "longer"], rounds):
+        (tmp_path / name).write_bytes(damaged(whole, kind, rng))
+        assert experiment.main([*new, *arguments]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"error: {name} is damaged, or not a ") and told.count("\n") == 1
+    (tmp_path / name).write_bytes(whole)
+    assert experiment.main([*new, *arguments, "--quiet", "--no-plot"]) == 0
 
 
 def test_what_a_checkpoint_holds_is_checked_even_where_the_checksum_is_right(tmp_path):
