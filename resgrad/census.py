@@ -4,6 +4,11 @@ Imports ``basins``, ``training``, ``losses``, ``protocol``, ``plots`` and below,
 starts: ``--help`` costs nothing.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback, while all is imported
+
 import base64
 import concurrent.futures
 import contextlib
@@ -12,20 +17,14 @@ import hashlib
 import importlib
 import json
 import os
-import signal
 import sys
 import time
 import types
 from pathlib import Path
 
-from . import command
-
-if __name__ == "__main__":
-    command.ctrl_c(signal.SIG_DFL)  # without a traceback, while NumPy is imported
-
 import numpy as np
 
-from . import __version__, architectures, checks, files, optimizers, protocol
+from . import __version__, architectures, checks, command, files, optimizers, protocol
 
 OUTCOMES = {
     "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle",
@@ -485,10 +484,8 @@ def main(argv=None):
         out = files.fresh("runs", f"census-{config.arch}") if out is None else out
         if not quiet:
             command.announce_compilation()
-        try:
+        with command.farewell(f"interrupted; go on with --resume --out {out}"):
             found = census(**request, executor=executor, out=out)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"go on with --resume --out {out}") from None
     if not quiet:
         command.say(f"{found}\n\n{time.perf_counter() - started:.1f} s; files: {out}{os.sep}")
     return 0
@@ -505,6 +502,4 @@ sys.modules[__name__].__class__ = _Module
 
 if __name__ == "__main__":
     # not __main__.main: workers look up what they are sent by the name of its module
-    module = importlib.import_module("resgrad.census")
-    command.ctrl_c(signal.default_int_handler)
-    sys.exit(module.main())
+    sys.exit(importlib.import_module("resgrad.census").main())

@@ -1,6 +1,7 @@
 """What the command lines share: errors in one line, exit codes, Ctrl-C.  Imports nothing of resgrad, nor NumPy."""
 
 import argparse
+import contextlib
 import functools
 import os
 import signal
@@ -47,17 +48,28 @@ def guarded(main):
         except (OSError, MemoryError, ImportError) as error:
             tell("error", error or "out of memory")
             return 1
-        except KeyboardInterrupt as error:
-            tell("; ".join(["interrupted", *error.args]))
+        except KeyboardInterrupt:
+            tell("interrupted")
             return 130
 
     return guarded_main
 
 
-def ctrl_c(action):
-    """What Ctrl-C does from now on, unless it is ignored (nohup, &)."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, action)
+@contextlib.contextmanager
+def farewell(text):
+    """Let Ctrl-C say ``text`` and end the process.  An exception may get lost in callbacks of compiled code."""
+
+    def leave(number, frame):
+        os.write(2, f"{text}\n".encode(errors="surrogateescape"))
+        os._exit(130)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:  # as with nohup and &
+        signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def announce_compilation():

@@ -3,22 +3,21 @@
 Imports every other room, but only once a run starts: ``--help`` costs nothing.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback, until there is something to save: `_Watch`
+
 import contextlib
 import dataclasses
 import os
-import signal
 import sys
 import time
 from pathlib import Path
 
-from . import command
-
-if __name__ == "__main__":
-    command.ctrl_c(signal.SIG_DFL)  # without a traceback, until there is something to save: `_Watch`
-
 import numpy as np
 
-from . import __version__, architectures, files, optimizers
+from . import __version__, architectures, command, files, optimizers
 from .protocol import PRESETS, Config, prepare, resolve, rows, simulate, table
 
 RUN_FILES = ("run.json", "checkpoint.npz", "history.csv", "weights.npz", "figure.png")
