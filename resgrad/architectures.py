@@ -60,7 +60,7 @@ class Architecture:
     def __post_init__(self):
         for field in ("name", "formula", "source"):
             if not isinstance(getattr(self, field), str) or not getattr(self, field):
-                raise TypeError(f"{field} is {getattr(self, field)!r}, but must be a non-empty string")
+                raise TypeError(f"{field} is {checks.shown(getattr(self, field))}, but must be a non-empty string")
         for field in ("identity", "skip"):
             object.__setattr__(self, field, checks.real(getattr(self, field), field))
         if self.readout not in READOUTS:

@@ -3,8 +3,10 @@
 Imports ``landscape``, ``symmetry``, ``training`` and what they import.
 """
 
+import contextlib
 import ctypes
 import functools
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -77,7 +79,7 @@ def descend(exact, loss, theta0, n_steps, lr=None, momentum=0.0, batch_size=None
     if lr is None:
         lr = _step_size(exact, theta0, momentum)
     width = loss.arch.width(theta0.size, loss.d)
-    advance = training._advancer(loss, optimizers.Nesterov(lr, momentum), batch_size, width)
+    advance = training.advancer(loss, optimizers.Nesterov(lr, momentum), batch_size, width)
     state, look, peak = training.State.start(loss, theta0, rng), 0, np.linalg.norm(exact.grad(theta0))
     while True:
         advance(state, min(LOOK, n_steps - state.step))
@@ -216,11 +218,34 @@ def blas():
     return pairs
 
 
+_LOCK, _BEFORE = threading.Lock(), []
+
+
+@contextlib.contextmanager
+def one_thread():
+    """One BLAS thread in this process: the last bits of products and eigenvalues depend on their number."""
+    with _LOCK:
+        _BEFORE.append([get_threads() for get_threads, _ in blas()])
+        for _, set_threads in blas():
+            set_threads(1)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            before = _BEFORE.pop()
+            if not _BEFORE:  # the last to leave holds what the first one found
+                for (_, set_threads), count in zip(blas(), before):
+                    set_threads(count)
+
+
 def work(task):
-    """[(run, Basin)] of a task, on one BLAS thread: eigenvalues' last bits depend on their number."""
-    for _, set_threads in blas():
-        set_threads(1)
-    config, found = task.config, []
+    """[(run, Basin)] of a task."""
+    with one_thread():
+        return list(_work(task))
+
+
+def _work(task):
+    config = task.config
     for run in task.numbers:
         streams = training.streams(config.seed, run)
         exact = loss = task.loss(streams)
@@ -233,5 +258,4 @@ def work(task):
         theta0 = training.draw(task.arch, config.init, config.d, config.width, streams.init)
         batch_size = None if config.data == "population" else config.batch_size
         how = (config.steps, config.lr, config.momentum, batch_size, streams.batches)
-        found.append((run, descend(exact, loss, theta0, *how)))
-    return found
+        yield run, descend(exact, loss, theta0, *how)

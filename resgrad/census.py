@@ -1,8 +1,13 @@
 """``rg.census`` and ``python -m resgrad.census``: which minima gradient descent ends in, and how often.
 
-Imports ``basins``, ``training``, ``losses``, ``experiment``, ``plots`` and below, but only once a census
+Imports ``basins``, ``training``, ``losses``, ``protocol``, ``plots`` and below, but only once a census
 starts: ``--help`` costs nothing.
 """
+
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback, while all is imported
 
 import base64
 import concurrent.futures
@@ -19,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__, architectures, checks, experiment, files, optimizers
+from . import __version__, architectures, checks, command, files, optimizers, protocol
 
 OUTCOMES = {
     "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle",
@@ -74,7 +79,7 @@ def prepare(arch, d, runs=1000, seed=0, *, teacher=None, teacher_width=None, ini
     if isinstance(optimizer, tuple(optimizers.OPTIMIZERS.values())):
         given["momentum"], lr = optimizer.momentum, optimizer.lr
         optimizer = type(optimizer).__name__.lower()
-    base = experiment.resolve(
+    base = protocol.resolve(
         arch.name if arch.name in architectures.ARCHITECTURES else "li", d=d, steps=steps, seed=seed,
         lr=1.0 if lr is None else lr,
         init=init or ("normal" if control else "fan-in"),
@@ -302,8 +307,7 @@ def census(
         if out is not None:
             stack.enter_context(files.claim(out))
             done, write = _journal(Path(out) / "runs.jsonl", task.config, resume, stack)
-        for get_threads, set_threads in basins.blas():
-            stack.callback(set_threads, get_threads())
+        stack.enter_context(basins.one_thread())
         bar = stack.enter_context(tqdm(
             total=runs, initial=len(done), unit=" runs", file=sys.stderr, leave=False,
             dynamic_ncols=True, disable=quiet or not sys.stderr.isatty(),
@@ -397,10 +401,10 @@ def picture(found):
 
 
 def _parser():
-    parser = experiment.Parser(
-        prog="python -m resgrad.census", allow_abbrev=False,
+    parser = command.Parser(
+        prog="python -m resgrad.census",
         description="Train from many starts, count the minima; files go to a fresh directory in runs/.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("--arch", metavar="NAME", help=", ".join(architectures.ARCHITECTURES))
     add("--preset", help="safran-shamir: the protocol of their paper, with --k")
@@ -463,35 +467,27 @@ def _connect(address, stack):
         raise ValueError(f"scheduler is {address}, but does not answer: {checks.shown(error)}") from None
 
 
+@command.guarded
 def main(argv=None):
     """The command line; returns the exit code."""
     given = {key: value for key, value in vars(_parser().parse_args(argv)).items() if value is not None}
     scheduler, out, quiet = given.pop("scheduler", None), given.pop("out", None), given["quiet"]
     started = time.perf_counter()
-    try:
-        with contextlib.ExitStack() as stack:
-            if given["resume"] and out is None:
-                raise ValueError("resume is given without out, but must know the directory: --out DIR")
-            request = _request(given, given.pop("preset", None), given.pop("k", None))
-            config = prepare(
-                **{k: v for k, v in request.items() if k not in ("workers", "resume", "quiet")}
-            ).config
-            executor = None if scheduler is None else _connect(scheduler, stack)
-            out = files.fresh("runs", f"census-{config.arch}") if out is None else out
-            if not quiet:
-                experiment._announce_compilation()
+    if given["resume"] and out is None:
+        raise ValueError("resume is given without out, but must know the directory: --out DIR")
+    request = _request(given, given.pop("preset", None), given.pop("k", None))
+    config = prepare(
+        **{k: v for k, v in request.items() if k not in ("workers", "resume", "quiet")}
+    ).config
+    with contextlib.ExitStack() as stack:
+        executor = None if scheduler is None else _connect(scheduler, stack)
+        out = files.fresh("runs", f"census-{config.arch}") if out is None else out
+        if not quiet:
+            command.announce_compilation()
+        with command.farewell(f"interrupted; go on with --resume --out {out}"):
             found = census(**request, executor=executor, out=out)
-    except (ValueError, TypeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (OSError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted" + (f"; go on with --resume --out {out}" if out else ""), file=sys.stderr)
-        return 130
     if not quiet:
-        print(f"{found}\n\n{time.perf_counter() - started:.1f} s; files: {out}{os.sep}")
+        command.say(f"{found}\n\n{time.perf_counter() - started:.1f} s; files: {out}{os.sep}")
     return 0
 
 

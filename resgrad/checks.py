@@ -13,11 +13,11 @@ def suggest(name, what, known):
     """The error for an unknown ``name``: lists the ``known`` ones and suggests the nearest."""
     near = difflib.get_close_matches(str(name).lower(), known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"{what} is {name!r}, but must be one of {', '.join(known)}{hint}")
+    return ValueError(f"{what} is {shown(name)}, but must be one of {', '.join(known)}{hint}")
 
 
-def integer(value, name, minimum=1):
-    """``value`` as an int of at least ``minimum``."""
+def integer(value, name, minimum=1, limit=2**63):
+    """``value`` as an int of at least ``minimum`` and below ``limit``: what compiled loops can count to."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -26,6 +26,8 @@ def integer(value, name, minimum=1):
         raise TypeError(f"{name} is {value!r}, but must be an integer")
     if number < minimum:
         raise ValueError(f"{name} is {shown(value)}, but must be at least {minimum}")
+    if number >= limit:
+        raise ValueError(f"{name} is {shown(value)}, but must be below 2^63")
     return number
 
 
@@ -42,6 +44,14 @@ def real(value, name, low=-np.inf, high=np.inf, *, above=None):
     if not (low <= number < high):
         raise ValueError(f"{name} is {shown(value)}, but must lie in [{low:g}, {high:g})")
     return number
+
+
+def generator(value, name="rng"):
+    """``value`` as a `numpy.random.Generator`: one stays, a seed makes a new one."""
+    try:
+        return np.random.default_rng(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {shown(value)}, but must be a seed or a numpy.random.Generator") from None
 
 
 def floating(dtype):

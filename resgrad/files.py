@@ -5,10 +5,12 @@ SHA-256 of all bytes before it.  Nothing is ever unpickled.
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import os
+import shutil
 import tempfile
 import zipfile
 from pathlib import Path
@@ -24,27 +26,48 @@ class FileError(ValueError):
 
 
 def write(path, content):
-    """Write bytes or text to ``path`` atomically: a reader sees the old file or the new one."""
+    """Write bytes or text to ``path`` atomically: a reader sees the old file or the new one.
+
+    One writer at a time: see `claim`.
+    """
     path = Path(path)
-    content = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.part")  # what a killed process leaves, the next write replaces
     try:
-        with open(handle, "wb") as file:
-            file.write(content)
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            temporary.unlink()
         raise
 
 
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def rescue(directory, leave):
+    """Call ``leave(directory)``; where it cannot write there, leave everything in the next place that has room.
+
+    Raises
+    ------
+    OSError
+        When ``directory`` could not be written: it says why, and where the files are instead.
+    """
+    try:
+        return leave(directory)
+    except OSError as error:
+        told = f"{directory} cannot be written: {error.strerror or error}"
+    for place in (lambda: directory.parent, tempfile.gettempdir):
+        try:
+            other = fresh(place(), directory.name or "run")
+            try:
+                leave(other)
+            except OSError:
+                shutil.rmtree(other, ignore_errors=True)
+                raise
+        except (OSError, FileError):
+            continue
+        raise OSError(f"{told}; the run is in {other} instead")
+    raise OSError(f"{told}, nor any other place; the run is lost")
 
 
 def write_json(path, content):
@@ -86,14 +109,15 @@ def read_archive(path, kind):
         raise FileError(f"{path} cannot be read: {error.strerror}") from None
     body, digest = content[:-_DIGEST], content[-_DIGEST:]
     if hashlib.sha256(body).digest() != digest:
-        raise FileError(f"{path} is not a whole resgrad {kind}: its checksum does not match")
+        reason = "its checksum does not match" if content else "it is empty"
+        raise FileError(f"{path} is damaged, or not a {kind}.npz that resgrad wrote: {reason}")
     try:
         with np.load(io.BytesIO(body), allow_pickle=False) as archive:
             arrays = dict(archive)
         header = json.loads(arrays.pop("header").tobytes())
-        found, version = header["kind"], header["format"]
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise FileError(f"{path} is not a resgrad {kind}: {error}") from None
+        found, version = header["kind"], int(header["format"])
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise FileError(f"{path} is not a {kind}.npz that resgrad wrote: {error}") from None
     if found != kind:
         raise FileError(f"{path} is a resgrad {found}, but must be a {kind}")
     if version > FORMAT:
@@ -131,9 +155,11 @@ def claim(directory):
             import msvcrt
 
             msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
-    except OSError:
+    except OSError as error:
         lock.close()
-        raise FileError(f"out is {directory}, but another process is writing there") from None
+        held = error.errno in (errno.EAGAIN, errno.EACCES)
+        told = "another process is writing there" if held else f"it cannot be locked: {error.strerror}"
+        raise FileError(f"out is {directory}, but {told}") from None
     return lock
 
 

@@ -250,8 +250,8 @@ class OnlineLoss(_TeacherLoss):
 
     def batch(self, batch_size=200, rng=None):
         """An `EmpiricalLoss` on ``batch_size`` fresh samples from ``rng`` (a Generator or a seed)."""
-        rng = np.random.default_rng(rng)
-        X = rng.standard_normal((checks.integer(batch_size, "batch_size"), self.d)).astype(self.dtype)
+        size = checks.integer(batch_size, "batch_size"), self.d
+        X = checks.generator(rng).standard_normal(size).astype(self.dtype)
         return EmpiricalLoss(self.arch, X, self.teacher(X))
 
 

@@ -14,6 +14,11 @@ class SGD:
     lr : float
         Step size, > 0.
 
+    Raises
+    ------
+    ValueError, TypeError
+        For an lr that is not a finite number above 0.
+
     Examples
     --------
     >>> import resgrad as rg
@@ -43,6 +48,11 @@ class Nesterov:
     momentum : float
         In [0, 1).
 
+    Raises
+    ------
+    ValueError, TypeError
+        For numbers out of range.
+
     Examples
     --------
     >>> import resgrad as rg
@@ -56,6 +66,18 @@ class Nesterov:
     def __post_init__(self):
         object.__setattr__(self, "lr", checks.real(self.lr, "lr", above=0))
         object.__setattr__(self, "momentum", checks.real(self.momentum, "momentum", 0, 1))
+
+
+def largest_lr(curvature, momentum=0.0):
+    """The step size from which on `Nesterov` (`SGD`: momentum 0) diverges on a quadratic of this curvature.
+
+    With q = 1 - lr curvature, theta - momentum lr v follows z^2 = (1 + momentum) q z - momentum q, whose
+    roots lie within the unit circle iff -1 / (1 + 2 momentum) < q < 1.
+
+    >>> largest_lr(4.0), largest_lr(4.0, momentum=0.5)
+    (0.5, 0.375)
+    """
+    return (2 + 2 * momentum) / ((1 + 2 * momentum) * curvature)
 
 
 OPTIMIZERS = {"sgd": SGD, "nesterov": Nesterov}

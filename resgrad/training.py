@@ -32,7 +32,7 @@ def streams(seed, run=0):
     >>> streams(0).data.integers(100, size=3).tolist() == streams(0).data.integers(100, size=3).tolist()
     True
     """
-    seed, run = checks.integer(seed, "seed", 0), checks.integer(run, "run", 0)
+    seed, run = checks.integer(seed, "seed", 0, np.inf), checks.integer(run, "run", 0)
     children = np.random.SeedSequence(seed, spawn_key=(run,)).spawn(len(Streams._fields))
     return Streams(*map(np.random.default_rng, children))
 
@@ -95,7 +95,7 @@ def draw(arch, kind, d, width=None, rng=None):
     >>> rg.draw("two-weight", "identity", d=2)
     array([1., 0., 0., 1., 1., 0., 0., 1.])
     """
-    arch, rng = architectures.resolve(arch), np.random.default_rng(rng)
+    arch, rng = architectures.resolve(arch), checks.generator(rng)
     if kind not in DRAWS:
         raise checks.suggest(kind, "kind", list(DRAWS))
     return arch.flatten(*(DRAWS[kind](rng, shape, d) for shape in arch.shapes(d, width).values()))
@@ -128,9 +128,10 @@ def dataset(teacher, n_samples, rng=None, dtype=np.float64):
     >>> X.shape, Y.shape
     ((5, 3), (5,))
     """
-    dtype = checks.floating(dtype)
-    X = np.random.default_rng(rng).standard_normal((checks.integer(n_samples, "n_samples"), teacher.d))
-    X = X.astype(dtype, copy=False)
+    if not isinstance(teacher, architectures.Network):
+        raise TypeError(f"teacher is {checks.shown(teacher)}, but must be a resgrad.Network")
+    dtype, shape = checks.floating(dtype), (checks.integer(n_samples, "n_samples"), teacher.d)
+    X = checks.generator(rng).standard_normal(shape).astype(dtype, copy=False)
     return X, teacher(X)
 
 
@@ -266,7 +267,7 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
         state, records = State.start(loss, theta0, rng), []
     else:
         state, records = _resumable(loss, observe, *resume)
-    advance = _advancer(loss, optimizer, batch_size, state.U.shape[1])
+    advance = advancer(loss, optimizer, batch_size, state.U.shape[1])
     sampled = isinstance(loss, losses.EmpiricalLoss) and (batch_size or len(loss.rows)) < len(loss.rows)
     exact = not (sampled or isinstance(loss, losses.OnlineLoss))
 
@@ -275,7 +276,9 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
         records.append((state.step, value, *(function(theta) for function in observe.values())))
 
     if not records:
-        record(loss.value(state.theta0))
+        if not np.isfinite(first := loss.value(state.theta0)):
+            raise ValueError(f"theta0 has the loss {first}, but must have a finite one")
+        record(first)
     elif state.window_steps and records[-1][0] == state.step:
         records.pop()  # the last record of a shorter run; its window is still open
     stop_reason, pace, ceiling = "finished", 16, DIVERGED * max(1.0, records[0][1])
@@ -317,13 +320,35 @@ def _resumable(loss, observe, state, records):
     return state, list(records)
 
 
-def _advancer(loss, optimizer, batch_size, width):
-    """``advance(state, n)``: n steps of the fused kernel that fits the loss, in place."""
+def curvature(loss, theta, iterations=30):
+    """The largest curvature of a loss at ``theta``, of either sign: power iteration on differences of gradients.
+
+    >>> import numpy as np, resgrad as rg
+    >>> loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.eye(4).ravel(), d=4))
+    >>> theta = rg.draw("vanilla", "normal", d=4, rng=0)
+    >>> bool(np.isclose(curvature(loss, theta), np.linalg.eigvalsh(loss.hessian(theta))[-1], rtol=0.01))
+    True
+    """
+    theta = loss._theta(theta)
+    h, size = 1e-5 * max(1.0, np.abs(theta).max()), 0.0
+    way = np.random.default_rng(0).standard_normal(theta.size)
+    for _ in range(iterations):
+        way /= np.linalg.norm(way)
+        way = (loss.grad(theta + h * way) - loss.grad(theta - h * way)) / (2 * h)
+        size = np.linalg.norm(way)
+        if not 0 < size < np.inf:
+            break
+    return float(size)
+
+
+def advancer(loss, optimizer, batch_size, width):
+    """``advance(state, n)``: n steps of the fused kernel that fits the loss, in place; changes nothing else."""
     if batch_size is not None:
         batch_size = checks.integer(batch_size, "batch_size")
     d, m = loss.d, loss.arch.outputs(loss.d)
     lr, momentum = optimizer.lr, optimizer.momentum
-    rates = tuple(map(loss.dtype.type, (lr, lr * loss.arch.readout_rate(d), momentum)))
+    with np.errstate(over="ignore"):  # a step size of infinity diverges at once, and is told so
+        rates = tuple(map(loss.dtype.type, (lr, lr * loss.arch.readout_rate(d), momentum)))
 
     def exact(state, n):
         kernels.population_loop(loss.units_star, state.U, state.A, state.VU, state.VA, rates, n)
@@ -384,6 +409,7 @@ def gradient_flow(loss, theta0, t_max, *, method="BDF", t_eval=None, rtol=1e-8, 
     t_eval : array_like, optional
         Increasing times to record, up to ``t_max``; the solver's own steps unless given.
     rtol, atol : float
+        Tolerances of a step, at least 1e-13 and above 0.
     observe : dict of str to callable, optional
         As in `train`.
 
@@ -419,7 +445,7 @@ def gradient_flow(loss, theta0, t_max, *, method="BDF", t_eval=None, rtol=1e-8, 
         t_eval = checks.array(t_eval, "t_eval", ("n",))
         if not (t_eval.size and t_eval[0] >= 0 and t_eval[-1] == t_max and (np.diff(t_eval) > 0).all()):
             raise ValueError("t_eval must increase within [0, t_max] and end there")
-    rtol, atol = checks.real(rtol, "rtol", above=0), checks.real(atol, "atol", above=0)
+    rtol, atol = checks.real(rtol, "rtol", 1e-13), checks.real(atol, "atol", above=0)
     stiff = {"jac": lambda t, theta: -loss.hessian(theta)} if method in STIFF else {}
     flow = solve_ivp(
         lambda t, theta: -loss.grad(theta), (0.0, t_max), theta0,

@@ -12,11 +12,12 @@ import resgrad as rg
 PACKAGE = pathlib.Path(rg.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [  # a file may import from the floors above it in this list, and from its own; see `FOUNDATION`
-    {"checks", "kernels"},
+    {"checks", "command", "kernels"},
     {"architectures"},
     {"losses", "optimizers"},
     {"training", "symmetry", "landscape", "plots", "files", "gradcheck", "differences", "report",
      "basins"},
+    {"protocol"},
     {"experiment", "census"},
 ]
 FOUNDATION = FLOORS[0]  # imports nothing of resgrad

@@ -7,7 +7,7 @@ import pytest
 from conftest import every_arch, point, samples
 
 import resgrad as rg
-from resgrad import optimizers
+from resgrad import optimizers, training
 
 # A step on the quadratic below rounds a handful of products; the factors below do not grow them.
 ROUNDING = 1e-14
@@ -108,3 +108,40 @@ def test_a_rate_must_be_a_number(lr):
 def test_a_momentum_lies_in_zero_one(momentum):
     with pytest.raises(ValueError, match=rf"^momentum is {momentum}, but must lie in \[0, 1\)$"):
         rg.Nesterov(0.1, momentum)
+
+
+# ------------------------------------------------------------------------- the largest stable step
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.01, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("curvature", [0.03, 1.0, 70.0])
+def test_the_largest_step_is_where_the_recursion_stops_contracting(momentum, curvature):
+    def radius(lr):
+        """Of (theta, v) -> the next, from v <- momentum v + g; theta <- theta - lr (g + momentum v)."""
+        step = [[1 - lr * curvature * (1 + momentum), -lr * momentum**2], [curvature, momentum]]
+        return np.abs(np.linalg.eigvals(step)).max()
+
+    limit = optimizers.largest_lr(curvature, momentum)
+    assert abs(radius(limit) - 1) < 1e-12
+    assert radius(0.9 * limit) < 1 < radius(1.1 * limit)
+
+
+@pytest.mark.parametrize("arch", ["li", "resnet"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_nine_tenths_of_the_largest_step_train_and_eleven_do_not(arch, momentum):
+    teacher = rg.Network(arch, point(arch, 4, seed=1), 4)
+    loss = rg.PopulationLoss(arch, teacher)
+    limit = optimizers.largest_lr(training.curvature(loss, teacher.theta), momentum)
+    start = teacher.theta + 1e-5 * point(arch, 4, seed=2)
+    below, above = (rg.train(loss, start, rg.Nesterov(part * limit, momentum), 400) for part in (0.9, 1.1))
+    assert below.loss[-1] < 0.1 * below.loss[0] and above.loss[-1] > 100 * above.loss[0]
+
+
+@every_arch
+@pytest.mark.parametrize("seed", range(3))
+def test_the_curvature_is_the_largest_eigenvalue_of_the_hessian(arch, seed):
+    loss = rg.PopulationLoss(arch, rg.Network(arch, point(arch, 5, seed=7), 5))
+    theta = point(arch, 5, seed=seed)
+    wanted = np.abs(np.linalg.eigvalsh(loss.hessian(theta))).max()
+    size = training.curvature(loss, theta)
+    assert 0.95 * wanted < size < (1 + 1e-6) * wanted  # after thirty iterations; eigenvalues lie close together

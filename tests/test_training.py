@@ -323,6 +323,45 @@ def test_other_exceptions_of_progress_are_not_swallowed():
         run("online", 20, progress=fail)
 
 
+# --------------------------------------------------------------------------- numbers at the edges
+
+
+@every_kind
+def test_a_start_whose_loss_is_no_float_is_refused(kind):
+    loss, batch_size = problem(kind)
+    with pytest.raises(ValueError, match="^theta0 has the loss (inf|nan), but must have a finite one$"):
+        rg.train(loss, 1e200 * point("two-weight", D, WIDTH), OPTIMIZER, 3, batch_size)
+
+
+@every_arch
+@every_kind
+@pytest.mark.parametrize("size", [5e-324, 1e-310, 1e-200])
+def test_parameters_as_small_as_floats_go_are_zeros(arch, kind, size):
+    """Here every term they add is below the last digit of what it is added to, or is itself zero."""
+    loss, batch_size = problem(kind, arch)
+    results = [rg.train(loss, start * np.ones(rg.ARCHITECTURES[arch].size(D, WIDTH)), rg.SGD(1e-3), 5, batch_size)
+               for start in (0.0, size)]
+    zero, tiny = (result.loss[0] for result in results)
+    assert abs(tiny - zero) <= ROUNDING * zero and np.isfinite(results[1].theta).all()
+
+
+@every_arch
+@every_kind
+def test_twin_units_stay_twins(arch, kind):
+    """Units that begin equal get equal gradients."""
+    loss, batch_size = problem(kind, arch)
+    record, theta0 = rg.ARCHITECTURES[arch], point(arch, D, WIDTH)
+    W1, W2 = record.unflatten(theta0, D)
+    E = record.identity * np.eye(D, WIDTH)
+    W1[:, 3] = (W1 + E)[:, 1] - E[:, 3]
+    if W2 is not None:
+        W2[3] = W2[1]
+    result = rg.train(loss, theta0, rg.Nesterov(1e-3, 0.9), 200, batch_size)
+    U, A = record.canonical(result.theta, D)
+    assert relative_error(U[:, 3], U[:, 1]) < 1e-12 and relative_error(A[3], A[1]) < 1e-12
+    assert result.loss[-1] < result.loss[0] and np.linalg.norm(result.theta - theta0) > 1e-3
+
+
 # ---------------------------------------------------------------------- what the theory conserves
 
 

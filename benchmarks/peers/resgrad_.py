@@ -20,7 +20,7 @@ def step(job):
     `rg.train` itself would add one evaluation on the whole data set, at step 0, to every repeat, and
     draw the permutations, which here are everyone's.
     """
-    advance = training._advancer(job.loss, rg.Nesterov(job.lr, job.momentum), job.batch, job.d)
+    advance = training.advancer(job.loss, rg.Nesterov(job.lr, job.momentum), job.batch, job.d)
 
     def start():
         return training.State.start(job.loss, job.starts()[0], np.random.default_rng(0))
@@ -56,7 +56,7 @@ def ensemble(job):
 
 def population(job):
     loss = rg.PopulationLoss(job.arch, job.teacher)
-    advance = training._advancer(loss, rg.Nesterov(job.lr, job.momentum), None, job.d)
+    advance = training.advancer(loss, rg.Nesterov(job.lr, job.momentum), None, job.d)
     pool = ThreadPoolExecutor(job.threads)
 
     def start():

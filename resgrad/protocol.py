@@ -1,0 +1,234 @@
+"""What a run is: its `Config`, the defaults of every architecture, the published protocols; and making one.
+
+Imports ``training``, ``landscape``, ``symmetry``, ``basins`` and below, but only once a run starts.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from . import architectures, checks, files, optimizers
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides a run's bytes.  `resolve` fills in what was left out."""
+
+    arch: str
+    preset: str
+    d: int
+    width: int
+    data: str
+    optimizer: str
+    lr: float
+    momentum: float
+    batch_size: int
+    samples: int
+    steps: int
+    teacher: str
+    init: str
+    dtype: str
+    seed: int
+    record_every: int | None = None
+
+
+DATA = ("dataset", "online", "population")
+DTYPES = ("float64", "float32")
+BASE = {
+    "d": 10, "data": "dataset", "optimizer": "nesterov", "momentum": 0.9, "batch_size": 200,
+    "samples": 100_000, "steps": 20_000, "teacher": "normal", "init": "small", "dtype": "float64", "seed": 0,
+}  # fmt: skip
+
+# lr stands for d = width = 10 and falls with the larger of them as the largest curvature grows: d for normal teachers, whose
+# units have length about 1, and d^2 or d^3 for uniform ones, whose units grow with d.
+DEFAULT = {
+    "li": {"lr": 0.02},
+    "resnet": {"lr": 0.02, "steps": 40_000},
+    "two-weight": {"lr": 1e-3, "steps": 40_000, "teacher": "uniform"},
+    "modresnet": {"lr": 5e-3, "steps": 40_000, "teacher": "uniform"},
+    "vanilla": {"lr": 0.01, "init": "fan-in"},
+    "resnet-sum": {"lr": 1e-3, "steps": 100_000, "teacher": "uniform", "init": "fan-in"},
+    "modresnet-sum": {"lr": 1e-3, "steps": 40_000, "teacher": "uniform"},
+}
+
+# The post's notebooks: every output summed, 100 epochs of 500 batches, logged every 250 batches.
+_NOTEBOOK = {"teacher": "uniform", "init": "fan-in", "steps": 50_000, "record_every": 250}
+_SGD = {"optimizer": "sgd", "lr": 1e-4, "momentum": 0.0}
+_NESTEROV = {"lr": 1e-3, "momentum": 0.01}
+NOTEBOOK = {
+    "li": _NOTEBOOK | _SGD | {"d": 5},
+    "vanilla": _NOTEBOOK | _SGD | {"d": 5},
+    "resnet": _NOTEBOOK | _SGD | {"arch": "resnet-sum", "d": 1, "teacher": "normal"},
+    "resnet-sum": _NOTEBOOK | _SGD | {"d": 1, "teacher": "normal"},
+    "two-weight": _NOTEBOOK | _NESTEROV,
+    "modresnet": _NOTEBOOK | _NESTEROV | {"arch": "modresnet-sum"},
+    "modresnet-sum": _NOTEBOOK | _NESTEROV,
+}
+# Li & Yuan (2017), section 5: |W*|_2 about 0.6, and the start whose gradient first points away.
+_LI_YUAN = _SGD | {"d": 100, "lr": 1e-3, "teacher": "spectral", "init": "zero", "steps": 60_000, "record_every": 1000}
+_PHASES = _SGD | {
+    "d": 1500, "data": "online", "teacher": "zero", "init": "phases", "batch_size": 300, "steps": 300,
+    "record_every": 10, "dtype": "float32",
+}  # fmt: skip
+LI_YUAN = dict.fromkeys(("li", "vanilla"), _LI_YUAN) | {"vanilla": _LI_YUAN | {"init": "spectral"}}
+PRESETS = {
+    "default": DEFAULT, "notebook": NOTEBOOK, "li-yuan": LI_YUAN, "li-yuan-phases": {"li": _PHASES},
+}  # fmt: skip
+
+
+def resolve(arch, preset="default", **given):
+    """The `Config` of a run: what is given, else what the preset says, else the defaults.
+
+    Parameters
+    ----------
+    arch : str
+        A name in ``resgrad.ARCHITECTURES``.
+    preset : {"default", "notebook", "li-yuan", "li-yuan-phases"}
+    **given
+        Fields of `Config`; None means not given.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the field, what it got and what it wants.
+
+    Examples
+    --------
+    >>> from resgrad.protocol import resolve
+    >>> resolve("modresnet", "notebook").arch
+    'modresnet-sum'
+    >>> resolve("li", d=20).lr
+    0.01
+    """
+    name = architectures.resolve(arch).name
+    if preset not in PRESETS:
+        raise checks.suggest(preset, "preset", list(PRESETS))
+    if name not in PRESETS[preset]:
+        raise ValueError(f"preset {preset} is for {' and '.join(PRESETS[preset])}, but arch is {name}")
+    given = {key: value for key, value in given.items() if value is not None}
+    if given.get("optimizer") == "sgd":
+        given.setdefault("momentum", 0.0)
+    config = {"arch": name, "preset": preset} | BASE | PRESETS[preset][name] | given
+    unused = {"population": ("batch_size", "samples"), "online": ("samples",)}.get(config["data"], ())
+    for field in unused:
+        if field in given:
+            raise ValueError(f"{field} is {given[field]}, but {config['data']} data has none")
+    d = config["d"] = checks.integer(config["d"], "d")
+    config["width"] = checks.integer(config.get("width", d), "width")
+    if preset == "default" and "lr" not in given:
+        power = 1 if config["teacher"] != "uniform" else 2 if name == "modresnet" else 3
+        size = max(d, config["width"])
+        config["lr"] = float(f"{config['lr'] * (10 / size) ** power:.2g}")
+    for field in ("batch_size", "samples", "steps"):
+        config[field] = checks.integer(config[field], field)
+    config["seed"] = checks.integer(config["seed"], "seed", 0, float("inf"))
+    if config.get("record_every") is not None:
+        config["record_every"] = checks.integer(config["record_every"], "record_every")
+    for field, known in (("data", DATA), ("optimizer", list(optimizers.OPTIMIZERS)), ("dtype", DTYPES)):
+        if config[field] not in known:
+            raise checks.suggest(config[field], field, known)
+    config["lr"] = checks.real(config["lr"], "lr", above=0)
+    config["momentum"] = checks.real(config["momentum"], "momentum", 0, 1)
+    if config["optimizer"] == "sgd" and config["momentum"]:
+        raise ValueError(f"momentum is {config['momentum']:g}, but sgd has none; use --optimizer nesterov")
+    return Config(**config)
+
+
+def prepare(config):
+    """(loss, theta0, teacher) of a run; the same seed gives the same three for every ``data``."""
+    from . import basins, losses, training
+
+    streams = training.streams(config.seed)
+    theta_star = _parameters(config, "teacher", streams.teacher)
+    theta0 = _parameters(config, "init", streams.init)
+    teacher = architectures.Network(config.arch, theta_star, config.d)
+    dtype = np.dtype(config.dtype)
+    if config.data == "dataset":
+        with basins.one_thread():
+            X, Y = training.dataset(teacher, config.samples, streams.data, dtype)
+            loss = losses.EmpiricalLoss(config.arch, X, Y)
+    elif config.data == "online":
+        loss = losses.OnlineLoss(config.arch, teacher, dtype)
+    elif dtype != np.float64:
+        raise ValueError(f"dtype is {config.dtype}, but population data needs float64")
+    else:
+        loss = losses.PopulationLoss(config.arch, teacher)
+    return loss, theta0, teacher
+
+
+def _parameters(config, role, rng):
+    """Teacher or start: drawn, or read from the ``theta`` of a weights file."""
+    from . import training
+
+    kind, arch = getattr(config, role), architectures.resolve(config.arch)
+    if kind in training.DRAWS:
+        return training.draw(arch, kind, config.d, config.width, rng)
+    if not kind.endswith(".npz"):
+        raise checks.suggest(kind, role, [*training.DRAWS, "the path of a weights.npz"])
+    arrays, header = files.read_archive(kind, "weights")
+    theta = checks.array(arrays["theta"], role)
+    found, needed = (header["arch"], header["d"]), (arch.name, config.d)
+    if found != needed or theta.size != arch.size(config.d, config.width):
+        raise ValueError(
+            f"{role} {kind} holds {header['arch']} with d={header['d']} and {theta.size} parameters, but "
+            f"{arch.name} with d={config.d} and {arch.size(config.d, config.width)} is needed"
+        )
+    return theta
+
+
+def observers(config, teacher):
+    """What is recorded besides the loss: functions of theta, by the columns of ``history.csv``."""
+    from . import landscape, losses, symmetry
+
+    population, theta_star = losses.PopulationLoss(config.arch, teacher), teacher.theta
+    columns = {
+        "population_loss": population.value,
+        "distance": lambda theta: float(np.linalg.norm(theta - theta_star)),
+        "aligned_distance": lambda theta: symmetry.align(config.arch, theta, theta_star, config.d).distance,
+    }
+    if config.preset.startswith("li-yuan"):  # the paper's quantities
+        columns["inner_product"] = lambda theta: float(population.grad(theta) @ (theta - theta_star))
+        columns["potential"] = lambda theta: landscape.potential(config.arch, theta, theta_star, config.d)
+    return columns
+
+
+def simulate(config, problem=None, *, progress=None, resume=None):
+    """(trajectory, teacher) of the run that ``config`` describes; writes nothing.
+
+    Parameters
+    ----------
+    config : Config
+    problem : tuple, optional
+        What `prepare` makes of ``config``.
+    progress, resume : optional
+        As in `resgrad.train`.
+
+    Examples
+    --------
+    >>> from resgrad.protocol import resolve, simulate
+    >>> trajectory, teacher = simulate(resolve("li", d=4, samples=500, steps=2000))
+    >>> bool(trajectory.observed["distance"][-1] < 1e-6)
+    True
+    """
+    from . import basins, training
+
+    loss, theta0, teacher = problem or prepare(config)
+    momentum = (config.momentum,) if config.optimizer == "nesterov" else ()
+    optimizer = optimizers.OPTIMIZERS[config.optimizer](config.lr, *momentum)
+    batch_size = None if config.data == "population" else config.batch_size
+    with basins.one_thread():  # the last bits of a matrix product depend on their number
+        trajectory = training.train(
+            loss, theta0, optimizer, config.steps, batch_size, config.seed, config.record_every,
+            observe=observers(config, teacher), progress=progress, resume=resume,
+        )  # fmt: skip
+    return trajectory, teacher
+
+
+def table(trajectory):
+    """The columns of ``history.csv``, by name."""
+    return {"step": trajectory.steps, "loss": trajectory.loss} | trajectory.observed
+
+
+def rows(history):
+    """The lines of ``history.csv``; every number reads back to the last bit."""
+    return [",".join(history), *(",".join(map(repr, row)) for row in zip(*(c.tolist() for c in history.values())))]

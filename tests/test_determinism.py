@@ -1,0 +1,79 @@
+"""One seed, one set of bytes: whatever the threads, processes, executors, resumptions and caches."""
+
+import concurrent.futures
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import pytest
+
+from resgrad import experiment, protocol
+
+SMALL = ["--arch", "modresnet", "--d", "4", "--samples", "1000", "--steps", "300"]
+WIDE = ["--arch", "two-weight", "--d", "110", "--samples", "2000", "--steps", "12"]  # matrix products; long sums
+
+
+def run(out, *arguments):
+    """The bytes of a run in this process."""
+    assert experiment.main(["--out", str(out), "--quiet", "--no-plot", *arguments]) == 0
+    return left(out)
+
+
+def command(out, *arguments, **environment):
+    """The bytes of a run in a process of its own, and its standard error."""
+    line = [sys.executable, "-m", "resgrad.experiment", "--out", str(out), "--no-plot", *arguments]
+    done = subprocess.run(line, env=os.environ | environment, capture_output=True, text=True, check=True, timeout=120)
+    return left(out), done.stderr
+
+
+def left(out):
+    return [(out / name).read_bytes() for name in ("weights.npz", "history.csv")]
+
+
+def simulated(seed):
+    """What an executor is sent: the bytes of a run that writes no files."""
+    trajectory, _ = experiment.simulate(protocol.resolve("modresnet", d=4, samples=1000, steps=300, seed=seed))
+    return trajectory.theta.tobytes(), "\n".join(experiment.rows(experiment.table(trajectory)))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("small") / "run", *SMALL)
+
+
+def test_across_repeated_runs(small, tmp_path):
+    assert run(tmp_path / "again", *SMALL) == small
+    assert run(tmp_path / "other", *SMALL, "--seed", "1") != small
+
+
+def test_across_processes(small, tmp_path):
+    assert command(tmp_path, *SMALL)[0] == small
+
+
+def test_across_threads(tmp_path):
+    one, two = (
+        command(tmp_path / n, *WIDE, OPENBLAS_NUM_THREADS=n, NUMBA_NUM_THREADS=n, OMP_NUM_THREADS=n)[0] for n in "12"
+    )
+    assert one == two
+
+
+def test_across_executors():
+    alone = [simulated(seed) for seed in range(4)]
+    assert len(set(alone)) == 4
+    processes = concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    for executor in (concurrent.futures.ThreadPoolExecutor(2), processes):
+        with executor:
+            assert list(executor.map(simulated, range(4))) == alone
+
+
+def test_with_and_without_resume(small, tmp_path):
+    run(tmp_path, *SMALL[:-1], "113")
+    assert run(tmp_path, "--resume", "--steps", "300") == small
+
+
+def test_on_a_cold_and_a_warm_cache_and_a_cold_one_is_announced(small, tmp_path):
+    cold, told = command(tmp_path / "cold", *SMALL, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    assert told.startswith("compiling kernels") and told.count("\n") == 1
+    warm, told = command(tmp_path / "warm", *SMALL, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    assert told == "" and cold == warm == small
