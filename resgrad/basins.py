@@ -108,7 +108,7 @@ def _polish(exact, theta, slack, settled):
     reach = _newton_length(exact, theta, slack)
     if reach is None and not settled:
         return None
-    point = landscape._judge(exact, *landscape._newton(exact, theta))
+    point = landscape.polish(exact, theta, max_steps=0)
     if point.verdict == "unconverged":
         point = landscape.polish(exact, theta)
     if point.verdict == "saddle":
