@@ -10,7 +10,7 @@ FLOOR = 1e-18
 
 
 def draw():
-    with plots.figure(4, width=12, height=3.3, sharey=True) as (picture, panels):
+    with plots.figure(4, sharey=True) as (picture, panels):
         for axes, name in zip(panels, NAMES):
             trajectory, teacher = simulate(resolve(name, "default", d=6))
             loss = losses.PopulationLoss(name, teacher)
@@ -26,9 +26,9 @@ def draw():
             axes.set_ylim(FLOOR / 5, 1e5)
             axes.set_xlim(0.5, values.size + 0.5)
             axes.set_xlabel("rank")
-            axes.set_title(f"{name}: nullity {spectrum.nullity} of {values.size}", color=plots.COLORS[name])
+            axes.set_title(f"{name}: {spectrum.nullity} of {values.size} zero", color=plots.COLORS[name], weight="bold")
         panels[0].set_ylabel("|eigenvalue| of the Hessian")
-        plots.tag(panels[2], 71, 1e-9, "gray: the predicted\ndimension, d$^2$ = 36", plots.INK)
-        plots.tag(panels[3], 65, 1e-9, "d = 6", plots.INK)
-        plots.tag(panels[1], 65, 1e-9, "d = 6", plots.INK)
-        return plots.png(picture)
+        for axes, text in zip(panels, ("0", "d = 6", "d$^2$ = 36", "d = 6")):
+            right = axes.get_xlim()[1] * (0.99 if text.startswith("d$") else 0.9)
+            plots.tag(axes, right, 1e-9, f"zero ones\npredicted (gray):\n{text}", plots.INK)
+        return picture
