@@ -32,5 +32,5 @@ def draw():
             plots.tag(right, run["step"][-1], run["distance"][-1], name, plots.COLORS[name], xytext=(-4, 6))
         plots.decades(right, distances)
         plots.steps_axis(right, run["step"])
-        right.set_title("d = 100, five seeds")
+        right.set_title("$\\|W - W^*\\|$, d = 100")
         return picture
