@@ -138,7 +138,7 @@ def _newton_length(exact, theta, slack):
 
 
 def _basin(exact, theta0, point, steps):
-    zero = point.loss <= landscape.GLOBAL * exact.value(theta0)  # for teachers that are zero themselves
+    zero = point.loss <= landscape.EPS * exact.value(theta0)  # for teachers that are zero themselves
     outcome = "global" if zero else point.verdict.split()[0]
     invariants = _invariants(exact, point) if outcome == "spurious" else [0.0] * 4
     return Basin(

@@ -25,30 +25,15 @@ SHIFT = 1e-12  # of |H|: far above the rounding of null eigenvalues, below all o
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Eigenvalues of the Hessian and its null space, next to what the symmetries predict.
+    """Eigenvalues of the Hessian and its null space, next to what the symmetries predict."""
 
-    Attributes
-    ----------
-    eigenvalues : ndarray, shape (n,)
-        Ascending.
-    tolerance : float
-        Eigenvalues of at most this size count as zero.
-    nullity, index : int
-        Numbers of zero and of negative eigenvalues.
-    predicted : int
-        Dimension of the symmetry orbit, see `symmetry.tangent`.
-    null_space : ndarray, shape (n, nullity)
-    angles : ndarray, shape (min(nullity, predicted),)
-        Principal angles between the null space and the orbit's tangent space, descending.
-    """
-
-    eigenvalues: np.ndarray
-    tolerance: float
-    nullity: int
-    index: int
-    predicted: int
-    null_space: np.ndarray
-    angles: np.ndarray
+    eigenvalues: np.ndarray  # (n,), ascending
+    tolerance: float  # those of at most this size count as zero
+    nullity: int  # number of zero ones
+    index: int  # number of negative ones
+    predicted: int  # dimension of the symmetry orbit, see `symmetry.tangent`
+    null_space: np.ndarray  # (n, nullity)
+    angles: np.ndarray  # principal ones between null space and orbit's tangent space, descending
 
     @property
     def explained(self):
@@ -126,29 +111,16 @@ def _require_hessian(loss):
 
 @dataclass(frozen=True, eq=False)
 class Polished:
-    """A critical point; see `polish`.
+    """A critical point; see `polish`."""
 
-    Attributes
-    ----------
-    theta : ndarray, shape (n,)
-    loss, grad_norm : float
-    verdict : {"global minimum", "spurious minimum", "saddle", "unconverged"}
-    index, nullity : int
-        Numbers of negative and of zero eigenvalues of the Hessian, as in `spectrum`.
-    eigenvalues : ndarray, shape (n,)
-        Ascending.
-    iterations : int
-        Second-order steps.
-    """
-
-    theta: np.ndarray
+    theta: np.ndarray  # (n,)
     loss: float
     grad_norm: float
-    verdict: str
-    index: int
-    nullity: int
-    eigenvalues: np.ndarray
-    iterations: int
+    verdict: str  # "global minimum", "spurious minimum", "saddle" or "unconverged"
+    index: int  # numbers of negative and
+    nullity: int  # of zero eigenvalues of the Hessian, as in `spectrum`
+    eigenvalues: np.ndarray  # (n,), ascending
+    iterations: int  # second-order steps
 
     @property
     def min_eigenvalue(self):
@@ -185,10 +157,6 @@ def polish(loss, theta, max_steps=1000):
 
     Notes
     -----
-    Of 840 wild starts (every architecture, d to 7, widths to 8, entries to 10) 820 were polished; of the
-    others six ran into a kink, and fourteen were still in a flat valley of a student with too many units
-    or a teacher near zero.
-
     Descent steps are damped Newton steps with H's eigenvalues replaced by their sizes (Dauphin et
     al. 2014).  Then (H + mu I) step = -g with mu = max(2 |g|, `SHIFT` |H|): along a symmetry orbit
     H = O(|g|), so that H + mu I is positive definite near a minimum, and convergence to a manifold
@@ -201,6 +169,8 @@ def polish(loss, theta, max_steps=1000):
     entry by entry; or a unit has u = 0 (`KINK`), where the loss has a kink and no gradient to vanish.
     "saddle": an eigenvalue is below -`NULL` times the largest.  A "spurious minimum" is one to
     second order: zero eigenvalues that symmetry does not explain may hide a degenerate saddle.
+    What stays unconverged are mostly degenerate valleys, of students with too many units or of teachers
+    near zero, and descents into a kink.
 
     Examples
     --------
@@ -317,7 +287,7 @@ def _judge(loss, theta, norm, hessian, steps):
 
 
 class OnePoint(NamedTuple):
-    """One-point convexity at a sequence of points, arrays of shape (records,); see `one_point`."""
+    """One-point convexity at a sequence of points, arrays (records,); see `one_point`."""
 
     inner: np.ndarray  # <-grad L, theta* - theta>
     distance: np.ndarray  # |theta* - theta|

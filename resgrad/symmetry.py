@@ -110,43 +110,20 @@ def _indices(mask):
 class Alignment:
     """A student and its teacher compared modulo symmetry; ``str()`` of it is a short report.
 
-    Attributes
-    ----------
-    arch : Architecture
-    distance : float
-        min_g |theta - g theta*| over the symmetries g.
-    raw_distance : float
-        |theta - theta*|.  If the widths differ, the narrower network is padded by zero units.
-    permutation : ndarray of int, shape (k,)
-        Student unit j is matched to teacher unit ``permutation[j]``; -1: to nothing.
-    scales : ndarray, shape (k,)
-        u_j is compared with ``scales[j]`` u*, a_j with a* / ``scales[j]``.  1 for ``fixed`` and
-        for units matched to nothing or to a dead unit.
-    unidentifiable : float
-        Size of what was projected out: |V - V*|, V = W2 (I - 1 1'/d) the unseen part, teacher's
-        rows permuted as matched.  Training never changes V.  0 unless the read-out is ``sum``.
-    teacher : ndarray, shape (n,)
-        The nearest symmetric teacher, in student coordinates, to compare with theta entry by
-        entry.  A unit matched to nothing faces the nearest dead unit.
-    units_moved : int
-        Live units matched to a live unit in another place.
-    dead, dead_star : tuple of int
-        Units of student and teacher that contribute nothing (u = 0 or a = 0, within `DEAD`).
-    extra, missing : tuple of int
-        Student units matched to nothing, and teacher units that nothing is matched to.
-    parallel, parallel_star : tuple of pairs of int
-        Live units of one network with the same direction u.  Only the sum of |u_j| a_j over them
-        is seen; how it is split among them is free, and is not projected out.
+    ``extra`` are the student units matched to nothing, ``dead`` and ``dead_star`` the units of student
+    and teacher that contribute nothing (u = 0 or a = 0, within `DEAD`), ``parallel`` and
+    ``parallel_star`` the pairs of live units with one direction u.  Of these only the sum of |u_j| a_j is
+    seen: how it is split among them is free, and is not projected out.
     """
 
     arch: architectures.Architecture
-    distance: float
-    raw_distance: float
-    permutation: np.ndarray
-    scales: np.ndarray
-    unidentifiable: float
-    teacher: np.ndarray
-    missing: tuple
+    distance: float  # min_g |theta - g theta*| over the symmetries g
+    raw_distance: float  # |theta - theta*|, the narrower network padded by zero units
+    permutation: np.ndarray  # (k,): student unit j is matched to teacher unit permutation[j]; -1: to none
+    scales: np.ndarray  # (k,): u_j faces scales[j] u*, a_j faces a* / scales[j]; 1 where there is no choice
+    unidentifiable: float  # |V - V*|, V = W2 (I - 1 1'/d) the part that ``sum`` cannot see, as matched
+    teacher: np.ndarray  # (n,): the nearest symmetric teacher, to compare with theta entry by entry
+    missing: tuple  # teacher units that nothing is matched to
     units: tuple  # the _Units of student and teacher
 
     extra = cached_property(lambda self: _indices(self.permutation < 0))
@@ -157,6 +134,7 @@ class Alignment:
 
     @cached_property
     def units_moved(self):
+        """Number of live units matched to a live unit in another place."""
         pairs = enumerate(self.permutation.tolist())
         return sum(l not in (j, -1, *self.dead_star) and j not in self.dead for j, l in pairs)
 
@@ -244,10 +222,9 @@ def _distance(arrays, others):
 
 
 def _parallel(u, dead):
-    live = np.setdiff1d(np.arange(len(u)), dead)
-    directions = _directions(u[live])
+    directions = _directions(u)
     near = np.triu(_chords(directions, directions) < PARALLEL**2, 1)
-    return tuple((int(live[i]), int(live[j])) for i, j in zip(*np.nonzero(near)))
+    return tuple((int(i), int(j)) for i, j in np.argwhere(near) if not {i, j} & set(dead))
 
 
 def _nearest(s, t, fixed):
