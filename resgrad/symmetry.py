@@ -8,9 +8,9 @@ the rows of A (see ``kernels``).  Its function sum_j a_j relu(u_j'x) + C'x does 
 * rows that sum to 0, the *unseen part*, are added to W2: ``sum``, which sees only W2 1.
 
 These maps form a group.  `align` measures how far the student is from the nearest image of the
-teacher, min_g |theta - g theta*|.  It is 0 where the two agree up to symmetry, never more than
-|theta - theta*|, and continuous in theta.  (The distance of the two balanced forms, |u_j| = |a_j|,
-can exceed the raw one, and is blind to where on its orbit the student is.)
+teacher, min_g |theta - g theta*|: 0 where the two agree up to symmetry, never more than
+|theta - theta*|, continuous in theta.  (The distance of the two balanced forms, |u_j| = |a_j|, can
+exceed the raw one, and is blind to where on its orbit the student is.)
 
 Over permutations it is an assignment.  cost[j, l] is the squared distance of student unit j to the
 orbit of teacher unit l, that is, to all (u, a) with the rank-one map u* (x) a* and its orientation
