@@ -303,7 +303,8 @@ def _project_on_hyperbola(p, q):
     t[1] = 1 / t[1]
     gap = (t - P[0]) ** 2 + (1 / t - P[1]) ** 2
     t = np.where(gap[0] <= gap[1], t[0], t[1])
-    return np.where(np.maximum(p, q) < HUGE, t, np.where(p > q, p, 1 / np.maximum(q, 1.0)))
+    far = np.where(p > q, p, 1 / np.maximum(q, 1.0))  # there the hyperbola is its asymptote
+    return np.where(np.maximum(p, q) < HUGE, t, far)
 
 
 def transform(arch, theta, d, permutation=None, scales=None, unseen=None):
