@@ -51,7 +51,7 @@ def test_every_script_draws(name, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_every_picture_is_committed_and_small(name, kind):
-    assert 10_000 < (HOME / f"{name}.{kind}").stat().st_size < 220_000
+    assert 10_000 < (HOME / f"{name}.{kind}").stat().st_size < 200_000
 
 
 def test_an_architecture_has_one_color_of_its_own():
