@@ -1,9 +1,9 @@
-"""The pictures of the README: one script and its PNG each.  ``python -m figures [NAME ...]`` redraws them.
+"""The pictures of the README: one script each.  ``python -m figures [NAME ...]`` redraws them.
 
-A script has one function, ``draw() -> bytes``, and its picture lies beside it under the same name.
+A script has one function, ``draw()``, and its picture lies beside it, as PNG and as SVG.
 """
 
-from resgrad.experiment import resolve, simulate, table
+from resgrad.protocol import resolve, simulate, table
 
 
 def history(arch, preset="default", **given):

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from resgrad import checks, files
+from resgrad import checks, files, plots
 
 HERE = Path(__file__).parent
 
@@ -19,8 +19,10 @@ def main(names):
             return 2
     for name in names or known:
         started = time.perf_counter()
-        files.write(HERE / f"{name}.png", importlib.import_module(f"figures.{name}").draw())
-        print(f"figures/{name}.png  {time.perf_counter() - started:.1f} s")
+        picture = importlib.import_module(f"figures.{name}").draw()
+        for kind in ("png", "svg"):
+            files.write(HERE / f"{name}.{kind}", plots.image(picture, kind))
+        print(f"figures/{name}  {time.perf_counter() - started:.1f} s")
     return 0
 
 

@@ -5,22 +5,23 @@ from resgrad import plots
 from . import history
 
 NAMES = ("li", "resnet", "two-weight", "modresnet")
+MODULO = ("permutation\nand rescaling", "rescaling and\nunseen part of W2", "rescaling")
 
 
 def draw():
-    with plots.figure(4, width=12, height=3.3, sharey=True) as (picture, panels):
+    with plots.figure(4, sharey=True) as (picture, panels):
         for axes, name in zip(panels, NAMES):
             run, color = history(name), plots.COLORS[name]
             end = 6000 if name == "li" else 20_000
             axes.plot(run["step"], run["distance"], color=color, ls=(0, (3, 1.5)), lw=2.4)
             axes.plot(run["step"], run["aligned_distance"], color=color)
             axes.set_yscale("log")
-            axes.set_ylim(1e-16, 300)
+            axes.set_ylim(1e-16, 1e4)
             plots.steps_axis(axes, [end])
             axes.set_title(name, color=color, fontweight="bold")
         panels[0].set_ylabel("distance from the teacher")
-        plots.tag(panels[0], 5800, 1e-4, "raw and modulo\nsymmetry agree:\nthe teacher is found", plots.INK)
-        for axes, text in zip(panels[1:], ("permutation\n+ rescaling", "rescaling\n+ unseen part of W2", "rescaling")):
-            plots.tag(axes, 19_500, 14, "raw", plots.INK)
-            plots.tag(axes, 19_500, 1e-6, f"modulo\n{text}", plots.INK)
-        return plots.png(picture)
+        plots.tag(panels[0], 5900, 3e-5, "raw = modulo\nsymmetry", plots.COLORS["li"])
+        for axes, name, text in zip(panels[1:], NAMES[1:], MODULO):
+            plots.tag(axes, 19_500, 14, "raw", plots.COLORS[name])
+            plots.tag(axes, 19_500, 1e-9, f"modulo\n{text}", plots.COLORS[name])
+        return picture

@@ -60,25 +60,25 @@ def draw():
     runs = [rg.train(loss, start, rg.SGD(LR), STEPS, BATCH, record_every=EVERY) for start in starts]
     found = [run for run in runs if run.loss[-1] < 0.1]
     whole, steps = history("resnet"), runs[0].steps
-    with plots.figure(3, width=12) as (picture, (left, middle, right)):
+    with plots.figure(3) as (picture, (left, middle, right)):
         left.plot(steps[1:], losses, color=plots.FAINT)
         left.axhline(c**2 / 4, color=plots.INK, lw=0.9, ls=":")
         left.plot(*zip(*PUBLISHED.items()), "o", color=plots.INK, clip_on=False, zorder=3)
         note = "limit $c^2/4$ = 1.5415;\ndot: the post's last value"
         plots.tag(left, 49_000, c**2 / 4, note, plots.INK, va="top", xytext=(0, -8))
-        left.set_title("as published: a linear student, by mistake")
+        left.set_title("as published: a linear student")
         for run in runs:
             middle.plot(run.steps[1:], run.loss[1:], color=color, lw=0.9, alpha=0.8)
         middle.axhline(c**2 / 2, color=plots.INK, lw=0.9, ls=":")
         note = "$c^2/2$: the unit looks the other way"
         plots.tag(middle, 49_000, c**2 / 2, note, plots.INK, va="top", xytext=(0, -6))
-        middle.set_title(f"the block itself: {len(found)} of {STARTS} starts reach zero")
+        middle.set_title(f"the block: {len(found)} of {STARTS} reach zero")
         right.plot(whole["step"], whole["population_loss"], color=color)
         plots.decades(right, [whole["population_loss"]])
-        right.set_title("the block with d = 10: expected loss")
+        right.set_title("d = 10: expected loss")
         for axes, x in ((left, steps), (middle, steps), (right, whole["step"])):
             plots.steps_axis(axes, x)
         for axes in (left, middle):
             axes.set_ylim(0, 6)
             axes.set_ylabel("loss, mean of 250 batches")
-        return plots.png(picture)
+        return picture

@@ -1,8 +1,11 @@
 """``resnet`` and ``modresnet`` are the same functions from different starts; what the start decides.
 
-One teacher family, W1* = I + scale N(0, 1/d), W2* ~ N(0, 1/d); the student's U starts at s I + N(0, 0.01/d):
-s = 0 is the usual start of ``resnet``, s = 1 that of ``modresnet``.  Exact gradient descent, d = 10.
+Teachers W1* = I + scale N(0, 1/d), W2* ~ N(0, 1/d); the student's U starts at s I + N(0, 0.01/d): s = 0 is the
+usual start of ``resnet``, s = 1 that of ``modresnet``.  Exact gradient descent.
+``python -m figures.equivalence`` prints the table.
 """
+
+import functools
 
 import numpy as np
 
@@ -10,35 +13,55 @@ import resgrad as rg
 from resgrad import plots
 
 D, SEEDS, STEPS = 10, 40, 4000
-SCALES, STARTS = (0.3, 1.0, 3.0), (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+SCALES, STARTS = {0.3: "#b9b9b9", 1.0: "#7d7d7d", 3.0: plots.INK}, (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+ENDS = {0: "resnet", -1: "modresnet"}
 
 
 def outcome(scale, start, seed):
     """(zero loss?, units moved) of one run; the resnet's W1 is U itself."""
-    streams = rg.streams(seed)
-    normal = streams.teacher.normal(0, D**-0.5, (2, D, D))
-    theta_star = rg.ARCHITECTURES["resnet"].flatten(np.eye(D) + scale * normal[0], normal[1])
-    noise = streams.init.normal(0, 0.1 * D**-0.5, (2, D, D))
-    theta0 = rg.ARCHITECTURES["resnet"].flatten(start * np.eye(D) + noise[0], noise[1])
-    loss = rg.PopulationLoss("resnet", rg.Network("resnet", theta_star, D))
+    arch, streams = rg.ARCHITECTURES["resnet"], rg.streams(seed)
+    normal, noise = streams.teacher.normal(0, D**-0.5, (2, D, D)), streams.init.normal(0, 0.1 * D**-0.5, (2, D, D))
+    theta_star = arch.flatten(np.eye(D) + scale * normal[0], normal[1])
+    theta0 = arch.flatten(start * np.eye(D) + noise[0], noise[1])
+    loss = rg.PopulationLoss(arch, rg.Network(arch, theta_star, D))
     run = rg.train(loss, theta0, rg.Nesterov(0.05, 0.9), STEPS, record_every=STEPS)
     zero = run.loss[-1] < 1e-10 * run.loss[0]
-    return zero, rg.align("resnet", run.theta, theta_star, D).units_moved if zero else np.nan
+    return zero, rg.align(arch, run.theta, theta_star, D).units_moved if zero else np.nan
+
+
+@functools.cache
+def measured():
+    """{scale: (zero-loss shares, mean numbers of units moved in these runs)}, each over `STARTS`."""
+    runs = {c: [[outcome(c, s, seed) for seed in range(SEEDS)] for s in STARTS] for c in SCALES}
+    return {c: (np.mean(x, axis=1)[:, 0], np.nanmean(x, axis=1)[:, 1]) for c, x in runs.items()}
+
+
+def table():
+    lines = [f"{'scale':>6}{'start':>7}{'zero loss':>11}{'permuted':>10}   of {D} units, {SEEDS} runs each"]
+    for scale, columns in measured().items():
+        lines += [f"{scale:6}{s:7}{share:11.1%}{moved:10.2f}" for s, share, moved in zip(STARTS, *columns)]
+    return "\n".join(lines)
 
 
 def draw():
-    with plots.figure(2) as (picture, (left, right)):
-        for scale, shade in zip(SCALES, ("#f2b08a", "#D55E00", "#6b2f00")):
-            runs = np.array([[outcome(scale, s, seed) for seed in range(SEEDS)] for s in STARTS], dtype=float)
-            label = f"teacher's scale {scale:g}"
-            left.plot(STARTS, runs[..., 0].mean(axis=1), "o-", ms=4, color=shade, label=label)
-            right.plot(STARTS, np.nanmean(runs[..., 1], axis=1), "o-", ms=4, color=shade, label=label)
-        left.set_ylim(-0.03, 1.05)
-        left.set_ylabel("share of runs with zero loss")
-        right.set_ylabel("units permuted, mean of these runs")
-        right.set_ylim(-0.3, D + 0.3)
-        for axes in (left, right):
-            axes.set_xlabel("start at s I:  0 is resnet's, 1 is modresnet's")
-        left.set_title(f"the same function, other starts: d = {D}, {SEEDS} runs a point")
-        right.legend(loc="upper right")
-        return plots.png(picture)
+    with plots.figure() as (picture, panels):
+        for scale, columns in measured().items():
+            for axes, values in zip(panels, columns):
+                axes.plot(STARTS, values, "-", color=SCALES[scale])
+                axes.plot(STARTS[1:-1], values[1:-1], "o", ms=4, color=SCALES[scale])
+                for end, name in ENDS.items():
+                    axes.plot(STARTS[end], values[end], "o", ms=7, color=plots.COLORS[name], clip_on=False, zorder=3)
+            below = {"va": "top", "xytext": (0, -6)} if scale < 1 else {}
+            plots.tag(panels[1], 0.97, columns[1][-1], f"teacher's scale {scale:g}", SCALES[scale], **below)
+        for axes in panels:
+            axes.set_xlabel("start at s I")
+            for end, name in ENDS.items():
+                place = {"ha": "left" if end == 0 else "right", "xytext": (10 if end == 0 else -6, 0)}
+                plots.tag(axes, STARTS[end], 0.8 if axes is panels[0] else 9.3, name, plots.COLORS[name], **place)
+        panels[0].set(ylim=(-0.03, 1.05), title=f"share of runs with zero loss: d = {D}, {SEEDS} runs a point")
+        panels[1].set(ylim=(-1.4, D + 0.4), title="units permuted, mean of these runs")
+        return picture
+
+
+if __name__ == "__main__":
+    print(table())

@@ -39,33 +39,23 @@ def table(found):
 
 def draw():
     found = censuses()
-    with plots.figure(3, width=10.5, height=2.7, sharey=True) as (picture, panels):
+    with plots.figure(3, height=2.5, sharey=True) as (picture, panels):
         for axes, teacher in zip(panels, TEACHERS):
             for row, arch in enumerate(ARCHS):
                 census, left = found[arch, teacher], 0.0
                 for name in OUTCOMES:
                     share = census.counts[name] / RUNS
-                    axes.barh(
-                        row, share, left=left, height=0.62, color=SHADES.get(name, plots.COLORS[arch])
-                    )
+                    axes.barh(row, share, left=left, height=0.62, color=SHADES.get(name, plots.COLORS[arch]))
                     left += share
                 share, low, high = census.share("global")
                 axes.plot([low, high], [row, row], color=plots.INK, lw=1.2)
-            axes.set(
-                xlim=(0, 1),
-                yticks=range(len(ARCHS)),
-                yticklabels=ARCHS,
-                title=LABELS[teacher],
-                axisbelow=True,
-            )
-            axes.invert_yaxis() if axes is panels[0] else None
+            axes.set(xlim=(0, 1), yticks=range(len(ARCHS)), yticklabels=ARCHS, title=LABELS[teacher], axisbelow=True)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
             axes.set_xticks([0, 0.25, 0.5, 0.75])
             axes.grid(False, axis="y")
-        panels[1].set_xlabel(
-            "colored: loss zero, with its 95 % interval;  dark: spurious minimum;  light: not converged"
-        )
-        return plots.png(picture)
+        panels[0].invert_yaxis()
+        panels[1].set_xlabel("colored: loss zero, with its 95 % interval;  dark: spurious;  light: not converged")
+        return picture
 
 
 if __name__ == "__main__":

@@ -23,4 +23,4 @@ def draw():
         for axes, run in ((left, notebook), (right, whole)):
             axes.set_ylabel("$\\|W - W^*\\|$ (Frobenius)")
             plots.steps_axis(axes, run["step"])
-        return plots.png(picture)
+        return picture

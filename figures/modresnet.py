@@ -29,5 +29,5 @@ def draw(arch="modresnet"):
         right.set_ylabel("distance from the teacher")
         for axes in (left, right):
             plots.steps_axis(axes, steps)
-        left.set_title(f"{arch}, the post's protocol: {SEEDS} seeds (dots: the post's run)")
-        return plots.png(picture)
+        left.set_title(f"{arch}, {SEEDS} seeds (dots: the post's run)")
+        return picture

@@ -9,7 +9,7 @@ LINES = {  # source: (label, width, style)
     "online": ("fresh samples", 1.8, "-"),
     "dataset": ("100,000 samples", 1.2, (0, (4, 2))),
 }
-SHADES = {"population": "#c9c9c9", "online": "#D55E00", "dataset": plots.INK}
+SHADES = {"population": "#c9c9c9", "online": plots.COLORS["modresnet"], "dataset": plots.INK}
 
 
 def draw():
@@ -17,7 +17,8 @@ def draw():
         for axes, batch_size in zip(panels, (200, 10)):
             curves = []
             for source, (label, width, style) in LINES.items():
-                run = history("modresnet", data=source, batch_size=batch_size, steps=12_000, lr=2e-3)
+                batches = {} if source == "population" else {"batch_size": batch_size}
+                run = history("modresnet", data=source, steps=12_000, lr=2e-3, **batches)
                 curves.append(run["population_loss"])
                 axes.plot(run["step"], curves[-1], color=SHADES[source], lw=width, ls=style, label=label)
             plots.decades(axes, curves)
@@ -25,4 +26,4 @@ def draw():
             axes.set_title(f"modresnet, one start, batches of {batch_size}")
         panels[0].set_ylabel("expected loss")
         panels[0].legend(loc="lower left")
-        return plots.png(picture)
+        return picture

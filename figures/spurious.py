@@ -5,11 +5,11 @@ from resgrad import plots
 from resgrad.census import PUBLISHED, SAFRAN_SHAMIR
 
 KS, RUNS, SEED = (6, 7, 8, 9, 10, 11, 12, 14, 16), 500, 1
-EXTRA = {0: ("width k", plots.COLORS["vanilla"]), 1: ("width k + 1", plots.COLORS["resnet"])}
+EXTRA = {0: ("width k", plots.COLORS["vanilla"]), 1: ("width k + 1", "#1b5e85")}
 
 
 def draw():
-    with plots.figure(1, width=6.4, height=3.8) as (picture, axes):
+    with plots.figure(1, height=3.4) as (picture, axes):
         for extra, (label, color) in EXTRA.items():
             found = [
                 rg.census(d=k, width=k + extra, runs=RUNS, seed=SEED, **SAFRAN_SHAMIR).share("spurious")
@@ -18,18 +18,10 @@ def draw():
             share, low, high = zip(*found)
             axes.fill_between(KS, low, high, color=color, alpha=0.25, lw=0)
             axes.plot(KS, share, "-", color=color)
-            k = 14
-            plots.tag(axes, k, share[KS.index(k)], label, color, xytext=(-8, 5))
-        axes.plot(
-            [k for k, _ in PUBLISHED], list(PUBLISHED.values()), "o", color=plots.INK, ms=4.5, zorder=3
-        )
+            plots.tag(axes, 14, share[KS.index(14)], label, color, xytext=(-8, 5))
+        axes.plot([k for k, _ in PUBLISHED], PUBLISHED.values(), "o", color=plots.INK, ms=4.5, zorder=3)
         plots.tag(axes, 10, PUBLISHED[10, 10], "published", plots.INK, xytext=(-7, 2))
-        axes.set(
-            xlabel="teacher units k = dimension",
-            ylabel="share of spurious minima",
-            ylim=(-0.02, 1),
-            xticks=KS,
-        )
+        axes.set(xlabel="teacher units k = dimension", ylabel="share of spurious minima", ylim=(-0.02, 1), xticks=KS)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.set_title(f"{RUNS} starts each; bands: 95 % intervals")
-        return plots.png(picture)
+        return picture

@@ -22,6 +22,7 @@ WAIT = 1.2  # a point that was not accepted is looked at again when this many ti
 HANDOVER = 1e-4  # of the largest gradient norm so far: from here on second order may take over
 REACH = 3.0  # first Newton steps to the minimum: 1 where the loss is quadratic, 2 where it is cubic
 STEP = 0.5  # of 1 / curvature: the step size unless given.  2 is the limit where the curvature stays
+NONE = [0.0] * 4
 SAME = 1e-7  # relative; minima of one family agree to 1e-10, the closest families seen differ by 1e-3
 
 
@@ -32,7 +33,7 @@ class Basin(NamedTuple):
     loss: float
     grad_norm: float
     min_eigenvalue: float  # of the Hessian
-    invariants: list  # see `group`
+    invariants: list  # see `_invariants`; zeros unless spurious
     steps: int  # of first order
     theta: np.ndarray  # shape (n,)
 
@@ -85,7 +86,7 @@ def descend(exact, loss, theta0, n_steps, lr=None, momentum=0.0, batch_size=None
         advance(state, min(LOOK, n_steps - state.step))
         theta, last = state.theta(loss), state.step >= n_steps
         if not np.isfinite(theta).all():
-            return Basin("unconverged", np.inf, np.inf, np.nan, [0.0] * 4, state.step, theta)
+            return Basin("unconverged", np.inf, np.inf, np.nan, NONE, state.step, theta)
         norm = float(np.linalg.norm(exact.grad(theta)))
         peak, point = max(peak, norm), None
         still = norm <= HANDOVER * peak
@@ -96,7 +97,7 @@ def descend(exact, loss, theta0, n_steps, lr=None, momentum=0.0, batch_size=None
             return _basin(exact, theta0, point, state.step)
         if last:
             smallest = float(np.linalg.eigvalsh(exact.hessian(theta))[0])
-            return Basin("unconverged", exact.value(theta), norm, smallest, [0.0] * 4, state.step, theta)
+            return Basin("unconverged", exact.value(theta), norm, smallest, NONE, state.step, theta)
 
 
 def _step_size(exact, theta0, momentum):
@@ -110,18 +111,17 @@ def _polish(exact, theta, slack, settled):
     reach = _newton_length(exact, theta, slack)
     if reach is None and not settled:
         return None
-    point = landscape._judge(exact, *landscape._newton(exact, theta))
+    point = landscape.polish(exact, theta, max_steps=0)
     if point.verdict == "unconverged":
         point = landscape.polish(exact, theta)
-    if point.verdict == "saddle":
-        return point if settled else None
+    if point.verdict == "saddle" and settled:
+        return point
+    if reach is None or point.verdict in ("saddle", "unconverged"):
+        return None
     way = point.theta - theta
-    if reach is None or point.verdict == "unconverged":
-        return None
-    if np.linalg.norm(way) > REACH * reach + 1e-9 * np.linalg.norm(theta):  # the latter is rounding
-        return None
+    sure = np.linalg.norm(way) <= REACH * reach + 1e-9 * np.linalg.norm(theta)  # the latter is rounding
     stops = (theta + part * way for part in (0.25, 0.5, 0.75))
-    return point if all(_newton_length(exact, stop, slack) is not None for stop in stops) else None
+    return point if sure and all(_newton_length(exact, stop, slack) is not None for stop in stops) else None
 
 
 def _newton_length(exact, theta, slack):
@@ -140,12 +140,10 @@ def _newton_length(exact, theta, slack):
 
 
 def _basin(exact, theta0, point, steps):
-    zero = point.loss <= landscape.GLOBAL * exact.value(theta0)  # for teachers that are zero themselves
+    zero = point.loss <= landscape.EPS * exact.value(theta0)  # for teachers that are zero themselves
     outcome = "global" if zero else point.verdict.split()[0]
-    invariants = _invariants(exact, point) if outcome == "spurious" else [0.0] * 4
-    return Basin(
-        outcome, point.loss, point.grad_norm, point.min_eigenvalue, invariants, steps, point.theta
-    )
+    invariants = _invariants(exact, point) if outcome == "spurious" else NONE
+    return Basin(outcome, point.loss, point.grad_norm, point.min_eigenvalue, invariants, steps, point.theta)
 
 
 def _invariants(exact, point):
@@ -207,10 +205,7 @@ def blas():
     """(get, set) of the number of threads of each OpenBLAS in NumPy's and SciPy's wheels."""
     pairs = []
     for home in (Path(np.__file__).parent, Path(scipy.__file__).parent):
-        for path in [
-            *home.glob(".dylibs/*openblas*"),
-            *home.parent.glob(f"{home.name}.libs/*openblas*"),
-        ]:
+        for path in (*home.glob(".dylibs/*openblas*"), *home.parent.glob(f"{home.name}.libs/*openblas*")):
             library = ctypes.CDLL(str(path))
             for name in ("scipy_openblas_{}_num_threads", "scipy_openblas_{}_num_threads64_"):
                 if hasattr(library, name.format("set")):
@@ -250,9 +245,8 @@ def _work(task):
         streams = training.streams(config.seed, run)
         exact = loss = task.loss(streams)
         if config.data == "dataset":
-            loss = losses.EmpiricalLoss(
-                task.arch, *training.dataset(exact.teacher, config.samples, streams.data)
-            )
+            X, Y = training.dataset(exact.teacher, config.samples, streams.data)
+            loss = losses.EmpiricalLoss(task.arch, X, Y)
         elif config.data == "online":
             loss = losses.OnlineLoss(task.arch, exact.teacher)
         theta0 = training.draw(task.arch, config.init, config.d, config.width, streams.init)

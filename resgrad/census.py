@@ -380,7 +380,7 @@ def picture(found):
     seen = [name for name in OUTCOMES if found.counts[name]]
     other = found.loss[np.isfinite(found.loss) & (found.outcome != "global") & (found.loss > 0)]
     low, high = other.min(initial=1.0) / 4, 4 * max(other.max(initial=0.0), 1e-300)
-    with plots.figure(1, width=8, height=3.6) as (canvas, axes):
+    with plots.figure(1, height=3.6) as (canvas, axes):
         bins = np.geomspace(low, max(high, 4 * low), 120)
         kinds = [np.clip(found.loss[found.outcome == name], bins[0], bins[-1]) for name in seen]
         label = [f"{OUTCOMES[name]}: {found.counts[name]:,}" for name in seen]
@@ -394,7 +394,7 @@ def picture(found):
             axes.plot(family["loss"], height, "v", color=plots.INK, ms=4)
             plots.tag(axes, family["loss"], height, str(n), plots.INK, ha="center", xytext=(0, 4))
         axes.legend(ncols=2, loc="upper left")
-        return plots.png(canvas)
+        return plots.image(canvas)
 
 
 # -------------------------------------------------------------------------------- the command line

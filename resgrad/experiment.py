@@ -160,7 +160,7 @@ def _summary(config, trajectory, teacher, seconds):
     from . import symmetry
 
     history, result = table(trajectory), {"steps": int(trajectory.steps[-1]), "seconds": round(seconds, 3)}
-    for name in ("loss", "population_loss", "distance"):
+    for name in (name for name in QUANTITIES if name in history):
         result |= {f"{name}_initial": history[name][0], f"{name}_final": history[name][-1]}
     result |= {"aligned_distance_final": history["aligned_distance"][-1], "units_permuted": None}
     if np.isfinite(trajectory.theta).all():
@@ -191,6 +191,15 @@ def _write(out, summary, trajectory, teacher, plot):
 # ------------------------------------------------------------------------------ the command line
 
 
+QUANTITIES = {  # of ``history.csv`` that the summary shows at start and end; two for li-yuan* alone
+    "loss": "loss",
+    "population_loss": "expected loss",
+    "inner_product": "<-grad L, W* - W>",
+    "potential": "potential g",
+    "distance": "distance from the teacher",
+}
+
+
 def describe(summary, out):
     """The summary of a run, for people."""
     config, result = summary["config"], summary["result"]
@@ -209,10 +218,10 @@ def describe(summary, out):
         "",
         f"{'':32}{'start':>12}{'end':>12}",
     ]
-    for label, name in (("loss", "loss"), ("expected loss", "population_loss"), ("distance", "distance")):
-        label = {"distance": "distance from the teacher"}.get(label, label)
-        lines.append(f"{label:32}{number(result[name + '_initial'])}{number(result[name + '_final'])}")
-    lines.append(f"{'    modulo its symmetries':32}{'':12}{number(result['aligned_distance_final'])}")
+    for name, label in QUANTITIES.items():
+        if f"{name}_initial" in result:
+            lines.append(f"{label:32}{number(result[name + '_initial'])}{number(result[name + '_final'])}")
+    lines.append(f"{'distance modulo symmetry':32}{'':12}{number(result['aligned_distance_final'])}")
     lines += ["", verdict(summary), f"Files: {out}{os.sep}"]
     return "\n".join(lines)
 

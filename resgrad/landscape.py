@@ -15,37 +15,25 @@ EPS = symmetry.EPS
 NULL = 1e-11  # of the largest eigenvalue.  Measured: null ones < 1e-15, others mostly > 1e-5, though
 # two nearly parallel teacher units make one of 1e-9
 CRITICAL = 1e-13  # gradient norm of a critical point, unless its rounding error is larger
-GLOBAL = 1e-16  # of the teacher's E|F*|^2.  Polished global minima have 1e-28, spurious ones > 1e-6
+GLOBAL = 1e-12  # of the loss of a student with all units dead.  Polished global minima have 1e-28, degenerate
+# ones (extra units) down to 1e-13, spurious ones > 1e-6
+NOISE = 1e-8  # of the loss: a smaller decrease is told from the gradients, as `PopulationLoss.value` keeps 9 digits
 NEAR = 1e-6  # |g|, relative to `_scale`, at which the nearest critical point is meant, not one downhill
+KINK = 1e-100  # of the largest entry: for a unit with so short a u the Hessian, like 1 / |u|, soon overflows
 SHIFT = 1e-12  # of |H|: far above the rounding of null eigenvalues, below all others
 
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Eigenvalues of the Hessian and its null space, next to what the symmetries predict.
+    """Eigenvalues of the Hessian and its null space, next to what the symmetries predict."""
 
-    Attributes
-    ----------
-    eigenvalues : ndarray, shape (n,)
-        Ascending.
-    tolerance : float
-        Eigenvalues of at most this size count as zero.
-    nullity, index : int
-        Numbers of zero and of negative eigenvalues.
-    predicted : int
-        Dimension of the symmetry orbit, see `symmetry.tangent`.
-    null_space : ndarray, shape (n, nullity)
-    angles : ndarray, shape (min(nullity, predicted),)
-        Principal angles between the null space and the orbit's tangent space, descending.
-    """
-
-    eigenvalues: np.ndarray
-    tolerance: float
-    nullity: int
-    index: int
-    predicted: int
-    null_space: np.ndarray
-    angles: np.ndarray
+    eigenvalues: np.ndarray  # (n,), ascending
+    tolerance: float  # those of at most this size count as zero
+    nullity: int  # number of zero ones
+    index: int  # number of negative ones
+    predicted: int  # dimension of the symmetry orbit, see `symmetry.tangent`
+    null_space: np.ndarray  # (n, nullity)
+    angles: np.ndarray  # principal ones between null space and orbit's tangent space, descending
 
     @property
     def explained(self):
@@ -53,12 +41,14 @@ class Spectrum:
         return self.nullity == self.predicted and bool((self.angles < 1e-6).all())
 
     def __str__(self):
-        rest = np.abs(self.eigenvalues[np.abs(self.eigenvalues) > self.tolerance])
-        largest = np.abs(self.eigenvalues[np.abs(self.eigenvalues) <= self.tolerance]).max(initial=0.0)
-        text = f"{self.eigenvalues.size} eigenvalues: {self.nullity} zero ({self.predicted} by symmetry"
-        text += f"), {self.index} negative; zero means at most {self.tolerance:.1e}"
-        text += f" (largest zero one {largest:.1e}, smallest other {rest.min(initial=np.inf):.1e})"
-        return text + (f"; largest angle {self.angles.max():.1e}" if self.angles.size else "")
+        sizes = np.abs(self.eigenvalues)
+        zero, other = sizes[sizes <= self.tolerance], sizes[sizes > self.tolerance]
+        angle = f"; largest angle {self.angles.max():.1e}" if self.angles.size else ""
+        return (
+            f"{sizes.size} eigenvalues: {self.nullity} zero ({self.predicted} by symmetry), {self.index} negative; "
+            f"zero means at most {self.tolerance:.1e} (largest zero one {zero.max(initial=0.0):.1e}, "
+            f"smallest other {other.min(initial=np.inf):.1e}){angle}"
+        )
 
 
 def spectrum(loss, theta, tolerance=NULL):
@@ -101,12 +91,17 @@ def spectrum(loss, theta, tolerance=NULL):
     _require_hessian(loss)
     tolerance = checks.real(tolerance, "tolerance", 0.0, 1.0)
     eigenvalues, vectors = eigh(loss.hessian(theta), driver="evd", check_finite=False)
-    cut = tolerance * np.abs(eigenvalues).max()
+    cut, nullity, index = _signature(eigenvalues, tolerance)
     null = vectors[:, np.abs(eigenvalues) <= cut]
     tangent = symmetry.tangent(loss.arch, theta, loss.d)
     angles = subspace_angles(null, tangent) if null.size and tangent.size else np.empty(0)
-    index = int((eigenvalues < -cut).sum())
-    return Spectrum(eigenvalues, float(cut), null.shape[1], index, tangent.shape[1], null, angles)
+    return Spectrum(eigenvalues, cut, nullity, index, tangent.shape[1], null, angles)
+
+
+def _signature(eigenvalues, tolerance=NULL):
+    """(what counts as zero, how many do, how many are negative)."""
+    cut = float(tolerance * np.abs(eigenvalues).max())
+    return cut, int((np.abs(eigenvalues) <= cut).sum()), int((eigenvalues < -cut).sum())
 
 
 def _require_hessian(loss):
@@ -116,32 +111,21 @@ def _require_hessian(loss):
 
 @dataclass(frozen=True, eq=False)
 class Polished:
-    """A critical point; see `polish`.
+    """A critical point; see `polish`."""
 
-    Attributes
-    ----------
-    theta : ndarray, shape (n,)
-    loss, grad_norm : float
-    verdict : {"global minimum", "spurious minimum", "saddle", "unconverged"}
-    index, nullity : int
-        Numbers of negative and of zero eigenvalues of the Hessian, as in `spectrum`.
-    min_eigenvalue : float
-        The smallest one; 0 to rounding where symmetry makes the Hessian singular.
-    eigenvalues : ndarray, shape (n,)
-        Ascending.
-    iterations : int
-        Second-order steps.
-    """
-
-    theta: np.ndarray
+    theta: np.ndarray  # (n,)
     loss: float
     grad_norm: float
-    verdict: str
-    index: int
-    nullity: int
-    min_eigenvalue: float
-    eigenvalues: np.ndarray
-    iterations: int
+    verdict: str  # "global minimum", "spurious minimum", "saddle" or "unconverged"
+    index: int  # numbers of negative and
+    nullity: int  # of zero eigenvalues of the Hessian, as in `spectrum`
+    eigenvalues: np.ndarray  # (n,), ascending
+    iterations: int  # second-order steps
+
+    @property
+    def min_eigenvalue(self):
+        """The smallest one; 0 to rounding where symmetry makes the Hessian singular."""
+        return float(self.eigenvalues[0])
 
     def __str__(self):
         return (
@@ -160,7 +144,7 @@ def polish(loss, theta, max_steps=1000):
         Any point.  While |grad| is above `NEAR`, relatively, every step lowers the loss; below it
         Newton's method takes the critical point at hand, which may be a saddle.
     max_steps : int
-        Of descent.
+        Of descent; 0 for Newton's method alone.
 
     Returns
     -------
@@ -180,11 +164,13 @@ def polish(loss, theta, max_steps=1000):
     by each eigenvalue above mu.  SciPy's ``trust-exact`` takes ten times as long, and its "hard
     case" moves along the orbit by a trust radius.
 
-    "global minimum": the loss is at most `GLOBAL` of the teacher's.  "unconverged": |g| is above
+    "global minimum": the loss is at most `GLOBAL` of a silent student's.  "unconverged": |g| is above
     `CRITICAL` and above what rounding theta does to it, EPS times the norm of |H| |theta| taken
-    entry by entry; or a unit has u = 0, where the loss has a kink and no gradient to vanish.
+    entry by entry; or a unit has u = 0 (`KINK`), where the loss has a kink and no gradient to vanish.
     "saddle": an eigenvalue is below -`NULL` times the largest.  A "spurious minimum" is one to
     second order: zero eigenvalues that symmetry does not explain may hide a degenerate saddle.
+    What stays unconverged are mostly degenerate valleys, of students with too many units or of teachers
+    near zero, and descents into a kink.
 
     Examples
     --------
@@ -199,7 +185,7 @@ def polish(loss, theta, max_steps=1000):
     ('spurious minimum', '0.0187021946', '0.031964')
     """
     _require_hessian(loss)
-    theta, max_steps = loss._theta(theta), checks.integer(max_steps, "max_steps")
+    theta, max_steps = loss._theta(theta), checks.integer(max_steps, "max_steps", 0)
     steps = 0
     for near in (NEAR, 1e-4 * NEAR, 1e-8 * NEAR):  # farther down where Newton's method fails: flat stretches
         theta, more = _descend(loss, theta, near, max_steps - steps)
@@ -217,7 +203,7 @@ def _descend(loss, theta, near, max_steps):
     (value, g), damping = loss.value_and_grad(theta), None
     for taken in range(max_steps):
         hessian = loss.hessian(theta)
-        if np.linalg.norm(g) <= near * _scale(theta, hessian):
+        if np.linalg.norm(g) <= near * _scale(theta, hessian) or _at_kink(loss, theta):
             return theta, taken
         values, vectors = eigh(hessian, driver="evd", check_finite=False)
         sizes, slope = np.abs(values), vectors.T @ g
@@ -225,15 +211,16 @@ def _descend(loss, theta, near, max_steps):
         while damping < sizes.max() / EPS:
             step = slope / (sizes + damping)
             new = theta - vectors @ step
-            new_value, hoped = loss.value(new), step @ (slope - values * step / 2)
-            if value - new_value >= hoped / 4:
+            (new_value, new_g), hoped = loss.value_and_grad(new), step @ (slope - values * step / 2)
+            fallen = value - new_value if hoped > NOISE * value else (g + new_g) @ (theta - new) / 2
+            if fallen >= hoped / 4:
                 break
             damping = 4 * max(damping, SHIFT * sizes.max())
         else:
             return theta, taken  # no way down left: rounding, or a kink
-        if value - new_value > 3 / 4 * hoped:
+        if fallen > 3 / 4 * hoped:
             damping /= 4
-        theta, value, g = new, new_value, loss.grad(new)
+        theta, value, g = new, new_value, new_g
     return theta, max_steps
 
 
@@ -242,7 +229,7 @@ def _newton(loss, theta, max_steps=50):
     g, hessian, shift = loss.grad(theta), loss.hessian(theta), SHIFT
     norm = np.linalg.norm(g)
     for taken in range(max_steps):
-        if norm <= EPS or shift > 1e-5:
+        if norm <= EPS or shift > 1e-5 or _at_kink(loss, theta):
             return theta, norm, hessian, taken
         orbit = symmetry.tangent(loss.arch, theta, loss.d)
         across = g - orbit @ (orbit.T @ g)  # g but for rounding, which a step would magnify
@@ -280,28 +267,27 @@ def _is_critical(norm, theta, hessian):
     return norm <= max(CRITICAL, EPS * _scale(theta, hessian))
 
 
+def _at_kink(loss, theta):
+    return np.abs(loss.arch.canonical(theta, loss.d)[0]).max(axis=0).min() <= KINK * np.abs(theta).max()
+
+
 def _judge(loss, theta, norm, hessian, steps):
     """The verdict on a point with gradient norm ``norm``."""
     eigenvalues = np.linalg.eigvalsh(hessian)
-    cut = NULL * np.abs(eigenvalues).max()
-    index = int((eigenvalues < -cut).sum())
-    value, teacher = loss.value(theta), losses.PopulationLoss(loss.teacher.arch, loss.teacher)
-    W1, W2 = teacher.arch.unflatten(loss.teacher.theta, loss.d)
-    silent = teacher.arch.flatten(-teacher.arch.identity * np.eye(*W1.shape), None if W2 is None else 0 * W2)
-    kink = (loss.arch.canonical(theta, loss.d)[0] == 0).all(axis=0).any()
-    if value <= GLOBAL * teacher.value(silent):
+    _, nullity, index = _signature(eigenvalues)
+    value, (W1, W2) = loss.value(theta), loss.arch.unflatten(theta, loss.d)
+    silent = loss.arch.flatten(-loss.arch.identity * np.eye(*W1.shape), None if W2 is None else 0 * W2)
+    if value <= GLOBAL * loss.value(silent):
         verdict = "global minimum"
-    elif kink or not _is_critical(norm, theta, hessian):
+    elif _at_kink(loss, theta) or not _is_critical(norm, theta, hessian):
         verdict = "unconverged"
     else:
         verdict = "saddle" if index else "spurious minimum"
-    nullity = int((np.abs(eigenvalues) <= cut).sum())
-    smallest = float(eigenvalues[0])
-    return Polished(theta, value, float(norm), verdict, index, nullity, smallest, eigenvalues, steps)
+    return Polished(theta, value, float(norm), verdict, index, nullity, eigenvalues, steps)
 
 
 class OnePoint(NamedTuple):
-    """One-point convexity at a sequence of points, arrays of shape (records,); see `one_point`."""
+    """One-point convexity at a sequence of points, arrays (records,); see `one_point`."""
 
     inner: np.ndarray  # <-grad L, theta* - theta>
     distance: np.ndarray  # |theta* - theta|

@@ -18,13 +18,13 @@ COLORS = {
 }
 INK, FAINT, GRID = "#222222", "#8a8a8a", "#e4e4e4"
 STYLE = {
-    "font.size": 10,
+    "font.size": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "text.color": INK,
-    "axes.titlesize": 10.5,
+    "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
     "xtick.color": INK,
     "ytick.color": INK,
@@ -37,63 +37,64 @@ STYLE = {
     "figure.dpi": 100,
     "savefig.dpi": 150,
     "svg.hashsalt": "resgrad",
-    "svg.fonttype": "none",
 }
+WIDE, TALL = 9.0, 2.9  # inches: one width for all pictures, so that their letters are of one size on a page
 FLOOR = 1e-34  # log axes end here, below everything a double can tell from zero
 
 
 @contextlib.contextmanager
-def figure(columns=2, rows=1, width=None, height=None, **options):
-    """A styled (figure, axes), closed afterwards; needs no display."""
+def figure(columns=2, width=WIDE, height=TALL, **options):
+    """A styled (figure, axes); needs no display."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
-        picture = Figure(figsize=(width or 4.6 * columns, height or 3.4 * rows), layout="constrained")
+        picture = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(picture)
-        yield picture, picture.subplots(rows, columns, **options)
+        yield picture, picture.subplots(1, columns, **options)
+        picture.draw_without_rendering()
+        picture.set_layout_engine("none")  # another rendering would move the axes a little
 
 
-def png(picture):
-    """The picture as PNG bytes, the same for the same picture."""
+def image(picture, kind="png"):
+    """The bytes of a ``kind``, the same for the same picture.
+
+    "png", "svg", or "inline": an SVG without background for a page, whose letters are the page's.
+    """
     import io
 
-    buffer = io.BytesIO()
-    picture.savefig(buffer, format="png", metadata={"Software": None})
+    from matplotlib import rc_context
+
+    buffer, inline = io.BytesIO(), kind == "inline"
+    with rc_context(STYLE | {"svg.fonttype": "none" if inline else "path"}):
+        form = "png" if kind == "png" else "svg"
+        metadata = {{"png": "Software", "svg": "Date"}[form]: None}
+        picture.savefig(buffer, format=form, transparent=inline, metadata=metadata)
     return buffer.getvalue()
 
 
-def svg(picture):
-    """The picture as SVG text without a background, the same for the same picture."""
-    import io
-
-    buffer = io.StringIO()
-    picture.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
-
-
-def decades(axes, values, low=None):
+def decades(axes, values):
     """A log y axis that spans the positive ``values``, with room above and below."""
     values = np.concatenate([np.ravel(v) for v in values]).astype(float)
     values = values[np.isfinite(values) & (values > 0)]
     if values.size:
         axes.set_yscale("log")
-        bottom = max(values.min(), FLOOR) if low is None else low
+        bottom = max(values.min(), FLOOR)
         axes.set_ylim(bottom / 3, max(values.max(), 10 * bottom) * 3)
 
 
 def tag(axes, x, y, text, color, **options):
     """A label at a point of a curve, instead of a legend."""
     options = {"xytext": (0, 6), "textcoords": "offset points", "ha": "right", "va": "bottom"} | options
-    axes.annotate(text, (x, y), color=color, fontsize=9, **options)
+    axes.annotate(text, (x, y), color=color, fontsize=8.5, **options)
 
 
 def steps_axis(axes, steps):
     """The x axis of a training curve."""
     axes.set_xlabel("step")
     axes.set_xlim(0, max(steps[-1], 1))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
     axes.locator_params(axis="x", nbins=4)
 
 
@@ -133,8 +134,8 @@ def run_figure(history, title, color):
 
     ``history`` maps the columns of ``history.csv`` to arrays.
     """
-    with figure(2) as (picture, (left, right)):
+    with figure() as (picture, (left, right)):
         losses(left, history, color)
         distances(right, history, color)
         picture.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
-        return png(picture)
+        return image(picture)

@@ -106,7 +106,7 @@ def _picture(caption, draw):
     """A figure element: one panel, drawn by ``draw(axes)``."""
     with plots.figure(1, width=4.6, height=3.2) as (picture, axes):
         draw(axes)
-        svg = plots.svg(picture)
+    svg = plots.image(picture, "inline").decode()
     svg = re.sub('<g id="[^"]*"', "<g", svg[svg.index("<svg") :])  # ids are to be unique in a page
     for color, variable in ((plots.INK, "ink"), (plots.FAINT, "faint"), (plots.GRID, "grid")):
         svg = svg.replace(color, f"var(--{variable})")

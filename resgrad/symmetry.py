@@ -8,9 +8,9 @@ the rows of A (see ``kernels``).  Its function sum_j a_j relu(u_j'x) + C'x does 
 * rows that sum to 0, the *unseen part*, are added to W2: ``sum``, which sees only W2 1.
 
 These maps form a group.  `align` measures how far the student is from the nearest image of the
-teacher, min_g |theta - g theta*|.  It is 0 where the two agree up to symmetry, never more than
-|theta - theta*|, and continuous in theta.  (The distance of the two balanced forms, |u_j| = |a_j|,
-can exceed the raw one, and is blind to where on its orbit the student is.)
+teacher, min_g |theta - g theta*|: 0 where the two agree up to symmetry, never more than
+|theta - theta*|, continuous in theta.  (The distance of the two balanced forms, |u_j| = |a_j|, can
+exceed the raw one, and is blind to where on its orbit the student is.)
 
 Over permutations it is an assignment.  cost[j, l] is the squared distance of student unit j to the
 orbit of teacher unit l, that is, to all (u, a) with the rank-one map u* (x) a* and its orientation
@@ -25,9 +25,9 @@ the distance from the point (p, q) to the hyperbola (t, 1 / t), where t^4 - p t^
 It is attained for every student, also for u = 0 or a = 0.  For ``sum``, a is the component of the
 row of W2 along 1 / d^(1/2).  For ``fixed``, c = 1.
 
-A dead unit (u = 0 or a = 0) has for its orbit every dead unit, at distance min(|u|, |a|).  A
-student wider than its teacher is compared with a teacher padded by dead units; a narrower student
-is padded by zero units (u = 0, a = 0), at squared distance 2|u*||a*| from a live orbit.
+A dead unit (u = 0 or a = 0) has for its orbit every dead unit, at distance min(|u|, |a|).  The
+narrower network is padded by zero units (u = 0, a = 0): as the teacher's they are dead, as the
+student's they have squared distance 2|u*||a*| from a live orbit.
 """
 
 from dataclasses import dataclass
@@ -42,6 +42,7 @@ EPS = float(np.finfo(np.float64).eps)
 DEAD = 1e-8  # of the largest |u||a|: a unit below it is named dead and does not count as moved
 PARALLEL = 1e-6  # |u^ - v^|: between such units the loss sees a difference of 1e-12
 HUGE = 1e70  # its fourth power is a float
+TINY = 1e-150  # 1 / TINY squared is a float, too
 
 
 class _Units(NamedTuple):
@@ -75,13 +76,30 @@ class _Units(NamedTuple):
             return arch.flatten(W1)
         return arch.flatten(W1, self.a / d**0.5 + self.unseen if arch.readout == "sum" else self.a)
 
-    def dead(self, tolerance):
-        strength = _norm(self.u) * _norm(self.a)
-        return strength <= tolerance * strength.max()
+    def padded(self, width):
+        """With zero units up to ``width``."""
+        zeros = (np.zeros((width - len(x), x.shape[1])) for x in self)
+        return _Units(*map(np.concatenate, zip(self, zeros)))
+
+    def strength(self):
+        """(|u||a|)^(1/2) of each unit."""
+        return np.sqrt(_norm(self.u)) * np.sqrt(_norm(self.a))
+
+    def dead(self, tolerance=DEAD):
+        strength = self.strength()
+        return strength <= tolerance**0.5 * strength.max()
 
 
 def _norm(rows):
-    return np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    """The length of each row, also where its square is no float."""
+    size = np.abs(rows).max(axis=1, initial=5e-324)
+    rows = rows / size[:, None]
+    return size * np.sqrt(np.einsum("ij,ij->i", rows, rows))
+
+
+def _directions(rows):
+    norm = _norm(rows)[:, None]
+    return rows / np.where(norm, norm, 1.0)
 
 
 def _indices(mask):
@@ -92,53 +110,31 @@ def _indices(mask):
 class Alignment:
     """A student and its teacher compared modulo symmetry; ``str()`` of it is a short report.
 
-    Attributes
-    ----------
-    arch : Architecture
-    distance : float
-        min_g |theta - g theta*| over the symmetries g.
-    raw_distance : float
-        |theta - theta*|.  If the widths differ, the narrower network is padded by zero units.
-    permutation : ndarray of int, shape (k,)
-        Student unit j is matched to teacher unit ``permutation[j]``; -1: to nothing.
-    scales : ndarray, shape (k,)
-        u_j is compared with ``scales[j]`` u*, a_j with a* / ``scales[j]``.  1 for ``fixed`` and
-        for units matched to nothing or to a dead unit.
-    unidentifiable : float
-        Size of what was projected out: |V - V*|, V = W2 (I - 1 1'/d) the unseen part, teacher's
-        rows permuted as matched.  Training never changes V.  0 unless the read-out is ``sum``.
-    teacher : ndarray, shape (n,)
-        The nearest symmetric teacher, in student coordinates, to compare with theta entry by
-        entry.  A unit matched to nothing faces the nearest dead unit.
-    units_moved : int
-        Live units matched to a live unit in another place.
-    dead, dead_star : tuple of int
-        Units of student and teacher that contribute nothing (u = 0 or a = 0, within `DEAD`).
-    extra, missing : tuple of int
-        Student units matched to nothing, and teacher units that nothing is matched to.
-    parallel, parallel_star : tuple of pairs of int
-        Live units of one network with the same direction u.  Only the sum of |u_j| a_j over them
-        is seen; how it is split among them is free, and is not projected out.
+    ``extra`` are the student units matched to nothing, ``dead`` and ``dead_star`` the units of student
+    and teacher that contribute nothing (u = 0 or a = 0, within `DEAD`), ``parallel`` and
+    ``parallel_star`` the pairs of live units with one direction u.  Of these only the sum of |u_j| a_j is
+    seen: how it is split among them is free, and is not projected out.
     """
 
     arch: architectures.Architecture
-    distance: float
-    raw_distance: float
-    permutation: np.ndarray
-    scales: np.ndarray
-    unidentifiable: float
-    teacher: np.ndarray
-    missing: tuple
+    distance: float  # min_g |theta - g theta*| over the symmetries g
+    raw_distance: float  # |theta - theta*|, the narrower network padded by zero units
+    permutation: np.ndarray  # (k,): student unit j is matched to teacher unit permutation[j]; -1: to none
+    scales: np.ndarray  # (k,): u_j faces scales[j] u*, a_j faces a* / scales[j]; 1 where there is no choice
+    unidentifiable: float  # |V - V*|, V = W2 (I - 1 1'/d) the part that ``sum`` cannot see, as matched
+    teacher: np.ndarray  # (n,): the nearest symmetric teacher, to compare with theta entry by entry
+    missing: tuple  # teacher units that nothing is matched to
     units: tuple  # the _Units of student and teacher
 
     extra = cached_property(lambda self: _indices(self.permutation < 0))
-    dead = cached_property(lambda self: _indices(self.units[0].dead(DEAD)))
-    dead_star = cached_property(lambda self: _indices(self.units[1].dead(DEAD)))
+    dead = cached_property(lambda self: _indices(self.units[0].dead()))
+    dead_star = cached_property(lambda self: _indices(self.units[1].dead()))
     parallel = cached_property(lambda self: _parallel(self.units[0].u, self.dead))
     parallel_star = cached_property(lambda self: _parallel(self.units[1].u, self.dead_star))
 
     @cached_property
     def units_moved(self):
+        """Number of live units matched to a live unit in another place."""
         pairs = enumerate(self.permutation.tolist())
         return sum(l not in (j, -1, *self.dead_star) and j not in self.dead for j, l in pairs)
 
@@ -200,94 +196,76 @@ def align(arch, theta, theta_star, d):
     (array([2, 0, 1]), array([0.5, 1. , 4. ]), 3)
     """
     arch, d = architectures.resolve(arch), checks.integer(d, "d")
-    s, t = _Units.of(arch, theta, d), _Units.of(arch, theta_star, d, "theta_star")
-    permutation, missing, scales, image, squared = _nearest(s, t, arch.readout == "fixed")
-    if len(s.u) == len(t.u):
-        raw = np.linalg.norm(np.subtract(theta, theta_star, dtype=np.float64))
-    else:
-        raw = _padded_distance(s, t, arch.readout == "fixed")
-    unidentifiable = 0.0
-    if arch.readout == "sum":
-        V_star = np.where(permutation[:, None] < 0, 0.0, t.unseen[permutation])
-        unidentifiable = np.hypot(np.linalg.norm(s.unseen - V_star), np.linalg.norm(t.unseen[missing]))
+    units = _Units.of(arch, theta, d), _Units.of(arch, theta_star, d, "theta_star")
+    k, k_star = (len(x.u) for x in units)
+    s, t = (x.padded(max(k, k_star)) for x in units)
+    if fixed := arch.readout == "fixed":
+        s, t = (x._replace(a=np.ones((len(x.u), 1))) for x in (s, t))
+    match, scales, image = _nearest(s, t, fixed)
+    raw = _distance([theta], [theta_star]) if k == k_star else _distance(s, t)
     return Alignment(
         arch=arch,
-        distance=float(min(squared**0.5, raw)),  # the identity is a symmetry
-        raw_distance=float(raw),
-        permutation=permutation,
-        scales=scales,
-        unidentifiable=float(unidentifiable),
-        teacher=image.theta(arch),
-        missing=tuple(sorted(map(int, missing))),
-        units=(s, t),
+        distance=min(_distance(s, image), raw),  # the identity is a symmetry
+        raw_distance=raw,
+        permutation=np.where(match < k_star, match, -1)[:k],
+        scales=scales[:k],
+        unidentifiable=_distance([s.unseen], [t.unseen[match]]),
+        teacher=_Units(*(x[:k] for x in image)).theta(arch),
+        missing=tuple(sorted(map(int, match[k:]))),
+        units=units,
     )
 
 
-def _padded_distance(s, t, fixed):
-    """|theta - theta*|, the narrower network padded by zero units (fixed: u = 0 alone)."""
-    k, wider = min(len(s.u), len(t.u)), max(s, t, key=lambda units: len(units.u))
-    parts = [(x[:k] - y[:k]).ravel() for x, y in zip(s, t)]
-    parts += [x[k:].ravel() for x in (wider.u, wider.unseen, *([] if fixed else [wider.a]))]
-    return np.linalg.norm(np.concatenate(parts))
+def _distance(arrays, others):
+    gaps = [np.subtract(x, y, dtype=np.float64).ravel() for x, y in zip(arrays, others)]
+    return float(_norm(np.concatenate(gaps)[None])[0])
 
 
 def _parallel(u, dead):
-    live = np.setdiff1d(np.arange(len(u)), dead)
-    directions = u[live] / _norm(u[live])[:, None]
+    directions = _directions(u)
     near = np.triu(_chords(directions, directions) < PARALLEL**2, 1)
-    return tuple((int(live[i]), int(live[j])) for i, j in zip(*np.nonzero(near)))
+    return tuple((int(i), int(j)) for i, j in np.argwhere(near) if not {i, j} & set(dead))
 
 
 def _nearest(s, t, fixed):
-    """(permutation, missing, scales, image, squared distance) of the nearest image of ``t``."""
+    """(match, scales, image): the nearest image of ``t``, unit ``match[j]`` of it facing unit j of ``s``."""
     from scipy.optimize import linear_sum_assignment
 
-    k, k_star, dead = len(s.u), len(t.u), t.dead(EPS**2)
+    dead = t.dead(EPS**2)
     cost, c = _orbit_costs(s, t, dead, fixed)
-    match = linear_sum_assignment(cost)[1]
-    permutation, missing = np.where(match < k_star, match, -1)[:k], match[k:]
-    lone = (permutation < 0) | dead[permutation]
-    pairs = np.flatnonzero(~lone), permutation[~lone]
-    u, a, scales = s.u.copy(), s.a.copy(), np.ones(k)
-    scales[pairs[0]] = c[pairs]
-    u[pairs[0]] = c[pairs][:, None] * t.u[pairs[1]]
-    a[pairs[0]] = t.a[pairs[1]] / c[pairs][:, None]
+    rows, match = linear_sum_assignment(cost)
+    lone = dead[match]
+    scales = np.where(lone, 1.0, c[rows, match])
+    u, a = scales[:, None] * t.u[match], t.a[match] / scales[:, None]
     if lone.any():  # they face the nearest dead unit
-        by_u = _norm(s.u) <= (np.inf if fixed else _norm(s.a))
+        by_u = fixed | (_norm(s.u) <= _norm(s.a))
+        u[lone], a[lone] = s.u[lone], s.a[lone]
         u[lone & by_u] = 0.0
         a[lone & ~by_u] = 0.0
-    squared = ((s.u - u) ** 2).sum() + ((s.a - a) ** 2).sum() + cost[range(k, len(cost)), missing].sum()
-    return permutation, missing, scales, s._replace(u=u, a=a), squared
+    return match, scales, s._replace(u=u, a=a)
 
 
 def _orbit_costs(s, t, dead, fixed):
     """Squared distance (1) of each student unit to each teacher unit's orbit, and the scales c.
 
-    The costs are padded to a square: by columns, the distances to a dead unit, for absent teacher
-    units; by rows, those of a zero unit, for absent student units.
+    All in a unit of length that keeps the squares floats.
     """
     x, w, y, v = map(_norm, (s.u, s.a, t.u, t.a))
-    chord_u = _chords(s.u / np.where(x, x, 1.0)[:, None], t.u / np.where(y, y, 1.0)[:, None])
+    chord_u = _chords(_directions(s.u), _directions(t.u))
+    unit = max(TINY, np.max([x, w, y, v])) * TINY
+    x, w, y, v = x[:, None] / unit, w[:, None] / unit, y / unit, v / unit
     if fixed:
-        cost = (x[:, None] - y) ** 2 + x[:, None] * y * chord_u  # the law of cosines
-        c, alone, absent = np.ones(cost.shape), x**2, y**2
+        cost = (x - y) ** 2 + x * y * chord_u  # the law of cosines
+        c, alone = np.ones(cost.shape), x**2
     else:
+        chord_a = _chords(_directions(s.a), _directions(t.a))
         y, v = np.where(dead, 1.0, y), np.where(dead, 1.0, v)
-        b, x, w = np.sqrt(y * v), x[:, None], w[:, None]
-        chord_a = _chords(s.a / np.where(w, w, 1.0), t.a / v[:, None])
-        along_u, along_a = x * (1 - chord_u / 2), w * (1 - chord_a / 2)
+        b, along_u, along_a = np.sqrt(y) * np.sqrt(v), x * (1 - chord_u / 2), w * (1 - chord_a / 2)
         nearest = _project_on_hyperbola(along_u / b, along_a / b)
         cost = x * x * chord_u * (1 - chord_u / 4) + (b * nearest - along_u) ** 2
         cost += w * w * chord_a * (1 - chord_a / 4) + (b / nearest - along_a) ** 2
-        c, alone, absent = nearest * np.sqrt(v / y), np.minimum(x, w)[:, 0] ** 2, 2 * y * v
-    cost[:, dead] = alone[:, None]
-    absent[dead] = 0.0
-    k, k_star = cost.shape
-    if k != k_star:
-        square = np.zeros((max(k, k_star), max(k, k_star)))
-        square[:k, :k_star], square[:k, k_star:], square[k:, :k_star] = cost, alone[:, None], absent
-        cost = square
-    return cost, c
+        c, alone = nearest * (np.sqrt(v) / np.sqrt(y)), np.minimum(x, w) ** 2
+    return np.where(dead, alone, cost), c
 
 
 def _chords(rows, others):
@@ -324,7 +302,9 @@ def _project_on_hyperbola(p, q):
             break
     t[1] = 1 / t[1]
     gap = (t - P[0]) ** 2 + (1 / t - P[1]) ** 2
-    return np.where(gap[0] <= gap[1], t[0], t[1])
+    t = np.where(gap[0] <= gap[1], t[0], t[1])
+    far = np.where(p > q, p, 1 / np.maximum(q, 1.0))  # there the hyperbola is its asymptote
+    return np.where(np.maximum(p, q) < HUGE, t, far)
 
 
 def transform(arch, theta, d, permutation=None, scales=None, unseen=None):
@@ -372,11 +352,8 @@ def balanced(arch, theta, d):
     units = _Units.of(arch, theta, d)
     if arch.readout == "fixed":
         return units.theta(arch)
-    x, w = _norm(units.u), _norm(units.a)
-    live = (x > 0) & (w > 0)
-    c = np.sqrt(np.where(live, w, 1.0) / np.where(live, x, 1.0))[:, None]
-    u, a = np.where(live[:, None], units.u * c, 0.0), np.where(live[:, None], units.a / c, 0.0)
-    return _Units(u, a, np.zeros_like(units.unseen)).theta(arch)
+    b = units.strength()[:, None]
+    return _Units(b * _directions(units.u), b * _directions(units.a), 0 * units.unseen).theta(arch)
 
 
 def tangent(arch, theta, d):
@@ -395,13 +372,11 @@ def tangent(arch, theta, d):
     k = len(units.u)
     if arch.readout == "fixed":
         return np.zeros((units.u.size, 0))
-    columns = []
-    for j in np.flatnonzero(np.hypot(_norm(units.u), _norm(units.a))):
-        dW1, dW2 = np.zeros((d, k)), np.zeros((k, d))
-        dW1[:, j], dW2[j] = units.u[j], -units.a[j] / (d**0.5 if arch.readout == "sum" else 1.0)
-        column = arch.flatten(dW1, dW2)
-        columns.append(column / np.linalg.norm(column))
-    basis = np.array(columns).reshape(-1, 2 * d * k).T
+    live = np.flatnonzero(np.hypot(_norm(units.u), _norm(units.a)))
+    dW1, dW2 = np.zeros((live.size, d, k)), np.zeros((live.size, k, d))
+    row, share = np.arange(live.size), d**0.5 if arch.readout == "sum" else 1.0
+    dW1[row, :, live], dW2[row, live] = units.u[live], -units.a[live] / share
+    basis = _directions(np.hstack([dW1.reshape(live.size, -1), dW2.reshape(live.size, -1)])).T
     if arch.readout == "vector":
         return basis
     across = np.linalg.qr(np.hstack([np.ones((d, 1)), np.eye(d, d - 1)]))[0][:, 1:]  # orthogonal to 1

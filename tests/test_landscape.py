@@ -93,6 +93,37 @@ def test_polish_returns_to_the_minimum_next_to_it(arch, size):
     np.testing.assert_array_equal(end.eigenvalues, np.linalg.eigvalsh(loss.hessian(end.theta)))
 
 
+@every_arch
+def test_polish_arrives_from_anywhere(arch):
+    """A critical point: |g| <= 1e-13, or what rounding every entry of theta does to it."""
+    for seed in range(6):
+        loss, _ = task(arch, 2 + seed, "normal", seed)
+        start = 10 ** (seed / 2 - 2) * point(arch, 2 + seed, seed=seed)
+        end = landscape.polish(loss, start)
+        assert end.verdict in ("global minimum", "spurious minimum")
+        moved = np.abs(loss.hessian(end.theta)) @ np.abs(end.theta)
+        assert end.grad_norm <= max(1e-13, np.finfo(float).eps * np.linalg.norm(moved))
+        assert end.grad_norm == np.linalg.norm(loss.grad(end.theta))
+        assert end.loss <= loss.value(start) and end.index == 0
+
+
+@pytest.mark.parametrize("seed", [6, 21])
+def test_polish_stops_where_a_unit_vanishes(seed):
+    """Descent leads into the kink u = 0, where the Hessian grows like 1 / |u|, up to overflow."""
+    rng = np.random.default_rng(seed)
+    loss = rg.PopulationLoss("resnet", rg.Network("resnet", rg.draw("resnet", "small", 2, rng=rng), 2))
+    end = landscape.polish(loss, rg.draw("resnet", "normal", 2, 1, rng))
+    assert end.verdict == "unconverged" and np.isfinite(end.eigenvalues).all()
+    assert np.linalg.norm(end.theta[:2]) < 1e-10
+
+
+def test_polish_without_descent_takes_the_nearest_critical_point():
+    loss, saddle = symmetric_saddle(2)
+    start = saddle + 1e-3 * point("vanilla", 2)
+    assert landscape.polish(loss, start).verdict == "global minimum"
+    assert landscape.polish(loss, start, max_steps=0).verdict == "saddle"
+
+
 def symmetric_saddle(d):
     """Equal students stay equal, and descend to a saddle."""
     loss, _ = task("vanilla", d, "identity")

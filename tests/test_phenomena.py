@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from resgrad import symmetry
-from resgrad.experiment import ZERO, resolve, simulate
+from resgrad.experiment import ZERO
+from resgrad.protocol import resolve, simulate
 
 EXPECTED = {  # runs that show the phenomenon, of 20
     "li": 19, "resnet": 20, "two-weight": 20, "modresnet": 20, "modresnet-sum": 20, "resnet-sum": 17,

@@ -208,7 +208,7 @@ def test_for_li_near_its_teacher_the_distances_agree():
     theta_star = 0.1 * point("li", 5)
     theta = theta_star + 1e-3 * point("li", 5, seed=1)
     al = symmetry.align("li", theta, theta_star, 5)
-    assert al.distance == al.raw_distance == np.linalg.norm(theta - theta_star)
+    assert al.distance == al.raw_distance == pytest.approx(np.linalg.norm(theta - theta_star), rel=1e-15)
     assert al.units_moved == 0
 
 
@@ -228,6 +228,7 @@ def test_parallel_extra_and_missing_units_are_named():
     assert "parallel            (0, 2)" in str(al)
     back = symmetry.align("vanilla", narrow, wide, 2)
     assert len(back.missing) == 2 and back.distance == pytest.approx(al.distance)
+    assert back.raw_distance == al.raw_distance == pytest.approx(np.linalg.norm(U[:, 2:]))
     assert back.parallel_star == ((0, 2),) and "missing" in str(back)
 
 
@@ -254,14 +255,27 @@ def test_the_unseen_part_is_what_was_projected_out():
     assert al.raw_distance == pytest.approx(np.linalg.norm(V)) and al.distance < 1e-14
 
 
-@pytest.mark.parametrize("arch", TRAINED_READOUT)
-def test_extreme_scales_stay_finite(arch):
+@every_arch
+@pytest.mark.parametrize("size", [1e-200, 1e-60, 1e60, 1e200])
+def test_extreme_sizes_stay_finite(arch, size):
     theta_star = point(arch, 4)
-    for student in (np.zeros_like(theta_star), 1e-60 * theta_star, 1e60 * theta_star, -theta_star):
-        al = symmetry.align(arch, student, theta_star, 4)
-        back = symmetry.align(arch, theta_star, student, 4)
-        for x in (al, back):
-            assert np.isfinite([x.distance, *x.scales, *x.teacher]).all() and x.distance <= x.raw_distance
+    for student in (0 * theta_star, size * theta_star, -size * theta_star):
+        for pair in ((student, theta_star), (theta_star, student), (student, size * theta_star[::-1])):
+            al = symmetry.align(arch, *pair, 4)
+            assert np.isfinite([al.distance, *al.scales, *al.teacher]).all() and al.distance <= al.raw_distance
+
+
+@pytest.mark.parametrize("arch", VECTOR)
+@pytest.mark.parametrize("power", [-520, -250, 250, 520])
+def test_an_orbit_is_recognized_at_any_scale(arch, power):
+    theta_star, scales = point(arch, 4), 2.0 ** np.array([0, power, power // 2, 1])
+    theta = symmetry.transform(arch, theta_star, 4, [2, 0, 3, 1], scales)
+    al = symmetry.align(arch, theta, theta_star, 4)
+    assert al.permutation.tolist() == [2, 0, 3, 1]
+    assert al.distance <= ROUNDING * np.abs(theta).max() and al.raw_distance > 1e-2 * np.abs(theta).max()
+    if not rg.ARCHITECTURES[arch].identity:  # which drowns what is far smaller
+        np.testing.assert_allclose(al.scales, scales, rtol=1e-9)
+        np.testing.assert_allclose(al.teacher, theta, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("arguments", "error", "message"), [

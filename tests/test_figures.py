@@ -1,0 +1,75 @@
+"""Every picture's script, on problems of a toy's size; the committed pictures; what they are quoted for."""
+
+import dataclasses
+import importlib
+import pathlib
+import pkgutil
+
+import numpy as np
+import pytest
+
+import figures
+from figures import equivalence
+from resgrad import plots
+from resgrad.protocol import resolve, simulate, table
+
+HOME = pathlib.Path(figures.__file__).parent
+NAMES = sorted(module.name for module in pkgutil.iter_modules([str(HOME)]) if module.name != "__main__")
+TOY = {"D": 3, "SEEDS": 2, "RUNS": 4, "KS": (2, 14), "PAIRS": 5, "STARTS": (0.0, 0.5, 1.0)}
+DRAWN_WHOLE = {"block"}  # it holds its run against the closed form, which no toy meets
+
+
+def toy_simulate(config):
+    small = {"d": 3, "width": 3, "samples": 300}
+    if config.preset == "li-yuan-phases":
+        small |= {"d": 60, "width": 60, "lr": 3e-3}
+    elif config.preset != "notebook":  # whose published values are marked at its last step
+        small["steps"] = 600
+    return simulate(dataclasses.replace(config, **small))
+
+
+def toy_history(arch, preset="default", **given):
+    return table(toy_simulate(resolve(arch, preset, **given))[0])
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in DRAWN_WHOLE)) for name in NAMES])
+def test_every_script_draws(name, monkeypatch):
+    script = importlib.import_module(f"figures.{name}")
+    home = importlib.import_module("figures.modresnet") if name == "two_weight" else script
+    if name not in DRAWN_WHOLE:
+        for key, value in {**TOY, "history": toy_history, "simulate": toy_simulate}.items():
+            if hasattr(home, key):
+                monkeypatch.setattr(home, key, value)
+    if name == "equivalence":
+        equivalence.measured.cache_clear()
+    picture = script.draw()
+    assert plots.image(picture, "png").startswith(b"\x89PNG")
+    svg = plots.image(picture, "svg")
+    assert svg.startswith(b"<?xml") and svg == plots.image(picture, "svg") and b"<dc:date>" not in svg
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_every_picture_is_committed_and_small(name, kind):
+    assert 10_000 < (HOME / f"{name}.{kind}").stat().st_size < 200_000
+
+
+def test_an_architecture_has_one_color_of_its_own():
+    assert len(set(plots.COLORS.values())) == len(plots.COLORS)
+    assert not set(plots.COLORS.values()) & {plots.INK, plots.FAINT}
+
+
+def test_the_identity_keeps_the_units_in_place_only_near_a_teacher_that_is_near_it():
+    """Item by item what the comparison of ``resnet`` and ``modresnet`` says, on fewer seeds."""
+    def share_and_moved(scale, start):
+        zero, moved = np.transpose([equivalence.outcome(scale, start, seed) for seed in range(6)])
+        return zero.mean(), np.nanmean(moved)
+
+    for scale in equivalence.SCALES:
+        for start in (0.0, 1.0):
+            share, moved = share_and_moved(scale, start)
+            assert share >= 5 / 6  # loss zero, whatever the start
+            if start == 0:
+                assert moved >= 8
+            else:
+                assert {0.3: moved == 0, 1.0: moved <= 1.5, 3.0: moved >= 5}[scale]
