@@ -39,8 +39,8 @@ BASE = {
     "samples": 100_000, "steps": 20_000, "teacher": "normal", "init": "small", "dtype": "float64", "seed": 0,
 }  # fmt: skip
 
-# lr stands for d = width = 10 and falls with the larger of them as the largest curvature grows: d for normal teachers, whose
-# units have length about 1, and d^2 or d^3 for uniform ones, whose units grow with d.
+# lr stands for d = width = 10 and falls with the larger of them as the largest curvature grows: d for normal
+# teachers, whose units have length about 1, and d^2 or d^3 for uniform ones, whose units grow with d.
 DEFAULT = {
     "li": {"lr": 0.02},
     "resnet": {"lr": 0.02, "steps": 40_000},
@@ -50,6 +50,7 @@ DEFAULT = {
     "resnet-sum": {"lr": 1e-3, "steps": 100_000, "teacher": "uniform", "init": "fan-in"},
     "modresnet-sum": {"lr": 1e-3, "steps": 40_000, "teacher": "uniform"},
 }
+NEW = {"lr": 5e-3}  # for an architecture without an entry
 
 # The post's notebooks: every output summed, 100 epochs of 500 batches, logged every 250 batches.
 _NOTEBOOK = {"teacher": "uniform", "init": "fan-in", "steps": 50_000, "record_every": 250}
@@ -65,7 +66,7 @@ NOTEBOOK = {
     "modresnet-sum": _NOTEBOOK | _NESTEROV,
 }
 # Li & Yuan (2017), section 5: |W*|_2 about 0.6, and the start whose gradient first points away.
-_LI_YUAN = _SGD | {"d": 100, "lr": 1e-3, "teacher": "spectral", "init": "zero", "steps": 60_000, "record_every": 1000}
+_LI_YUAN = _SGD | {"d": 100, "lr": 1e-3, "teacher": "spectral", "init": "zero", "steps": 120_000, "record_every": 1000}
 _PHASES = _SGD | {
     "d": 1500, "data": "online", "teacher": "zero", "init": "phases", "batch_size": 300, "steps": 300,
     "record_every": 10, "dtype": "float32",
@@ -103,12 +104,12 @@ def resolve(arch, preset="default", **given):
     name = architectures.resolve(arch).name
     if preset not in PRESETS:
         raise checks.suggest(preset, "preset", list(PRESETS))
-    if name not in PRESETS[preset]:
+    if preset != "default" and name not in PRESETS[preset]:
         raise ValueError(f"preset {preset} is for {' and '.join(PRESETS[preset])}, but arch is {name}")
     given = {key: value for key, value in given.items() if value is not None}
     if given.get("optimizer") == "sgd":
         given.setdefault("momentum", 0.0)
-    config = {"arch": name, "preset": preset} | BASE | PRESETS[preset][name] | given
+    config = {"arch": name, "preset": preset} | BASE | PRESETS[preset].get(name, NEW) | given
     unused = {"population": ("batch_size", "samples"), "online": ("samples",)}.get(config["data"], ())
     for field in unused:
         if field in given:

@@ -1,0 +1,66 @@
+"""What the README says in tables and diffs, held against the package."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import resgrad as rg
+from resgrad import landscape
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PLAIN = str.maketrans({"ᵀ": "'", "‖": "||", "₁": "_1", "`": None})
+
+
+def rows():
+    """Cells of the table of architectures, by name."""
+    head = README.index("| name | F(x) |")
+    lines = README[head:].split("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
+    return {row[0].translate(PLAIN): row for row in cells}
+
+
+def test_the_table_lists_the_registry():
+    assert list(rows()) == list(rg.ARCHITECTURES)
+
+
+@pytest.mark.parametrize("name", rg.ARCHITECTURES)
+def test_a_row_is_its_record(name):
+    arch, (_, formula, trained, recovered, dimension) = rg.ARCHITECTURES[name], rows()[name]
+    assert formula.translate(PLAIN).replace(" ", "") == arch.formula.replace(" ", "")
+    assert trained == ", ".join(arch.shapes(3))
+    d = 4
+    teacher = rg.Network(arch, rg.draw(arch, "uniform", d, rng=0), d)
+    found = landscape.spectrum(rg.PopulationLoss(arch, teacher), teacher.theta)
+    assert found.nullity == found.predicted == {"0": 0, "d": d, "d²": d**2}[dimension]
+    assert ("rescal" in recovered) == arch.trains_readout
+    assert ("W2·1" in recovered) == (arch.readout == "sum")
+
+
+@pytest.mark.slow
+def test_an_architecture_is_added_as_shown(tmp_path):
+    """The README's diff, applied to a copy: the new network trains, and its gradients are checked."""
+    for part in ("resgrad", "tests", "setup.cfg"):
+        (shutil.copytree if (ROOT / part).is_dir() else shutil.copy)(ROOT / part, tmp_path / part)
+    (diff,) = re.findall(r"```diff\n(.*?)```", README, re.DOTALL)
+    for name, body in re.findall(r"^\+\+\+ b/(\S+)\n(.*?)(?=^---|\Z)", diff, re.DOTALL | re.MULTILINE):
+        text = (tmp_path / name).read_text()
+        for hunk in re.split(r"^@@.*\n", body, flags=re.MULTILINE)[1:]:
+            lines = [(line[:1], line[1:]) for line in hunk.splitlines()]
+            before, after = ("\n".join(line for mark, line in lines if mark != skip) for skip in "+-")
+            assert text.count(before) == 1, before
+            text = text.replace(before, after)
+        (tmp_path / name).write_text(text)
+    (name,) = re.findall(r'^\+ +Architecture\("([^"]+)"', diff, re.MULTILINE)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    for command in (
+        f"-m pytest -q -p no:cacheprovider tests/test_gradients.py tests/test_kernels.py -k {name}",
+        f"-m resgrad.experiment --arch {name} --d 4 --samples 1000 --steps 2000 --out run",
+        f"-m resgrad.gradcheck --arch {name}",
+    ):
+        subprocess.run([sys.executable, *command.split()], cwd=tmp_path, env=environment, check=True)
