@@ -11,6 +11,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import contextlib
 import dataclasses
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -85,6 +86,11 @@ def run(config, out, problem=None, *, resume=None, plot=True, quiet=False):
     -------
     dict
         What ``run.json`` holds.
+
+    Raises
+    ------
+    OSError
+        When ``out`` cannot be written; it says where the files are instead.
     """
     *resume, before = resume or (0.0,)
     started, problem = time.perf_counter() - before, problem or prepare(config)
@@ -338,7 +344,7 @@ def main(argv=None):
         command.tell("error", f"{reason}; {_advice(config, *problem)}")
         return 3
     if reason.startswith("interrupted"):
-        command.tell(f"{reason}; go on with --resume --out {out}")
+        command.tell(f"{reason}; go on with --resume --out {shlex.quote(str(out))}")
         return 130
     return 0
 

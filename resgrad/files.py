@@ -29,6 +29,11 @@ def write(path, content):
     """Write bytes or text to ``path`` atomically: a reader sees the old file or the new one.
 
     One writer at a time: see `claim`.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written; the old file is untouched.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.part")  # what a killed process leaves, the next write replaces

@@ -29,6 +29,13 @@ class Streams(NamedTuple):
 def streams(seed, run=0):
     """The `Streams` of run number ``run`` under ``seed``, both integers >= 0.
 
+    Raises
+    ------
+    ValueError, TypeError
+        For other seeds and numbers.
+
+    Examples
+    --------
     >>> streams(0).data.integers(100, size=3).tolist() == streams(0).data.integers(100, size=3).tolist()
     True
     """
@@ -86,8 +93,8 @@ def draw(arch, kind, d, width=None, rng=None):
 
     Raises
     ------
-    ValueError
-        For an unknown kind.
+    ValueError, TypeError
+        For an unknown kind, or arguments out of range.
 
     Examples
     --------
@@ -210,7 +217,7 @@ def next_record(step, record_every=None):
 
 def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_every=None, *,
           observe=None, progress=None, resume=None):
-    """Train from ``theta0``; deterministic in its arguments.
+    """Train from ``theta0``; deterministic in its arguments (beyond 32 units, for one number of BLAS threads).
 
     Parameters
     ----------
@@ -229,8 +236,9 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
     observe : dict of str to callable, optional
         Functions of theta to record besides the loss.
     progress : callable, optional
-        Called as ``progress(state, records)`` a few times a second and after the last step: for
-        progress bars and checkpoints.  Both are live: copy them together (`copy.deepcopy`) to keep them.  `KeyboardInterrupt`, from it or from the keyboard, ends the run.
+        Called as ``progress(state, records)`` a few times a second and after the last step: for progress
+        bars and checkpoints.  Both are live: copy them together (`copy.deepcopy`) to keep them.
+        `KeyboardInterrupt`, from it or from the keyboard, ends the run.
     resume : tuple (State, records), optional
         Copies of what was passed to ``progress``; the run goes on as if it had never stopped, and
         ``theta0`` and ``seed`` are not used.
@@ -243,7 +251,7 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
     Raises
     ------
     ValueError, TypeError
-        For arguments out of range, before any step.
+        For arguments out of range, or a start whose loss is not finite, before any step.
 
     Examples
     --------
