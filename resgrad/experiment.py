@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__, architectures, command, files, optimizers
-from .protocol import PRESETS, Config, prepare, resolve, rows, simulate, table
+from .protocol import PRESETS, Config, command_line, prepare, resolve, rows, simulate, table
 
-RUN_FILES = ("run.json", "checkpoint.npz", "history.csv", "weights.npz", "figure.png")
+RUN_FILES = ("run.json", "checkpoint.npz", "history.csv", "weights.npz", "figure.png", "report.html")
 SAVE_EVERY = 3.0  # seconds between checkpoints
 VERIFY = 2.0  # seconds of a run that --verify makes again
+LARGEST = 1000  # parameters for which an end that is not zero is polished: Hessians take their seconds
 ZERO = 1e-10  # a loss this far below where it started counts as zero: ten orders of magnitude
 STATE = ("theta0", "U", "A", "VU", "VA", "order")  # what a checkpoint holds of `training.State`: arrays
 COUNTS = ("position", "step", "window_loss", "window_steps")  # and numbers
@@ -68,7 +69,7 @@ def load_checkpoint(path):
 # ----------------------------------------------------------------------------------- one run
 
 
-def run(config, out, problem=None, *, resume=None, plot=True, quiet=False):
+def run(config, out, problem=None, *, resume=None, plot=True, report=False, quiet=False):
     """Train as ``config`` says and leave the files in ``out``.
 
     Parameters
@@ -80,7 +81,8 @@ def run(config, out, problem=None, *, resume=None, plot=True, quiet=False):
         What `prepare` makes of ``config``.
     resume : tuple, optional
         (state, records, seconds) of a checkpoint.
-    plot, quiet : bool
+    plot, report, quiet : bool
+        Whether to leave ``figure.png`` and ``report.html``, and to show no progress.
 
     Returns
     -------
@@ -100,7 +102,7 @@ def run(config, out, problem=None, *, resume=None, plot=True, quiet=False):
 
         def leave(directory):
             watch.save(directory)
-            _write(directory, summary, trajectory, teacher, plot)
+            _write(directory, summary, trajectory, teacher, plot, report)
 
         files.rescue(Path(out), leave)
     return summary
@@ -163,15 +165,23 @@ def _summary(config, trajectory, teacher, seconds):
     import numba
     import scipy
 
-    from . import symmetry
+    from . import landscape, losses, symmetry
 
     history, result = table(trajectory), {"steps": int(trajectory.steps[-1]), "seconds": round(seconds, 3)}
     for name in (name for name in QUANTITIES if name in history):
         result |= {f"{name}_initial": history[name][0], f"{name}_final": history[name][-1]}
+    if "inner_product" in history:
+        away = np.append(np.flatnonzero(history["inner_product"] <= 0), -1).max()  # the last record that points away
+        result["toward_from"] = None if away + 1 == len(history["step"]) else int(history["step"][away + 1])
     result |= {"aligned_distance_final": history["aligned_distance"][-1], "units_permuted": None}
     if np.isfinite(trajectory.theta).all():
         alignment = symmetry.align(config.arch, trajectory.theta, teacher.theta, config.d)
         result["units_permuted"] = int(alignment.units_moved)
+        diverged = trajectory.stop_reason.startswith("diverged")
+        if not (diverged or _zero(result)) and trajectory.theta.size <= LARGEST:
+            end = landscape.polish(losses.PopulationLoss(config.arch, teacher), trajectory.theta)
+            result |= {"polished_verdict": end.verdict, "polished_loss": end.loss}
+            result["polished_distance"] = float(np.linalg.norm(end.theta - trajectory.theta))
     versions = {"resgrad": __version__, "python": sys.version.split()[0]}
     versions |= {package.__name__: package.__version__ for package in (np, scipy, numba)}
     return {
@@ -180,8 +190,8 @@ def _summary(config, trajectory, teacher, seconds):
     }  # fmt: skip
 
 
-def _write(out, summary, trajectory, teacher, plot):
-    """The four files of a run directory."""
+def _write(out, summary, trajectory, teacher, plot, report):
+    """The files of a run directory."""
     from . import plots
 
     arch, d, history = summary["config"]["arch"], summary["config"]["d"], table(trajectory)
@@ -192,6 +202,11 @@ def _write(out, summary, trajectory, teacher, plot):
     if plot:
         title = f"{arch}: {architectures.resolve(arch).formula}, d = {d}"
         files.write(out / "figure.png", plots.run_figure(history, title, plots.COLORS.get(arch, plots.INK)))
+    if report:
+        from .report import page
+
+        words, command = verdict(summary), command_line(Config(**summary["config"]))
+        files.write(out / "report.html", page(summary, history, trajectory.theta, teacher, words, command))
 
 
 # ------------------------------------------------------------------------------ the command line
@@ -239,31 +254,44 @@ SYMMETRY = {
 }
 
 
+def _zero(result):
+    return result["population_loss_final"] <= max(ZERO * result["population_loss_initial"], 1e-24)
+
+
 def verdict(summary):
     """What happened, in words."""
-    result = summary["result"]
+    config, result = summary["config"], summary["result"]
     if summary["stop_reason"].startswith("diverged"):
         return f"The run {summary['stop_reason']}: nothing can be said of it but that the step size is too large."
-    if result["population_loss_final"] > max(ZERO * result["population_loss_initial"], 1e-24):
+    words = ""
+    if "toward_from" in result:
+        first = result["toward_from"]
+        words = "The gradient points away from the teacher at the end. " if first is None else (
+            f"The gradient points towards the teacher from step {first} on"
+            + (", and away from it before.\n" if result["inner_product_initial"] <= 0 else ".\n")
+        )  # fmt: skip
+    if not _zero(result):
+        words += f"The expected loss is {result['population_loss_final']:.3g}, not zero"
+        if "polished_verdict" not in result:
+            return f"{words}: the run was too short, or it is caught in a spurious minimum."
         return (
-            f"The expected loss is {result['population_loss_final']:.3g}, not zero: the run was too short, or "
-            "it is caught in a spurious minimum."
+            f"{words}; Newton's method goes on, {result['polished_distance']:.2g} far,\n"
+            f"to a point of loss {result['polished_loss']:.3g}: {result['polished_verdict']}."
         )
-    moved = result["units_permuted"] or "none"
-    close = 1e-6 if summary["config"]["dtype"] == "float64" else 1e-4
-    if result["distance_final"] < close * max(result["distance_initial"], 1):
-        return f"Loss zero, and the student is the teacher itself (units permuted: {moved})."
-    readout = architectures.resolve(summary["config"]["arch"]).readout
-    if result["aligned_distance_final"] > 1e-3 * result["distance_final"]:
+    moved, apart = result["units_permuted"] or "none", result["distance_final"]
+    close = 1e-5 if config["dtype"] == "float64" else 1e-4
+    if apart < close * max(result["distance_initial"], 1):
+        return f"{words}Loss zero, and the student is the teacher itself, {apart:.1e} away (units permuted: {moved})."
+    symmetry, aligned = SYMMETRY[architectures.resolve(config["arch"]).readout], result["aligned_distance_final"]
+    if aligned > 1e-3 * apart:
         return (
-            f"Loss zero, but the student is {result['distance_final']:.3g} away from the teacher, and "
-            f"{result['aligned_distance_final']:.2g} modulo\n{SYMMETRY[readout]}: not yet converged, or "
-            "units share what one unit of the teacher does."
+            f"{words}Loss zero, but the student is {apart:.3g} away from the teacher, and {aligned:.2g} modulo\n"
+            f"{symmetry}: not yet converged, or units share what one unit of the teacher does."
         )
     return (
-        f"Loss zero, but the student is not the teacher: they are {result['distance_final']:.3g} apart.\n"
-        f"They agree up to {SYMMETRY[readout]}:\n"
-        f"modulo these they are {result['aligned_distance_final']:.2g} apart (units permuted: {moved})."
+        f"{words}Loss zero, but the student is not the teacher: they are {apart:.3g} apart.\n"
+        f"They agree up to {symmetry}:\n"
+        f"modulo these they are {aligned:.2g} apart (units permuted: {moved})."
     )
 
 
@@ -292,6 +320,7 @@ def _parser():
     add("--record-every", type=int, metavar="STEPS", help="default: every 2%% of the way")
     add("--out", metavar="DIR", help="run directory (default: a fresh one under runs/)")
     add("--no-plot", action="store_true", help="no figure.png")
+    add("--report", action="store_true", help="add report.html, the run on one page")
     add("--quiet", action="store_true", help="no progress, no summary")
     again = parser.add_mutually_exclusive_group()
     for mode, told in (
@@ -307,7 +336,9 @@ def _parser():
 def main(argv=None):
     """The command line; returns the exit code."""
     arguments = vars(_parser().parse_args(argv))
-    out, mode, no_plot, quiet = (arguments.pop(name) for name in ("out", "mode", "no_plot", "quiet"))
+    out, mode, no_plot, report, quiet = (
+        arguments.pop(name) for name in ("out", "mode", "no_plot", "report", "quiet")
+    )
     given = {key: value for key, value in arguments.items() if value is not None}
     if mode in ("resume", "verify") and out is None:
         raise ValueError(f"{mode} is given without out, but must know the run's directory: --out DIR")
@@ -336,7 +367,7 @@ def main(argv=None):
         if mode == "overwrite":
             for name in RUN_FILES:
                 (out / name).unlink(missing_ok=True)
-        summary = run(config, out, problem, resume=checkpoint, plot=not no_plot, quiet=quiet)
+        summary = run(config, out, problem, resume=checkpoint, plot=not no_plot, report=report, quiet=quiet)
     if not quiet:
         command.say(describe(summary, out))
     reason = summary["stop_reason"]

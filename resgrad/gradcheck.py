@@ -10,11 +10,10 @@ Takes any loss and knows no architecture (the command line at the end does).  `c
    *cannot tell* where the uncertainty exceeds the tolerance.  At a kink, where left and right differ,
    whatever lies between them is right.
 
-`check_hessian` does 2 and 3 with the gradient's values.  Imports ``differences`` and ``checks``; the
+`check_hessian` does 2 and 3 with the gradient's values.  Imports ``differences``, ``checks`` and ``command``; the
 command line also ``architectures``, ``losses`` and ``training``.
 """
 
-import argparse
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import checks, differences
+from . import checks, command, differences
 
 RTOL = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 1e-4}  # of the loss's arithmetic
 FOREIGN_RTOL = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 1e-2}  # without known parabolas
@@ -426,35 +425,33 @@ def _hint(entries, shape, rtol):
     return "only this entry is wrong" if sum(e.verdict == WRONG for e in entries) == 1 else ""
 
 
+@command.guarded
 def main(argv=None):
     """Check every loss of every architecture; the exit code is 1 where a gradient is wrong."""
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog="python -m resgrad.gradcheck",
         description="Check the gradients of every architecture, on samples and in expectation, at a "
         "random point, at a kink and at the teacher, and the Hessian against the gradient. "
         "The exit code is 1 where one is wrong.",
     )
-    parser.error = lambda message: parser.exit(2, f"error: {message}\n")
     parser.add_argument("--arch", help="one architecture; default: all")
     parser.add_argument("--d", type=int, default=4, help="input dimension and width (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="of the teacher, the points and the data")
     options = parser.parse_args(argv)
-    try:
-        d, seed = checks.integer(options.d, "--d"), checks.integer(options.seed, "--seed", 0)
-        from .architectures import ARCHITECTURES, resolve
+    d, seed = checks.integer(options.d, "--d"), checks.integer(options.seed, "--seed", 0)
+    from .architectures import ARCHITECTURES, resolve
 
-        archs = [resolve(options.arch)] if options.arch is not None else ARCHITECTURES.values()
-    except ValueError as error:
-        parser.error(error)
-    row, failed = "{:<14}{:<12}{:<9}{:>7}{:>6}{:>15}  {}", False
-    print(row.format("architecture", "loss", "point", "checked", "kinks", "max rel error", "verdict"))
+    archs = [resolve(options.arch)] if options.arch is not None else ARCHITECTURES.values()
+    row, doubtful, failed = "{:<14}{:<12}{:<9}{:>7}{:>6}{:>15}  {}", [], False
+    command.say(row.format("architecture", "loss", "point", "checked", "kinks", "max rel error", "verdict"))
     for *names, report in (line for arch in archs for line in _reports(arch, d, seed)):
         counts = sum(block.checked for block in report.blocks), len(report.kinks)
         slope = f"; Taylor slope {min(report.taylor_slopes):.2f}" if report.taylor_slopes else ""
-        print(row.format(*names, *counts, f"{report.max_rel_error:.1e}", report.verdict + slope))
-        if not report.ok:
-            print(report)
+        command.say(row.format(*names, *counts, f"{report.max_rel_error:.1e}", report.verdict + slope))
+        doubtful += [f"\n{', '.join(names)}: {report}"] * (not report.ok)
         failed |= report.verdict == WRONG
+    for text in doubtful:
+        command.say(text)
     return int(failed)
 
 

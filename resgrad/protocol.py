@@ -4,6 +4,7 @@ Imports ``training``, ``landscape``, ``symmetry``, ``basins`` and below, but onl
 """
 
 import dataclasses
+import shlex
 
 import numpy as np
 
@@ -133,6 +134,21 @@ def resolve(arch, preset="default", **given):
     if config["optimizer"] == "sgd" and config["momentum"]:
         raise ValueError(f"momentum is {config['momentum']:g}, but sgd has none; use --optimizer nesterov")
     return Config(**config)
+
+
+def command_line(config):
+    """The command that makes this run: what `resolve` would fill in is left out.
+
+    >>> command_line(resolve("modresnet", d=5, seed=3))
+    'python -m resgrad.experiment --arch modresnet --d 5 --seed 3'
+    """
+    given = {"arch": config.arch, "preset": config.preset}
+    for field, value in dataclasses.asdict(config).items():
+        if getattr(resolve(**given), field) != value:
+            given[field] = value
+    given = {field: value for field, value in given.items() if (field, value) != ("preset", "default")}
+    options = (f"--{field.replace('_', '-')} {shlex.quote(str(value))}" for field, value in given.items())
+    return " ".join(["python -m resgrad.experiment", *options])
 
 
 def prepare(config):

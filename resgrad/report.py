@@ -51,7 +51,7 @@ pre {{ background: var(--box); padding: 0.8rem; overflow-x: auto; white-space: p
 """
 
 
-def page(summary, history, network, teacher, words, command):
+def page(summary, history, theta, teacher, words, command):
     """The page, as text.
 
     Parameters
@@ -60,26 +60,27 @@ def page(summary, history, network, teacher, words, command):
         What ``run.json`` holds.
     history : dict of str to ndarray
         The columns of ``history.csv``.
-    network, teacher : Network
-        The student at the end, and its teacher.
+    theta : ndarray, shape (n,)
+        The student at the end.
+    teacher : Network
     words : str
         The verdict.
     command : str
         Makes the run again.
     """
     result, versions = summary["result"], summary["versions"]
-    arch, color = network.arch, plots.COLORS.get(network.arch.name, plots.INK)
+    arch, color = teacher.arch, plots.COLORS.get(teacher.arch.name, plots.INK)
     panels = [
         ("Loss: on the batches drawn, and in expectation.", lambda axes: plots.losses(axes, history, color)),
         ("Distance of the parameters from the teacher's.", lambda axes: plots.distances(axes, history, color)),
     ]
-    if network.theta.size <= LARGEST:
+    if theta.size <= LARGEST and not summary["stop_reason"].startswith("diverged"):
         loss = losses.PopulationLoss(arch, teacher)
-        end = landscape.polish(loss, network.theta)
+        end = landscape.polish(loss, theta)
         found = landscape.spectrum(loss, end.theta)
         panels.append((
             f"The end, polished, is a {end.verdict}: its exact Hessian has {found.nullity} zero and {found.index} "
-            f"negative eigenvalues of {network.theta.size}; symmetry predicts {found.predicted} zero ones (gray).",
+            f"negative eigenvalues of {theta.size}; symmetry predicts {found.predicted} zero ones (gray).",
             lambda axes: plots.eigenvalues(axes, found.eigenvalues, found.predicted, color),
         ))  # fmt: skip
     rows = [("", "start", "end")]
@@ -94,7 +95,7 @@ def page(summary, history, network, teacher, words, command):
         title=html.escape(title), color=color, words=html.escape(words), numbers=_table(rows),
         pictures="".join(_picture(caption, draw) for caption, draw in panels),
         config=_table([("parameter", "value"), *(row for row in summary["config"].items() if row[1] is not None)]),
-        commands=html.escape(f"{command}\npython -m resgrad.experiment --resume --verify --out DIR"),
+        commands=html.escape(f"{command}\npython -m resgrad.experiment --verify --out DIR"),
         footer=html.escape(
             f"{result['steps']:,} steps in {result['seconds']:.2f} s; {summary['stop_reason']}. "
             + ", ".join(f"{name} {version}" for name, version in versions.items())

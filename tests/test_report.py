@@ -1,0 +1,125 @@
+"""The page of a run: complete in itself, true to its files; and the command that makes the run again."""
+
+import html.parser
+import json
+import re
+import shlex
+
+import numpy as np
+import pytest
+
+import resgrad as rg
+from resgrad import experiment
+from resgrad.protocol import PRESETS, command_line, resolve
+
+SMALL = ["--d", "3", "--samples", "500", "--steps", "300", "--quiet", "--report"]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    assert experiment.main(["--arch", "modresnet", *SMALL, "--out", str(out / "a b")]) == 0
+    return out / "a b"
+
+
+class Reader(html.parser.HTMLParser):
+    """Balances tags and collects ids, links and words."""
+
+    VOID = {"meta", "br", "hr", "img", "link"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.links, self.words = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.open += [tag] * (tag not in self.VOID)
+        for name, value in attributes:
+            self.ids += [value] * (name == "id")
+            self.links += [value] * (name in ("src", "href", "xlink:href"))
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        self.open = self.open[: len(self.open) - (tag not in self.VOID)]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_page_is_whole_and_needs_nothing_else(directory):
+    text = (directory / "report.html").read_text()
+    page = Reader(text)
+    assert not page.open
+    assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+    assert "@import" not in text and "<script" not in text
+    assert set(re.findall(r"url\(#(\w+)\)", text)) <= set(page.ids)
+    assert text.count("<svg") == 3 and "prefers-color-scheme: dark" in text
+    assert "#222222" not in text  # all ink follows the mode
+
+
+def test_the_page_says_what_the_files_say(directory):
+    words = " ".join(Reader((directory / "report.html").read_text()).words)
+    summary = json.loads((directory / "run.json").read_text())
+    for key, value in summary["config"].items():
+        assert value is None or (key in words and str(value) in words)
+    assert f"{summary['result']['population_loss_final']:.4g}" in words
+    assert experiment.verdict(summary).split("\n")[0] in words
+    assert command_line(resolve("modresnet", d=3, samples=500, steps=300)) in words
+    assert "symmetry predicts 3 zero ones" in words
+
+
+def test_a_run_that_diverged_has_a_page_without_a_spectrum(tmp_path):
+    given = ["--arch", "li", *SMALL, "--lr", "1e9", "--out", str(tmp_path / "out")]
+    assert experiment.main(given) == 3
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert text.count("<svg") == 2 and "diverged" in text
+
+
+def test_no_page_unless_asked(tmp_path):
+    given = ["--arch", "li", "--d", "2", "--steps", "9", "--samples", "9", "--quiet", "--no-plot"]
+    assert experiment.main([*given, "--out", str(tmp_path / "out")]) == 0
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize("preset, arch", [(name, arch) for name, archs in PRESETS.items() for arch in archs])
+def test_the_command_makes_the_same_run(preset, arch):
+    for given in ({}, {"d": 7, "lr": 0.25, "seed": 3}, {"teacher": "my net's.npz", "optimizer": "sgd"}):
+        config = resolve(arch, preset, **given)
+        _, _, module, *options = shlex.split(command_line(config))
+        parsed = vars(experiment._parser().parse_args(options))
+        fields = {key: parsed[key] for key in config.__dataclass_fields__ if parsed[key] is not None}
+        assert module == "resgrad.experiment" and resolve(**fields) == config
+
+
+@pytest.mark.parametrize(
+    "result, words",
+    [
+        ({"population_loss_final": 1.0}, "too short, or it is caught"),
+        ({"population_loss_final": 1.0, "polished_verdict": "saddle", "polished_loss": 0.5, "polished_distance": 2.0},
+         "Newton's method goes on, 2 far,\nto a point of loss 0.5: saddle."),
+        ({"distance_final": 1e-7}, "the teacher itself, 1.0e-07 away (units permuted: none)"),
+        ({"distance_final": 3.0, "aligned_distance_final": 1e-9, "units_permuted": 4}, "units permuted: 4"),
+        ({"distance_final": 3.0, "aligned_distance_final": 0.5}, "not yet converged"),
+        ({"toward_from": 30, "inner_product_initial": -1.0}, "from step 30 on, and away from it before"),
+        ({"toward_from": 0, "inner_product_initial": 1.0}, "towards the teacher from step 0 on."),
+        ({"toward_from": None, "inner_product_initial": 1.0}, "away from the teacher at the end"),
+    ],
+)  # fmt: skip
+def test_the_verdict_in_words(result, words):
+    base = {"population_loss_initial": 5.0, "population_loss_final": 1e-20, "distance_initial": 3.0,
+            "distance_final": 2.0, "aligned_distance_final": 1e-9, "units_permuted": 0}  # fmt: skip
+    config = {"arch": "modresnet", "dtype": "float64"}
+    assert words in experiment.verdict({"config": config, "result": base | result, "stop_reason": "finished"})
+
+
+def test_an_end_that_is_not_zero_is_polished(tmp_path):
+    run = experiment.run(resolve("vanilla", d=8, seed=1, steps=3000), tmp_path, plot=False, quiet=True)
+    result = run["result"]
+    teacher = rg.Network("vanilla", np.load(tmp_path / "weights.npz")["theta_star"], 8)
+    loss = rg.PopulationLoss("vanilla", teacher)
+    assert ("polished_verdict" in result) == (not experiment._zero(result))
+    if "polished_verdict" in result:
+        assert result["polished_loss"] <= loss.value(np.load(tmp_path / "weights.npz")["theta"])
