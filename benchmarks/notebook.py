@@ -7,10 +7,25 @@ import numpy as np
 import resgrad as rg
 from resgrad import training
 
+from .peers import Job
+from .step import judge
+
 D, STEPS, SAMPLES, BATCH = 10, 50_000, 100_000, 200
 LR, MOMENTUM = 1e-3, 0.01
 TOLERANCE = 1e-3  # of the mean loss over the last 250 batches
 WINDOW = 250  # steps between two lines of the published log
+
+
+def whole(job, system, theta):
+    """The protocol in another system's `step`, which after an epoch must be where resgrad is: at ``theta``."""
+    W1, W2 = job.arch.unflatten(np.float64(theta), D)
+    once = judge(job, *system.weights(system.advance(system.start(), 1)))  # compiles
+    wanted = judge(job, W1 + np.eye(D), W2)
+    assert abs(once / wanted - 1) < TOLERANCE, f"{once}, not {wanted}"
+    state, tick = system.start(), time.perf_counter()
+    state = system.advance(state, len(job.orders))
+    seconds = time.perf_counter() - tick
+    return {"seconds": seconds, "steps": STEPS, "loss": judge(job, *system.weights(state))}
 
 
 def run(peers, options):
@@ -30,11 +45,15 @@ def run(peers, options):
     systems = {
         "resgrad": {"seconds": time.perf_counter() - tick, "loss": trajectory.loss[-1], "steps": STEPS}
     }
+    rng, arch = training.streams(0).batches, rg.ARCHITECTURES["two-weight"]
+    epochs = [rng.permutation(SAMPLES).reshape(-1, BATCH) for _ in range(STEPS * BATCH // SAMPLES)]
+    order = np.concatenate(epochs)  # the batches resgrad drew
+    W1, W2 = arch.unflatten(theta, D)
+    job = Job(arch, D, theta.dtype, W1 + np.eye(D, dtype=theta.dtype), W2, LR, MOMENTUM, BATCH, len(epochs[0]),
+              teacher, options.threads, options.quick, rg.EmpiricalLoss(arch, X, Y), np.array(epochs))  # fmt: skip
+    for name in {"NumPy", "JAX"} & peers.keys():
+        systems[name] = whole(job, peers[name].step(job)[name][0], ours(job.chunk).theta)
     if "PyTorch" in peers:
-        rng = training.streams(0).batches
-        epochs = [rng.permutation(SAMPLES).reshape(-1, BATCH) for _ in range(STEPS * BATCH // SAMPLES)]
-        order = np.concatenate(epochs)  # the batches resgrad drew
-        W1, W2 = rg.ARCHITECTURES["two-weight"].unflatten(theta, D)
         plan = {
             "PyTorch": (False, 2000 if options.quick else STEPS),
             "PyTorch, sample by sample": (True, 20),

@@ -323,20 +323,20 @@ def _draw_rows(rng, teacher, X, T):
 def _normalize(U, start, rows, columns, norm):
     """Lengths of the columns of U, and their directions: as rows, and as columns, from ``start`` on.
 
-    The scale is taken out first, so that no square over- or underflows.  A zero unit has direction 0.
+    A zero unit has direction 0.  Where a square could over- or underflow, the scale is taken out first.
     """
     for j in range(U.shape[1]):
-        scale, total, l = 0.0, 0.0, start + j
+        total, scale, l = 0.0, 1.0, start + j
         for i in range(U.shape[0]):
-            scale = max(scale, abs(U[i, j]))
-        for i in range(U.shape[0]):
-            rows[l, i] = U[i, j] / scale if scale > 0.0 else 0.0
-            total += rows[l, i] * rows[l, i]
+            total += U[i, j] * U[i, j]
+        if not 1e-280 < total < 1e280:
+            scale = np.max(np.abs(U[:, j])) or 1.0
+            total = np.sum((U[:, j] / scale) ** 2)
         length = math.sqrt(total)
+        inverse = 1.0 / length if length > 0.0 else 0.0
         norm[l] = scale * length
         for i in range(U.shape[0]):
-            rows[l, i] = rows[l, i] / length if scale > 0.0 else 0.0
-            columns[i, l] = rows[l, i]
+            rows[l, i] = columns[i, l] = (U[i, j] if scale == 1.0 else U[i, j] / scale) * inverse
 
 
 @_jit
@@ -382,7 +382,7 @@ def _pair_terms(K, plus, value, norm, slope):
 
 
 @_inline_exact
-def _population_gradient(d, k, K, m, network, room, U, A, D, dU, dA):
+def _population_gradient(d, k, K, m, network, room, U, A, D, linear, dU, dA):
     """(10) into dU and (11) into dA, one unit after the other, each against all K at once.
 
     A pair of student units is met twice: in SIMD lanes that is cheaper than to mirror it.
@@ -417,9 +417,9 @@ def _population_gradient(d, k, K, m, network, room, U, A, D, dU, dA):
             dU[i, j] = alive * dz[i] / math.pi  # (10)
         for o in range(m):
             dA[j, o] = norm[j] * da[o] / math.pi  # (11)
-        for i in range(d):
-            for o in range(m):
-                if D[i, o] != 0.0:
+        if linear:
+            for i in range(d):
+                for o in range(m):
                     dU[i, j] += alive * D[i, o] * A[j, o]
                     dA[j, o] += D[i, o] * U[i, j]
 
@@ -441,8 +441,13 @@ def _population_gradient_blas(network, U, A, D, dU, dA):
         dz[j] += np.sum(plus[j]) * rows[j]
         if norm[j] == 0.0:
             dz[j] = 0.0  # relu'(0) = 0
-    dU[:] = dz.T / math.pi + np.dot(D, (A * (norm[:k] > 0.0).reshape((k, 1))).T)  # (10)
-    dA[:] = np.dot(value, Q) * norm[:k].reshape((k, 1)) / math.pi + np.dot(U.T, D)  # (11)
+    np.dot(value, Q, dA)
+    for j in range(k):
+        dU[:, j] = dz[j] / math.pi  # (10)
+        dA[j] *= norm[j] / math.pi  # (11)
+    if np.any(D):
+        dU += np.dot(D, (A * (norm[:k] > 0.0).reshape((k, 1))).T)
+        dA += np.dot(U.T, D)
 
 
 @_exact
@@ -455,7 +460,7 @@ def population_gradient(U, A, U_star, A_star, D, dU, dA):
     else:
         K = network[2].size
         room = np.empty(K), np.empty(K), np.empty(K), np.empty(d), np.empty(m)
-        _population_gradient(d, k, K, m, network, room, U, A, D, dU, dA)
+        _population_gradient(d, k, K, m, network, room, U, A, D, np.any(D), dU, dA)
 
 
 def population_loop(teacher, U, A, VU, VA, rates, n_steps):
@@ -474,14 +479,14 @@ def _population_loop(d, k, K, m):
         network = _residual_network(U, A, teacher[0], teacher[1])
         rows, columns, norm, Q, Q_T = network
         room = np.empty(K), np.empty(K), np.empty(K), np.empty(d), np.empty(m)
-        dU, dA = np.empty_like(U), np.empty_like(A)
+        dU, dA, linear = np.empty_like(U), np.empty_like(A), np.any(teacher[2])
         for _ in range(n_steps):
             _normalize(U, 0, rows, columns, norm)
             for j in range(A.shape[0]):
                 for o in range(A.shape[1]):
                     Q[j, o] = Q_T[o, j] = A[j, o]
             if d:
-                _population_gradient(d, k, K, m, network, room, U, A, teacher[2], dU, dA)
+                _population_gradient(d, k, K, m, network, room, U, A, teacher[2], linear, dU, dA)
             else:
                 _population_gradient_blas(network, U, A, teacher[2], dU, dA)
             _update(U, VU, dU, rates[0], rates[2])

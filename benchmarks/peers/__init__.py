@@ -4,7 +4,7 @@ A file offers what it can of these; each returns ``{system name: [variants]}``, 
 of a system is the one that counts.
 
 ``step(job)`` and ``population(job)`` give `System`; ``ensemble(job)`` gives ``run(n_steps) -> (U, A)``;
-``gradient(U, A, X, T)`` is the batched math behind them.
+``hessian(job)`` gives ``run() -> H``; ``gradient(U, A, X, T)`` is the batched math behind them.
 Everyone holds U = W1 + I, so that the identity costs nothing, and reads the rows [x, y - C'x].
 """
 
@@ -75,17 +75,21 @@ def teacher_units(job):
     return tuple(np.broadcast_to(a, lead + a.shape).copy() for a in (U / norm, norm, A))
 
 
-def expected_gradient(xp, U, A, unit_star, norm_star, A_star):
+def expected_gradient(xp, U, A, unit_star, norm_star, A_star, own=None):
     """(dU, dA) of the expected loss where student and teacher share the skip; leading axes are runs.
 
-    In plain array operations of NumPy, PyTorch or JAX (``xp``).
+    In plain array operations of NumPy, PyTorch or JAX (``xp``).  ``own`` masks the pairs of a unit with
+    itself, so that it can be differentiated once more.
     """
     norm_u = xp.sqrt((U * U).sum(-2, keepdims=True))
     unit_u = U / norm_u
     unit, norm = xp.concatenate([unit_u, unit_star], -1), xp.concatenate([norm_u, norm_star], -1)
     Q = xp.concatenate([A, -A_star], -2)
-    c = xp.clip(unit_u.mT @ unit, -1, 1)
+    c = unit_u.mT @ unit
+    c = xp.clip(c, -1, 1) if own is None else xp.where(own, 0.0, c)
     s, p = xp.sqrt(1 - c * c), xp.pi - xp.arccos(c)
+    if own is not None:
+        c, s, p = xp.where(own, 1.0, c), xp.where(own, 0.0, s), xp.where(own, xp.pi, p)
     w = norm * (A @ Q.mT)
     dU = unit_u * (w * s).sum(-1)[..., None, :] + unit @ (w * p).mT
     dA = norm_u.mT * ((norm * (s + p * c)) @ Q)

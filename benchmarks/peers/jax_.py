@@ -130,3 +130,18 @@ def population(job):
         return jax.block_until_ready(state)
 
     return {"JAX": [System(partial(begin, job), advance, weights)]}
+
+
+def hessian(job):
+    teacher, own = tuple(map(jnp.asarray, teacher_units(job))), np.eye(job.d, 2 * job.d, dtype=bool)
+
+    @jax.jit
+    def run(theta):
+        def flat(theta):
+            pair = theta[: job.U.size].reshape(job.U.shape), theta[job.U.size :].reshape(job.W.shape)
+            return jnp.concatenate([g.ravel() for g in expected_gradient(jnp, *pair, *teacher, own)])
+
+        return jax.jacfwd(flat)(theta)
+
+    theta = jnp.concatenate([job.U.ravel(), job.W.ravel()])
+    return {"JAX": [lambda: np.asarray(run(theta))]}

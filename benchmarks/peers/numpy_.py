@@ -74,3 +74,23 @@ def population(job):
         return state
 
     return {"NumPy": [System(lambda: begin(job), advance, lambda state: state[:2])]}
+
+
+def hessian(job):
+    """Central differences of the exact gradient: what one would do without deriving (14)-(17)."""
+    teacher, h = teacher_units(job), 1e-5
+
+    def flat(theta):
+        U, A = theta[: job.U.size].reshape(job.U.shape), theta[job.U.size :].reshape(job.W.shape)
+        return np.concatenate([g.ravel() for g in expected_gradient(np, U, A, *teacher)])
+
+    def run():
+        theta = np.concatenate([job.U.ravel(), job.W.ravel()])
+        H = np.empty((theta.size, theta.size))
+        for i in range(theta.size):
+            e = np.zeros_like(theta)
+            e[i] = h
+            H[i] = (flat(theta + e) - flat(theta - e)) / (2 * h)
+        return 0.5 * (H + H.T)
+
+    return {"NumPy": [run]}

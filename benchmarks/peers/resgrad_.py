@@ -71,3 +71,8 @@ def population(job):
 
     return {"resgrad": [System(start, run, lambda states: [np.stack(p) for p in zip(
         *((state.U, state.A) for state in states))])]}  # fmt: skip
+
+
+def hessian(job):
+    loss, theta = rg.PopulationLoss(job.arch, job.teacher), job.starts()[0]
+    return {"resgrad": [lambda: loss.hessian(theta)]}

@@ -84,7 +84,7 @@ def step(job):
     few = 1 if d <= 50 else job.threads  # small sizes lose with more
     return {
         "PyTorch": [system(by_autograd, threads) for threads in {few, job.threads}],
-        "PyTorch compiled": [lambda: system(compiled(by_hand, few, job.quick), few)],
+        "PyTorch compiled": [lambda: system(compiled(by_hand, few, job), few)],
     }
 
 
@@ -92,10 +92,12 @@ def tensors_to_numpy(pair):
     return [None if w is None else w.detach().numpy() for w in pair]
 
 
-def compiled(function, threads, quick):
+def compiled(function, threads, job):
     """`torch.compile` of a step, where it works."""
-    if quick:
+    if job.quick:
         raise Unavailable("compiles too long for a quick run")
+    if job.arch.name != "modresnet":
+        raise Unavailable("compiles for half a minute, so for modresnet only")
     if not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
         raise Unavailable("torch.compile needs a C++ compiler")
     torch.set_num_threads(threads)  # it bakes them in
@@ -148,8 +150,20 @@ def population(job):
 
     return {
         "PyTorch": [system(expected_gradient)],
-        "PyTorch compiled": [lambda: system(compiled(expected_gradient, job.threads, job.quick))],
+        "PyTorch compiled": [lambda: system(compiled(expected_gradient, job.threads, job))],
     }
+
+
+def hessian(job):
+    teacher, (U, A) = tensors(*teacher_units(job)), tensors(job.U, job.W)
+    own = torch.eye(job.d, 2 * job.d, dtype=torch.bool)
+
+    def flat(theta):
+        pair = theta[: U.numel()].view_as(U), theta[U.numel() :].view_as(A)
+        return torch.cat([g.flatten() for g in expected_gradient(torch, *pair, *teacher, own)])
+
+    theta = torch.cat([U.flatten(), A.flatten()])
+    return {"PyTorch": [lambda: torch.func.jacfwd(flat)(theta).numpy()]}
 
 
 class TwoWeight(torch.nn.Module):
