@@ -47,20 +47,14 @@ def surroundings(options, left_out):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(WORKLOADS)}; default: all"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(WORKLOADS)}; default: all")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="default: 2")
-    parser.add_argument(
-        "--quick", action="store_true", help="fewer sizes and repeats: about two minutes"
-    )
+    parser.add_argument("--quick", action="store_true", help="fewer sizes and repeats: about two minutes")
     parser.add_argument("--report", action="store_true", help="only redraw the table and the picture")
     options = parser.parse_args(arguments)
     for name in options.names:
         if name not in WORKLOADS:
-            print(
-                f"error: no workload is called {name}; there are {', '.join(WORKLOADS)}", file=sys.stderr
-            )
+            print(f"error: no workload is called {name}; there are {', '.join(WORKLOADS)}", file=sys.stderr)
             return 2
     if options.threads < 1:
         print(f"error: threads is {options.threads}, but must be at least 1", file=sys.stderr)

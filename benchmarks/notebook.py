@@ -42,9 +42,7 @@ def run(peers, options):
     ours(WINDOW)  # compiles
     tick = time.perf_counter()
     trajectory = ours(STEPS)
-    systems = {
-        "resgrad": {"seconds": time.perf_counter() - tick, "loss": trajectory.loss[-1], "steps": STEPS}
-    }
+    systems = {"resgrad": {"seconds": time.perf_counter() - tick, "loss": trajectory.loss[-1], "steps": STEPS}}
     rng, arch = training.streams(0).batches, rg.ARCHITECTURES["two-weight"]
     epochs = [rng.permutation(SAMPLES).reshape(-1, BATCH) for _ in range(STEPS * BATCH // SAMPLES)]
     order = np.concatenate(epochs)  # the batches resgrad drew
@@ -54,14 +52,9 @@ def run(peers, options):
     for name in {"NumPy", "JAX"} & peers.keys():
         systems[name] = whole(job, peers[name].step(job)[name][0], ours(job.chunk).theta)
     if "PyTorch" in peers:
-        plan = {
-            "PyTorch": (False, 2000 if options.quick else STEPS),
-            "PyTorch, sample by sample": (True, 20),
-        }
+        plan = {"PyTorch": (False, 2000 if options.quick else STEPS), "PyTorch, sample by sample": (True, 20)}
         for name, (one_by_one, n_steps) in plan.items():
-            seconds, losses = peers["PyTorch"].notebook(
-                X, Y, order[:n_steps], W1, W2, LR, MOMENTUM, one_by_one
-            )
+            seconds, losses = peers["PyTorch"].notebook(X, Y, order[:n_steps], W1, W2, LR, MOMENTUM, one_by_one)
             systems[name] = {"seconds": seconds * STEPS / n_steps, "steps": n_steps,
                              "loss": float(losses[-WINDOW:].mean())}  # fmt: skip
             records = rg.train(rg.EmpiricalLoss("two-weight", X, Y), theta, optimizer, n_steps, BATCH,

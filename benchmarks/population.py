@@ -30,9 +30,7 @@ def hessian(peers, options, d):
     for module in peers.values():
         for name, variants in module.hessian(job).items():
             errors[name] = np.abs(variants[0]() - exact).max() / np.abs(exact).max()
-            assert errors[name] < (DIFFERENCES if name == "NumPy" else TOLERANCE), (
-                f"{name}: {errors[name]}"
-            )
+            assert errors[name] < (DIFFERENCES if name == "NumPy" else TOLERANCE), f"{name}: {errors[name]}"
             runs[name] = [timing.repeated(variants[0])]
     systems = timing.compare(runs, options)
     for name, error in errors.items():
@@ -43,6 +41,4 @@ def hessian(peers, options, d):
 def run(peers, options):
     sizes = (5, 10, 20) if options.quick else (5, 10, 20, 50, 100)
     rows = [descent(peers, options, d, runs) for runs in (1, ensemble.SEEDS) for d in sizes]
-    return rows + [
-        hessian(peers, options, d) for d in ((5, 10, 20) if options.quick else (5, 10, 20, 40))
-    ]
+    return rows + [hessian(peers, options, d) for d in ((5, 10, 20) if options.quick else (5, 10, 20, 40))]

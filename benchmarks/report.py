@@ -15,7 +15,7 @@ LOOK = {
 TITLES = {
     "step": "One step on a fixed data set (100,000 samples, batch 200, Nesterov), µs",
     "ensemble": "64 seeds, fresh Gaussian samples, batch 200, µs per step and seed",
-    "population": "Exact gradient descent, µs per step of all runs",
+    "population": "Exact gradient descent, µs per step of all runs; and one exact Hessian, µs",
     "notebook": "The published protocol, 50,000 steps, s",
     "startup": "Until something happens, fresh process, s",
     "scaling": "Scaling of resgrad",
@@ -102,9 +102,7 @@ def draw(axes, rows):
     d = [row["d"] for row in rows]
     for system, (color, marker) in LOOK.items():
         points = [
-            (row["d"], row["systems"][system]["seconds"] * 1e6)
-            for row in rows
-            if system in row["systems"]
+            (row["d"], row["systems"][system]["seconds"] * 1e6) for row in rows if system in row["systems"]
         ]
         if points:
             weight = {"lw": 2.4, "zorder": 3} if system == "resgrad" else {"lw": 1.3}

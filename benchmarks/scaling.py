@@ -70,9 +70,7 @@ def run(peers, options):
 
     def memory(name):
         def megabytes(k):
-            done = subprocess.run(
-                [sys.executable, "-c", MEMORY, name, str(k)], check=True, capture_output=True
-            )
+            done = subprocess.run([sys.executable, "-c", MEMORY, name, str(k)], check=True, capture_output=True)
             return max(float(done.stdout), 0.1)
 
         return megabytes
@@ -88,7 +86,5 @@ def run(peers, options):
     ]
     for name in ("resgrad", "NumPy", "JAX"):
         if name in peers and sys.platform == "linux":
-            rows.append(
-                series(f"memory of the exact gradient, against k: {name}", "MB", widths, memory(name))
-            )
+            rows.append(series(f"memory of the exact gradient, against k: {name}", "MB", widths, memory(name)))
     return rows

@@ -70,9 +70,7 @@ def race(peers, kind, job, judge, tolerance, options):
                     left_out[name] = str(reason)
                     continue
                 first = next(iter(losses.values()), value)
-                assert abs(value - first) <= tolerance * abs(first), (
-                    f"{name}: {value}, not {first}: {job.arch}"
-                )
+                assert abs(value - first) <= tolerance * abs(first), f"{name}: {value}, not {first}: {job.arch}"
                 losses[name] = value
                 runs.setdefault(name, []).append(timed(system))
     row = {"arch": job.arch.name, "d": job.d, "dtype": str(np.dtype(job.dtype))}

@@ -60,7 +60,9 @@ class Architecture:
     def __post_init__(self):
         for field in ("name", "formula", "source"):
             if not isinstance(getattr(self, field), str) or not getattr(self, field):
-                raise TypeError(f"{field} is {checks.shown(getattr(self, field))}, but must be a non-empty string")
+                raise TypeError(
+                    f"{field} is {checks.shown(getattr(self, field))}, but must be a non-empty string"
+                )
         for field in ("identity", "skip"):
             object.__setattr__(self, field, checks.real(getattr(self, field), field))
         if self.readout not in READOUTS:
@@ -171,9 +173,7 @@ ARCHITECTURES = {
         Architecture("modresnet", "W2' relu((W1 + I)' x) + x", "the post", 1, 1, "vector"),
         Architecture("vanilla", "||relu(W1' x)||_1", "Safran & Shamir 2018", 0, 0, "fixed"),
         Architecture("resnet-sum", "sum(W2' relu(W1' x) + x)", "the post's notebook", 0, 1, "sum"),
-        Architecture(
-            "modresnet-sum", "sum(W2' relu((W1 + I)' x) + x)", "the post's notebook", 1, 1, "sum"
-        ),
+        Architecture("modresnet-sum", "sum(W2' relu((W1 + I)' x) + x)", "the post's notebook", 1, 1, "sum"),
     )
 }
 

@@ -37,12 +37,7 @@ SAFRAN_SHAMIR = {
     "arch": "vanilla", "teacher": "identity", "init": "normal", "data": "population", "optimizer": "sgd",
     "momentum": 0.0, "lr": 0.05,
 }  # fmt: skip
-PUBLISHED = {
-    (8, 8): 0.126,
-    (10, 10): 0.346,
-    (12, 12): 0.585,
-    (8, 9): 0.001,
-}  # (k, width): spurious share
+PUBLISHED = {(8, 8): 0.126, (10, 10): 0.346, (12, 12): 0.585, (8, 9): 0.001}  # (k, width): spurious share
 PUBLISHED_RUNS = 1000
 
 
@@ -72,10 +67,7 @@ def prepare(arch, d, runs=1000, seed=0, *, teacher=None, teacher_width=None, ini
     """The `basins.Task` of a whole census, every argument checked; see `census`."""
     from . import basins, training
 
-    arch, control = (
-        architectures.resolve(arch),
-        arch in ("vanilla", architectures.ARCHITECTURES["vanilla"]),
-    )
+    arch, control = (architectures.resolve(arch), arch in ("vanilla", architectures.ARCHITECTURES["vanilla"]))
     if isinstance(optimizer, tuple(optimizers.OPTIMIZERS.values())):
         given["momentum"], lr = optimizer.momentum, optimizer.lr
         optimizer = type(optimizer).__name__.lower()
@@ -173,9 +165,7 @@ class Census:
         from . import basins
 
         columns = {name: np.array([getattr(basin, name) for basin in found]) for name in COLUMNS}
-        counts = {"runs": len(found)} | {
-            name: int((columns["outcome"] == name).sum()) for name in OUTCOMES
-        }
+        counts = {"runs": len(found)} | {name: int((columns["outcome"] == name).sum()) for name in OUTCOMES}
         runs = np.flatnonzero(columns["outcome"] == "spurious")
         label = basins.group(np.array([found[run].invariants for run in runs]).reshape(-1, 4))
         members = sorted((runs[label == n] for n in set(label.tolist())), key=lambda m: (-m.size, m[0]))
@@ -201,9 +191,7 @@ class Census:
             return None
         runs, own = config["runs"], self.counts["spurious"]
         pooled = (own + share * PUBLISHED_RUNS) / (runs + PUBLISHED_RUNS)
-        return share, (own / runs - share) / (
-            pooled * (1 - pooled) * (1 / runs + 1 / PUBLISHED_RUNS)
-        ) ** 0.5
+        return share, (own / runs - share) / (pooled * (1 - pooled) * (1 / runs + 1 / PUBLISHED_RUNS)) ** 0.5
 
     def __str__(self):
         config = self.config
@@ -215,38 +203,21 @@ class Census:
         ]
         for name, label in OUTCOMES.items():
             share, low, high = (100 * p for p in self.share(name))
-            lines.append(
-                f"{label:20}{self.counts[name]:7,}{share:8.1f} %{f'{low:.1f} - {high:.1f} %':>18}"
-            )
+            lines.append(f"{label:20}{self.counts[name]:7,}{share:8.1f} %{f'{low:.1f} - {high:.1f} %':>18}")
         if published := self.published():
             lines += [
                 "",
-                "spurious, as published by Safran & Shamir (2018): {:.1%}; z = {:+.2f}".format(
-                    *published
-                ),
+                "spurious, as published by Safran & Shamir (2018): {:.1%}; z = {:+.2f}".format(*published),
             ]
         if self.families:
-            lines += [
-                "",
-                f"{'family':>6}{'runs':>8}{'loss':>17}{'smallest eigenvalue':>22}{'first run':>12}",
-            ]
+            lines += ["", f"{'family':>6}{'runs':>8}{'loss':>17}{'smallest eigenvalue':>22}{'first run':>12}"]
         for n, family in enumerate(self.families[:12]):
             lines.append("{:6}{count:8}{loss:17.10f}{min_eigenvalue:22.6g}{run:12}".format(n, **family))
         return "\n".join(lines + [f"   and {len(self.families) - 12} more"] * (len(self.families) > 12))
 
 
 def census(
-    arch,
-    d,
-    runs=1000,
-    seed=0,
-    *,
-    executor=None,
-    workers=None,
-    out=None,
-    resume=False,
-    quiet=False,
-    **given,
+    arch, d, runs=1000, seed=0, *, executor=None, workers=None, out=None, resume=False, quiet=False, **given
 ):
     """Train from many starts, polish every end, and count what was found.
 
@@ -333,9 +304,7 @@ def _journal(path, config, resume, stack):
     header, lines, done = dataclasses.asdict(config), [], {}
     if path.exists():
         if not resume:
-            raise ValueError(
-                f"out is {path.parent}, which holds a census; use --resume or another --out"
-            )
+            raise ValueError(f"out is {path.parent}, which holds a census; use --resume or another --out")
         try:
             saved, *lines = path.read_bytes().split(b"\n")[:-1]  # a killed process leaves half a line
             for line in map(json.loads, lines):
@@ -348,9 +317,7 @@ def _journal(path, config, resume, stack):
         if differ and (differ != ["runs"] or config.runs < old["runs"]):
             told = "; ".join(f"{key} is {header[key]}, but was {old[key]}" for key in differ)
             raise ValueError(f"out is {path.parent}, which holds another census: {told}")
-    files.write(
-        path, b"".join(line + b"\n" for line in [json.dumps({"config": header}).encode(), *lines])
-    )
+    files.write(path, b"".join(line + b"\n" for line in [json.dumps({"config": header}).encode(), *lines]))
     file = stack.enter_context(path.open("a"))
 
     def write(run, basin):
@@ -411,10 +378,7 @@ def _parser():
     add("--k", type=int, help="dimension and teacher units of the preset")
     add("--d", type=int, help="input dimension (10)")
     add("--width", type=int, help="units of the student (d)")
-    add(
-        "--teacher",
-        help="uniform, fan-in, normal, small (anew in each run), zero, identity, or a weights.npz",
-    )
+    add("--teacher", help="uniform, fan-in, normal, small (anew in each run), zero, identity, or a weights.npz")
     add("--teacher-width", type=int, metavar="WIDTH", help="units of the teacher (d)")
     add("--init", help="where the student starts: a distribution, as for --teacher")
     add("--data", help="population: the exact expected loss (default), online, or dataset")
@@ -458,9 +422,7 @@ def _connect(address, stack):
     try:
         from dask.distributed import Client
     except ImportError:
-        raise ValueError(
-            "scheduler is given, but dask is missing: pip install 'resgrad[cluster]'"
-        ) from None
+        raise ValueError("scheduler is given, but dask is missing: pip install 'resgrad[cluster]'") from None
     try:
         return stack.enter_context(Client(address, timeout=10)).get_executor()
     except (OSError, ValueError, TypeError) as error:
@@ -476,9 +438,7 @@ def main(argv=None):
     if given["resume"] and out is None:
         raise ValueError("resume is given without out, but must know the directory: --out DIR")
     request = _request(given, given.pop("preset", None), given.pop("k", None))
-    config = prepare(
-        **{k: v for k, v in request.items() if k not in ("workers", "resume", "quiet")}
-    ).config
+    config = prepare(**{k: v for k, v in request.items() if k not in ("workers", "resume", "quiet")}).config
     with contextlib.ExitStack() as stack:
         executor = None if scheduler is None else _connect(scheduler, stack)
         out = files.fresh("runs", f"census-{config.arch}") if out is None else out

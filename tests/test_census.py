@@ -26,11 +26,7 @@ def identical(one, other):
     """Whether two censuses agree in every bit."""
     names = (*census_module.COLUMNS, "family")
     same = all(getattr(one, name).tobytes() == getattr(other, name).tobytes() for name in names)
-    return same and (one.config, one.counts, one.families) == (
-        other.config,
-        other.counts,
-        other.families,
-    )
+    return same and (one.config, one.counts, one.families) == (other.config, other.counts, other.families)
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +123,7 @@ def test_symmetric_minima_are_one_family(small):
 def test_rescaled_minima_are_one_family():
     found = census("resnet-sum", 3, width=2, runs=12, seed=0, teacher="normal", quiet=True)
     run = found.families[0]["run"]
-    teacher = rg.Network(
-        "resnet-sum", rg.draw("resnet-sum", "normal", 3, 3, rg.streams(0, run).teacher), 3
-    )
+    teacher = rg.Network("resnet-sum", rg.draw("resnet-sum", "normal", 3, 3, rg.streams(0, run).teacher), 3)
     loss, theta = rg.PopulationLoss("resnet-sum", teacher), found.theta[run]
     scaled = symmetry.transform("resnet-sum", theta, 3, [1, 0], [0.5, 3.0])
     keys = [basins._invariants(loss, landscape.polish(loss, point)) for point in (theta, scaled)]
@@ -146,9 +140,7 @@ def test_counts_families_and_shares_agree(small):
     share, low, high = small.share("global")
     z, p = 1.959963984540054, counts["global"] / 24  # Wilson (1927)
     middle, half = p + z * z / 48, z * np.sqrt(p * (1 - p) / 24 + z * z / 4 / 24**2)
-    assert (share, low, high) == pytest.approx(
-        (p, *((middle + s * half) / (1 + z * z / 24) for s in (-1, 1)))
-    )
+    assert (share, low, high) == pytest.approx((p, *((middle + s * half) / (1 + z * z / 24) for s in (-1, 1))))
 
 
 def test_the_published_share_has_a_z_score(small):
@@ -224,9 +216,7 @@ def test_a_cluster_that_loses_a_worker():
         distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
     ):
-        assert identical(
-            census(**SMALL | {"runs": 200, "seed": 3}, executor=client.get_executor()), wanted
-        )
+        assert identical(census(**SMALL | {"runs": 200, "seed": 3}, executor=client.get_executor()), wanted)
         victim = next(iter(cluster.workers.values())).pid
         killer = Killer(client.get_executor(), victim)
         assert identical(census(**SMALL | {"runs": 200, "seed": 3}, executor=killer), wanted)
@@ -314,11 +304,7 @@ def test_the_command_leaves_its_files(tmp_path, capsys):
     assert "spurious minimum" in printed.out
     found = json.loads((tmp_path / "census.json").read_text())
     assert found["config"]["d"] == 8
-    assert (
-        found["runs"]
-        == found["global"] + found["spurious"] + found["saddle"] + found["unconverged"]
-        == 24
-    )
+    assert found["runs"] == found["global"] + found["spurious"] + found["saddle"] + found["unconverged"] == 24
     assert {"count", "loss", "min_eigenvalue"} <= set(found["families"][0])
     with np.load(tmp_path / "census.npz") as archive:
         assert archive["theta"].shape == (24, 64)

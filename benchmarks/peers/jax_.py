@@ -22,13 +22,7 @@ def loss(weights, X, T, readout, columns=False):
     """Mean squared error; a sample is a row, or a column."""
     if columns:
         H = jax.nn.relu(weights[0].T @ X)
-        F = (
-            H.sum(0)
-            if readout == "fixed"
-            else weights[1].sum(1) @ H
-            if readout == "sum"
-            else weights[1].T @ H
-        )
+        F = H.sum(0) if readout == "fixed" else weights[1].sum(1) @ H if readout == "sum" else weights[1].T @ H
         return jnp.square(F - T).sum() / X.shape[1]
     H = jax.nn.relu(X @ weights[0])
     F = H.sum(1) if readout == "fixed" else H @ (weights[1].sum(1) if readout == "sum" else weights[1])
@@ -118,9 +112,7 @@ def population(job):
     @partial(jax.jit, donate_argnums=0)
     def chunk(state, teacher):
         def one(state, _):
-            return nesterov(
-                *state, expected_gradient(jnp, *state[0], *teacher), job.lr, job.momentum
-            ), None
+            return nesterov(*state, expected_gradient(jnp, *state[0], *teacher), job.lr, job.momentum), None
 
         return jax.lax.scan(one, state, length=job.chunk)[0]
 

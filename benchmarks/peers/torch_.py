@@ -21,9 +21,7 @@ def tensors(*arrays):
 def gradient(U, A, X, T):
     """(dU, dA) of the mean squared error; leading axes are runs."""
     H = torch.relu(X @ U)
-    R = (torch.addmm(T, H, A, beta=-1) if X.ndim == 2 else torch.baddbmm(T, H, A, beta=-1)) * (
-        2 / X.shape[-2]
-    )
+    R = (torch.addmm(T, H, A, beta=-1) if X.ndim == 2 else torch.baddbmm(T, H, A, beta=-1)) * (2 / X.shape[-2])
     G = torch.ops.aten.threshold_backward(R @ A.mT, H, 0)
     return X.mT @ G, H.mT @ R
 
