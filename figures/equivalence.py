@@ -1,7 +1,7 @@
 """``resnet`` and ``modresnet`` are the same functions from different starts; what the start decides.
 
 Teachers W1* = I + scale N(0, 1/d), W2* ~ N(0, 1/d); the student's U starts at s I + N(0, 0.01/d): s = 0 is the
-usual start of ``resnet``, s = 1 that of ``modresnet``.  Exact gradient descent.
+usual start of ``resnet``, s = 1 that of ``modresnet``.  Nesterov's method on the expected loss.
 ``python -m figures.equivalence`` prints the table.
 """
 

@@ -173,7 +173,7 @@ def _summary(config, trajectory, teacher, seconds):
     if "inner_product" in history:
         away = np.append(np.flatnonzero(history["inner_product"] <= 0), -1).max()  # the last record that points away
         result["toward_from"] = None if away + 1 == len(history["step"]) else int(history["step"][away + 1])
-    result |= {"aligned_distance_final": history["aligned_distance"][-1], "units_permuted": None}
+    result["units_permuted"] = None
     if np.isfinite(trajectory.theta).all():
         alignment = symmetry.align(config.arch, trajectory.theta, teacher.theta, config.d)
         result["units_permuted"] = int(alignment.units_moved)
@@ -212,12 +212,14 @@ def _write(out, summary, trajectory, teacher, plot, report):
 # ------------------------------------------------------------------------------ the command line
 
 
-QUANTITIES = {  # of ``history.csv`` that the summary shows at start and end; two for li-yuan* alone
+QUANTITIES = {  # of ``history.csv`` that the summary shows at start and end; some for li-yuan* alone
     "loss": "loss",
     "population_loss": "expected loss",
     "inner_product": "<-grad L, W* - W>",
+    "delta": "    over the distance squared",
     "potential": "potential g",
     "distance": "distance from the teacher",
+    "aligned_distance": "    modulo its symmetries",
 }
 
 
@@ -242,7 +244,6 @@ def describe(summary, out):
     for name, label in QUANTITIES.items():
         if f"{name}_initial" in result:
             lines.append(f"{label:32}{number(result[name + '_initial'])}{number(result[name + '_final'])}")
-    lines.append(f"{'distance modulo symmetry':32}{'':12}{number(result['aligned_distance_final'])}")
     lines += ["", verdict(summary), f"Files: {out}{os.sep}"]
     return "\n".join(lines)
 
@@ -266,7 +267,7 @@ def verdict(summary):
     words = ""
     if "toward_from" in result:
         first = result["toward_from"]
-        words = "The gradient points away from the teacher at the end. " if first is None else (
+        words = "The gradient points away from the teacher at the end.\n" if first is None else (
             f"The gradient points towards the teacher from step {first} on"
             + (", and away from it before.\n" if result["inner_product_initial"] <= 0 else ".\n")
         )  # fmt: skip

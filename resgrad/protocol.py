@@ -4,6 +4,7 @@ Imports ``training``, ``landscape``, ``symmetry``, ``basins`` and below, but onl
 """
 
 import dataclasses
+import functools
 import shlex
 
 import numpy as np
@@ -204,8 +205,14 @@ def observers(config, teacher):
         "aligned_distance": lambda theta: symmetry.align(config.arch, theta, theta_star, config.d).distance,
     }
     if config.preset.startswith("li-yuan"):  # the paper's quantities
-        columns["inner_product"] = lambda theta: float(population.grad(theta) @ (theta - theta_star))
-        columns["potential"] = lambda theta: landscape.potential(config.arch, theta, theta_star, config.d)
+        last = {}
+
+        def one_point(name, theta):
+            if last.get("theta") is not theta:
+                last.update(theta=theta, found=landscape.one_point(population, theta, theta_star))
+            return float(getattr(last["found"], name.removesuffix("_product"))[0])
+
+        columns |= {name: functools.partial(one_point, name) for name in ("inner_product", "delta", "potential")}
     return columns
 
 
