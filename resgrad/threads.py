@@ -1,8 +1,10 @@
 """How many threads work, so that results do not depend on it.  Imports no other room."""
 
+import concurrent.futures
 import contextlib
 import ctypes
 import functools
+import os
 import threading
 from pathlib import Path
 
@@ -48,3 +50,23 @@ def one_thread():
             if not _BEFORE:  # the last to leave holds what the first one found
                 for (_, set_threads), count in zip(blas(), before):
                     set_threads(count)
+
+
+@functools.cache
+def _helper(process):
+    """The thread that helps; a forked process needs one of its own."""
+    return concurrent.futures.ThreadPoolExecutor(1, "resgrad")
+
+
+def each(function, calls):
+    """[function(*arguments) for arguments in calls], with the help of a second thread.
+
+    Alone where BLAS had one thread before `one_thread`, and where the helper is busy with another's calls.
+    """
+    if min((_BEFORE or [[]])[0], default=os.cpu_count()) < 2:
+        return [function(*arguments) for arguments in calls]
+    futures = [_helper(os.getpid()).submit(function, *arguments) for arguments in calls[1:]]
+    results = [function(*calls[0])]
+    for future, arguments in zip(futures, calls[1:]):
+        results.append(function(*arguments) if future.cancel() else future.result())
+    return results

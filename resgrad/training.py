@@ -359,7 +359,7 @@ def advancer(loss, optimizer, batch_size, width):
 
     def sampled(state, n, batch, rows, teacher):
         moving = (state.U, state.A, state.VU, state.VA)
-        state.window_loss = kernels.sampled_loop(d, width, m)(
+        state.window_loss = kernels.sampled_loop(d, width, m, threads.each)(
             rows, state.order, state.position, state.rng, teacher, *moving, rates, batch, n, state.window_loss
         )
         state.step += n
