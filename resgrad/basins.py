@@ -1,21 +1,15 @@
 """From a start to the minimum in whose basin it lies, and which minima are the same up to symmetry.
 
-Imports ``landscape``, ``symmetry``, ``training`` and what they import.
+Imports ``landscape``, ``symmetry``, ``training``, ``threads`` and what they import.
 """
 
-import contextlib
-import ctypes
-import functools
-import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import scipy
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from . import architectures, landscape, losses, optimizers, symmetry, training
+from . import architectures, landscape, losses, optimizers, symmetry, threads, training
 
 LOOK = 200  # first-order steps between two looks at the gradient
 WAIT = 1.2  # a point that was not accepted is looked at again when this many times the steps are made
@@ -200,42 +194,9 @@ class Task:
         return losses.PopulationLoss(self.arch, architectures.Network(self.arch, theta_star, d))
 
 
-@functools.cache
-def blas():
-    """(get, set) of the number of threads of each OpenBLAS in NumPy's and SciPy's wheels."""
-    pairs = []
-    for home in (Path(np.__file__).parent, Path(scipy.__file__).parent):
-        for path in (*home.glob(".dylibs/*openblas*"), *home.parent.glob(f"{home.name}.libs/*openblas*")):
-            library = ctypes.CDLL(str(path))
-            for name in ("scipy_openblas_{}_num_threads", "scipy_openblas_{}_num_threads64_"):
-                if hasattr(library, name.format("set")):
-                    pairs.append([getattr(library, name.format(verb)) for verb in ("get", "set")])
-    return pairs
-
-
-_LOCK, _BEFORE = threading.Lock(), []
-
-
-@contextlib.contextmanager
-def one_thread():
-    """One BLAS thread in this process: the last bits of products and eigenvalues depend on their number."""
-    with _LOCK:
-        _BEFORE.append([get_threads() for get_threads, _ in blas()])
-        for _, set_threads in blas():
-            set_threads(1)
-    try:
-        yield
-    finally:
-        with _LOCK:
-            before = _BEFORE.pop()
-            if not _BEFORE:  # the last to leave holds what the first one found
-                for (_, set_threads), count in zip(blas(), before):
-                    set_threads(count)
-
-
 def work(task):
     """[(run, Basin)] of a task."""
-    with one_thread():
+    with threads.one_thread():
         return list(_work(task))
 
 

@@ -1,6 +1,6 @@
 """``rg.census`` and ``python -m resgrad.census``: which minima gradient descent ends in, and how often.
 
-Imports ``basins``, ``training``, ``losses``, ``protocol``, ``plots`` and below, but only once a census
+Imports ``basins``, ``threads``, ``training``, ``losses``, ``protocol``, ``plots`` and below, but only once a census
 starts: ``--help`` costs nothing.
 """
 
@@ -269,7 +269,7 @@ def census(
     """
     from tqdm import tqdm
 
-    from . import basins
+    from . import threads
 
     task = prepare(arch, d, runs, seed, **given)
     workers = None if workers is None else checks.integer(workers, "workers")
@@ -278,7 +278,7 @@ def census(
         if out is not None:
             stack.enter_context(files.claim(out))
             done, write = _journal(Path(out) / "runs.jsonl", task.config, resume, stack)
-        stack.enter_context(basins.one_thread())
+        stack.enter_context(threads.one_thread())
         bar = stack.enter_context(tqdm(
             total=runs, initial=len(done), unit=" runs", file=sys.stderr, leave=False,
             dynamic_ncols=True, disable=quiet or not sys.stderr.isatty(),

@@ -92,6 +92,8 @@ _exact = functools.partial(_jit, fastmath={"contract"})
 _inline_exact = functools.partial(_exact, inline="always")
 
 UNROLLED = 12  # widest network for which the shape-specialized loop beats BLAS
+ALONE = 200  # widest network for which one thread is about as fast as two
+PARTS = 2  # of each step above that; not the machine's number of threads: the last bits depend on it
 EXACT_UNROLLED = 12  # likewise for the exact gradient
 AHEAD = 100  # samples from asking the memory for a row of the data set to reading it
 BLOCK = 1024  # samples per block where a whole data set is evaluated
@@ -123,9 +125,12 @@ def forward(U, A, C, X):
 
 
 @_inline
-def _backward_blas(X, T, U, A, H, R, G, dU, dA):
-    """Loss and gradient (2)-(4) of one batch, as matrix products; T = y - C'x."""
-    zero, scale, loss = U.dtype.type(0), U.dtype.type(2.0 / X.shape[0]), 0.0
+def _backward_blas(n, X, T, U, A, H, R, G):
+    """H = relu(X U), R = 2 r / n and G = 2 g / n, as matrix products, at some of n samples; T = y - C'x.
+
+    Returns their share of the mean loss.  The gradient is dU = X'G and dA = H'R.
+    """
+    zero, scale, loss = U.dtype.type(0), U.dtype.type(2.0 / n), 0.0
     h, r, g, t = H.reshape(-1), R.reshape(-1), G.reshape(-1), T.reshape(-1)  # one long loop each
     np.dot(X, U, H)
     for i in range(h.size):
@@ -135,12 +140,10 @@ def _backward_blas(X, T, U, A, H, R, G, dU, dA):
         error = r[i] - t[i]
         loss += error * error
         r[i] = error * scale
-    np.dot(H.T, R, dA)  # (2)
     np.dot(R, A.T, G)
     for i in range(g.size):
         g[i] = g[i] if h[i] > zero else zero  # (3), relu'(0) = 0
-    np.dot(X.T, G, dU)  # (4)
-    return loss / X.shape[0]
+    return loss / n
 
 
 @_sampled_jit
@@ -149,16 +152,15 @@ def dataset_gradient(rows, U, A, dU, dA):
     d, k, m = U.shape[0], U.shape[1], A.shape[1]
     dU[:] = 0
     dA[:] = 0
-    gU, gA, total = np.empty_like(dU), np.empty_like(dA), 0.0
+    total = 0.0
     for start in range(0, rows.shape[0], BLOCK):
         block = rows[start : start + BLOCK]
         n = block.shape[0]
         X, T = np.ascontiguousarray(block[:, :d]), np.ascontiguousarray(block[:, d:])
-        H, G = np.empty((n, k), U.dtype), np.empty((n, k), U.dtype)
-        share = n / rows.shape[0]
-        total += share * _backward_blas(X, T, U, A, H, np.empty((n, m), U.dtype), G, gU, gA)
-        dU += U.dtype.type(share) * gU
-        dA += U.dtype.type(share) * gA
+        H, R, G = np.empty((n, k), U.dtype), np.empty((n, m), U.dtype), np.empty((n, k), U.dtype)
+        total += _backward_blas(rows.shape[0], X, T, U, A, H, R, G)
+        dU += np.dot(X.T, G)  # (4)
+        dA += np.dot(H.T, R)  # (2)
     return total
 
 
@@ -216,8 +218,11 @@ def _update(W, V, g, lr, momentum):
 
 
 @functools.cache
-def sampled_loop(d, k, m):
-    """The fused training loop on samples, compiled for one shape (small) or for all (BLAS).
+def sampled_loop(d, k, m, each=None):
+    """The fused training loop on samples: compiled for one shape (small), or for all (BLAS).
+
+    ``each(function, list of arguments)`` makes the calls of a wide network's step, on threads or not,
+    and returns their results in order.
 
     The returned ``loop(rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total)``
     makes ``n_steps`` of (6) in place and returns ``total`` plus the batch losses.  Its batches are
@@ -225,6 +230,8 @@ def sampled_loop(d, k, m):
     fresh N(0, I) samples from ``rng``, labeled by ``teacher`` = (U*, A*, D).
     ``rates`` = (lr of U, lr of A, momentum).
     """
+    if max(d, k) > ALONE:
+        return functools.partial(_shared_loop, each)
     if max(d, k) > UNROLLED:
         return _blas_loop
 
@@ -265,20 +272,76 @@ def _blas_loop(rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_s
     dU, dA, n = np.empty_like(U), np.empty_like(A), batch
     for _ in range(n_steps):
         if order.size == 0:
-            _draw_rows(rng, teacher, X, T)
+            _draw_rows(rng, X)
+            _label_rows(teacher, X, T)
         else:
             n = min(batch, order.size - start)
-            for b in range(n):
-                row = order[start + b]
-                for i in range(d):
-                    X[b, i] = rows[row, i]
-                for o in range(m):
-                    T[b, o] = rows[row, d + o]
+            _gather_rows(rows, order[start : start + n], X, T)
             start += n
-        total += _backward_blas(X[:n], T[:n], U, A, H[:n], R[:n], G[:n], dU, dA)
+        total += _backward_blas(n, X[:n], T[:n], U, A, H[:n], R[:n], G[:n])
+        np.dot(X[:n].T, G[:n], dU)  # (4)
+        np.dot(H[:n].T, R[:n], dA)  # (2)
         _update(U, VU, dU, rates[0], rates[2])
         _update(A, VA, dA, rates[1], rates[2])
     return total
+
+
+def _shared_loop(each, rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
+    """`sampled_loop` for wide networks: first the samples of a step are shared out, then the weights' rows."""
+    (d, k), m = U.shape, A.shape[1]
+    X, T, H, R, G = (np.empty((batch, columns), U.dtype) for columns in (d, m, k, m, k))
+
+    def parts(count):
+        cuts = [count * part // PARTS for part in range(PARTS + 1)]
+        return [slice(*ends) for ends in zip(cuts, cuts[1:])]
+
+    # Calls with nothing to do: two threads must not compile one function at the same time.
+    _share_samples(batch, rows, order[:0], teacher, U, A, X[:0], T[:0], H[:0], R[:0], G[:0])
+    _share_weights(X, G, U, VU, 0, 0, H, R, A, VA, 0, 0, rates)
+    for _ in range(n_steps):
+        n = min(batch, order.size - start) if order.size else batch
+        if order.size == 0:
+            _draw_rows(rng, X)  # all of them from one stream, whoever works on them
+        picked = order[start : start + n]
+        total += sum(each(_share_samples, [
+            (n, rows, picked[i], teacher, U, A, X[i], T[i], H[i], R[i], G[i]) for i in parts(n)
+        ]))  # fmt: skip
+        each(_share_weights, [
+            (X[:n], G[:n], U, VU, i.start, i.stop, H[:n], R[:n], A, VA, j.start, j.stop, rates)
+            for i, j in zip(parts(d), parts(k))
+        ])  # fmt: skip
+        start += n
+    return total
+
+
+@_sampled_jit
+def _share_samples(n, rows, picked, teacher, U, A, X, T, H, R, G):
+    """`_backward_blas` at some of a step's n samples: the picked rows, or, without rows, what X holds."""
+    if rows.size:
+        _gather_rows(rows, picked, X, T)
+    else:
+        _label_rows(teacher, X, T)
+    return _backward_blas(n, X, T, U, A, H, R, G)
+
+
+@_sampled_jit
+def _share_weights(X, G, U, VU, i0, i1, H, R, A, VA, j0, j1, rates):
+    """One step of (6) for the rows i0 to i1 of U and j0 to j1 of A."""
+    dU = np.dot(np.ascontiguousarray(X[:, i0:i1]).T, G)  # (4)
+    _update(U[i0:i1], VU[i0:i1], dU, rates[0], rates[2])
+    dA = np.dot(np.ascontiguousarray(H[:, j0:j1]).T, R)  # (2)
+    _update(A[j0:j1], VA[j0:j1], dA, rates[1], rates[2])
+
+
+@_inline
+def _gather_rows(rows, picked, X, T):
+    d = X.shape[1]
+    for b in range(picked.size):
+        row = picked[b]
+        for i in range(d):
+            X[b, i] = rows[row, i]
+        for o in range(T.shape[1]):
+            T[b, o] = rows[row, d + o]
 
 
 @_sampled_jit
@@ -307,12 +370,17 @@ def _draw_columns(rng, teacher, X, T):
 
 
 @_sampled_jit
-def _draw_rows(rng, teacher, X, T):
-    """Fresh samples into the rows of X, and T = A*'relu(U*'x) - D'x."""
-    U, A, D = teacher
+def _draw_rows(rng, X):
+    """Fresh samples into the rows of X."""
     for b in range(X.shape[0]):
         for i in range(X.shape[1]):
             X[b, i] = rng.standard_normal()
+
+
+@_sampled_jit
+def _label_rows(teacher, X, T):
+    """T = A*'relu(U*'x) - D'x at the rows of X."""
+    U, A, D = teacher
     T[:] = np.dot(np.maximum(np.dot(X, U), X.dtype.type(0)), A) - np.dot(X, D)
 
 

@@ -1,4 +1,4 @@
-"""The three losses: validated fronts of the kernels.  Imports ``architectures``, ``kernels``, ``checks``.
+"""The three losses: validated fronts of the kernels.  Imports ``architectures``, ``kernels``, ``checks``, ``threads``.
 
 All are E|F(x) - y|^2, summed over outputs, without a factor 1/2: over a data set (`EmpiricalLoss`),
 over fresh Gaussian samples (`OnlineLoss`), exactly (`PopulationLoss`).
@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from . import architectures, checks, kernels
+from . import architectures, checks, kernels, threads
 
 
 class _Loss:
@@ -65,6 +65,7 @@ class EmpiricalLoss(_Loss):
     (2.0, array([0., 0., 0., 4.]))
     """
 
+    @threads.one_thread()
     def __init__(self, arch, X, Y):
         self.arch = architectures.resolve(arch)
         X = checks.array(X, "X", ("N", "d"), dtype=None)

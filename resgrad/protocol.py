@@ -1,6 +1,6 @@
 """What a run is: its `Config`, the defaults of every architecture, the published protocols; and making one.
 
-Imports ``training``, ``landscape``, ``symmetry``, ``basins`` and below, but only once a run starts.
+Imports ``training``, ``landscape``, ``symmetry`` and below, but only once a run starts.
 """
 
 import dataclasses
@@ -154,7 +154,7 @@ def command_line(config):
 
 def prepare(config):
     """(loss, theta0, teacher) of a run; the same seed gives the same three for every ``data``."""
-    from . import basins, losses, training
+    from . import losses, training
 
     streams = training.streams(config.seed)
     theta_star = _parameters(config, "teacher", streams.teacher)
@@ -162,9 +162,8 @@ def prepare(config):
     teacher = architectures.Network(config.arch, theta_star, config.d)
     dtype = np.dtype(config.dtype)
     if config.data == "dataset":
-        with basins.one_thread():
-            X, Y = training.dataset(teacher, config.samples, streams.data, dtype)
-            loss = losses.EmpiricalLoss(config.arch, X, Y)
+        X, Y = training.dataset(teacher, config.samples, streams.data, dtype)
+        loss = losses.EmpiricalLoss(config.arch, X, Y)
     elif config.data == "online":
         loss = losses.OnlineLoss(config.arch, teacher, dtype)
     elif dtype != np.float64:
@@ -234,17 +233,16 @@ def simulate(config, problem=None, *, progress=None, resume=None):
     >>> bool(trajectory.observed["distance"][-1] < 1e-6)
     True
     """
-    from . import basins, training
+    from . import training
 
     loss, theta0, teacher = problem or prepare(config)
     momentum = (config.momentum,) if config.optimizer == "nesterov" else ()
     optimizer = optimizers.OPTIMIZERS[config.optimizer](config.lr, *momentum)
     batch_size = None if config.data == "population" else config.batch_size
-    with basins.one_thread():  # the last bits of a matrix product depend on their number
-        trajectory = training.train(
-            loss, theta0, optimizer, config.steps, batch_size, config.seed, config.record_every,
-            observe=observers(config, teacher), progress=progress, resume=resume,
-        )  # fmt: skip
+    trajectory = training.train(
+        loss, theta0, optimizer, config.steps, batch_size, config.seed, config.record_every,
+        observe=observers(config, teacher), progress=progress, resume=resume,
+    )  # fmt: skip
     return trajectory, teacher
 
 

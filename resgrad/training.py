@@ -1,6 +1,6 @@
 """Teachers, starts and data from one seed; the training loop; what a run leaves behind.
 
-Imports ``architectures``, ``losses``, ``optimizers``, ``kernels``, ``checks``.
+Imports ``architectures``, ``losses``, ``optimizers``, ``kernels``, ``checks``, ``threads``.
 """
 
 import time
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import architectures, checks, kernels, losses, optimizers
+from . import architectures, checks, kernels, losses, optimizers, threads
 
 BATCH = 200  # the post's
 DIVERGED = 1e12  # a loss this many times the first one will not come back
@@ -108,6 +108,7 @@ def draw(arch, kind, d, width=None, rng=None):
     return arch.flatten(*(DRAWS[kind](rng, shape, d) for shape in arch.shapes(d, width).values()))
 
 
+@threads.one_thread()
 def dataset(teacher, n_samples, rng=None, dtype=np.float64):
     """Gaussian samples and a teacher's outputs at them.
 
@@ -215,9 +216,10 @@ def next_record(step, record_every=None):
     return (step // record_every + 1) * record_every
 
 
+@threads.one_thread()
 def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_every=None, *,
           observe=None, progress=None, resume=None):
-    """Train from ``theta0``; deterministic in its arguments (beyond 32 units, for one number of BLAS threads).
+    """Train from ``theta0``; deterministic in its arguments, whatever the threads (`threads.one_thread`).
 
     Parameters
     ----------
@@ -365,7 +367,7 @@ def advancer(loss, optimizer, batch_size, width):
 
     def sampled(state, n, batch, rows, teacher):
         moving = (state.U, state.A, state.VU, state.VA)
-        state.window_loss = kernels.sampled_loop(d, width, m)(
+        state.window_loss = kernels.sampled_loop(d, width, m, threads.each)(
             rows, state.order, state.position, state.rng, teacher, *moving, rates, batch, n, state.window_loss
         )
         state.step += n
@@ -402,6 +404,7 @@ def trajectory(theta, records, stop_reason, observe):
     return Trajectory(theta, np.array(steps), np.array(values, dtype=np.float64), stop_reason, observed)
 
 
+@threads.one_thread()
 def gradient_flow(loss, theta0, t_max, *, method="BDF", t_eval=None, rtol=1e-8, atol=1e-10, observe=None):
     """Follow d theta / dt = -grad L(theta), the limit of SGD for small steps (t = lr * steps).
 

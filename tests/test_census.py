@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import resgrad as rg
-from resgrad import basins, files, landscape, symmetry
+from resgrad import basins, files, landscape, symmetry, threads
 from resgrad import census as census_module
 
 census, Census = census_module.census, census_module.Census
@@ -156,10 +156,10 @@ def test_the_published_share_has_a_z_score(small):
 
 
 def test_bits_do_not_depend_on_the_number_of_threads(small):
-    before = [get_threads() for get_threads, _ in basins.blas()]
+    before = [get_threads() for get_threads, _ in threads.blas()]
     for workers in (2, 3):
         assert identical(census(**SMALL, workers=workers), small)
-    assert [get_threads() for get_threads, _ in basins.blas()] == before
+    assert [get_threads() for get_threads, _ in threads.blas()] == before
 
 
 class Backwards(concurrent.futures.Executor):

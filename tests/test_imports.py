@@ -12,7 +12,7 @@ import resgrad as rg
 PACKAGE = pathlib.Path(rg.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [  # a file may import from the floors above it in this list, and from its own; see `FOUNDATION`
-    {"checks", "command", "kernels"},
+    {"checks", "command", "kernels", "threads"},
     {"architectures"},
     {"losses", "optimizers"},
     {"training", "symmetry", "landscape", "plots", "files", "gradcheck", "differences", "report",

@@ -1,5 +1,6 @@
 """The compiled loss, gradient and training loops are the naive ones, for every shape and batch."""
 
+import functools
 import itertools
 
 import naive
@@ -9,7 +10,7 @@ import pytest
 from conftest import every_arch, every_dtype, point, relative_error, same_outputs, samples
 
 import resgrad as rg
-from resgrad import kernels, training
+from resgrad import kernels, threads, training
 
 # Sums of at most some hundred terms, in an order of the compiler's choosing: rounding errors of
 # about sqrt(100) units in the last place, times a margin.
@@ -19,10 +20,11 @@ STEPS = {np.float64: 1e-13, np.float32: 2e-5}
 
 SMALL = {"d": 3, "width": 4}  # the unrolled loop, compiled for this shape
 WIDE = {"d": 2, "width": kernels.UNROLLED + 1}  # the BLAS loop
+WIDEST = {"d": 3, "width": kernels.ALONE + 1}  # the shared loop
 N_SAMPLES, BATCH, N_STEPS = 23, 5, 12  # the fifth batch of an epoch has 3 samples; three epochs
 LR = 1e-2
 
-every_shape = pytest.mark.parametrize("shape", [SMALL, WIDE], ids=["unrolled", "blas"])
+every_shape = pytest.mark.parametrize("shape", [SMALL, WIDE, WIDEST], ids=["unrolled", "blas", "shared"])
 every_momentum = pytest.mark.parametrize("momentum", [0.0, 0.9])
 
 
@@ -166,25 +168,54 @@ def test_the_first_window_is_the_mean_of_its_batch_losses(arch):
 @pytest.mark.parametrize("arch", ["two-weight", "modresnet"], ids=["m = 1", "m = d"])
 @pytest.mark.parametrize("source", ["data set", "fresh samples"])
 @pytest.mark.parametrize("d, width", [(3, 4), (9, kernels.UNROLLED)], ids=["short rows", "rows of two cache lines"])
-def test_the_two_loops_make_the_same_steps(arch, dtype, source, d, width):
-    """The BLAS loop takes any shape, so the two can be compared on a small one."""
+@pytest.mark.parametrize("batch", [BATCH, 1])
+def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
+    """The BLAS loops take any shape, and batches too small to share, so all can be compared on a small one."""
     m = rg.ARCHITECTURES[arch].outputs(d)
     X, Y = samples(arch, N_SAMPLES, d, dtype=dtype)
-    rows = rg.EmpiricalLoss(arch, X, Y).rows
+    rows = rg.EmpiricalLoss(arch, X, Y).rows if source == "data set" else np.empty((0, 0), dtype)
     teacher = rg.OnlineLoss(arch, rg.Network("resnet-sum" if m == 1 else "resnet",
                                              point("resnet", d, 2, seed=1), d), dtype).units_star
     order = np.random.default_rng(0).permutation(N_SAMPLES) if source == "data set" else np.empty(0, np.int64)
     rates, results = tuple(map(dtype, (0.01, 0.02, 0.9))), []
-    for loop in (kernels.sampled_loop(d, width, m), kernels._blas_loop):
+    shared = functools.partial(kernels._shared_loop, threads.each)
+    for loop in (kernels.sampled_loop(d, width, m), kernels._blas_loop, shared):
         U, A = rg.ARCHITECTURES[arch].canonical(point(arch, d, width, dtype=dtype), d)
         moving = (U, A, np.zeros_like(U), np.zeros_like(A))
-        total = loop(rows, order, 0, np.random.default_rng(5), teacher, *moving, rates, BATCH, 5, 1.5)
+        total = loop(rows, order, 0, np.random.default_rng(5), teacher, *moving, rates, batch, 5, 1.5)
         results.append([np.array([total]), *moving])
-    for unrolled, blas in zip(*results):
+    for unrolled, blas, shared in zip(*results):
         assert relative_error(unrolled, blas) < STEPS[dtype]
+        assert relative_error(shared, blas) < STEPS[dtype]
 
 
-def test_only_wide_networks_take_the_blas_loop():
+@every_dtype
+@pytest.mark.parametrize("source", ["data set", "fresh samples"])
+def test_shared_steps_do_not_depend_on_who_makes_them_nor_on_where_calls_are_split(dtype, source):
+    d, m = 5, 5
+    rows = rg.EmpiricalLoss("modresnet", *samples("modresnet", N_SAMPLES, d, dtype=dtype)).rows
+    rows = rows if source == "data set" else rows[:0]
+    teacher = rg.OnlineLoss("modresnet", rg.Network("resnet", point("resnet", d, 2, seed=1), d), dtype).units_star
+    order = np.random.default_rng(0).permutation(N_SAMPLES) if source == "data set" else np.empty(0, np.int64)
+    ends = []
+    alone = lambda function, calls: [function(*call) for call in calls]  # noqa: E731
+    for each, calls in ((threads.each, [5]), (alone, [5]), (threads.each, [1, 3, 1])):
+        U, A = rg.ARCHITECTURES["modresnet"].canonical(point("modresnet", d, 9, dtype=dtype), d)
+        moving, rng, total, start = (U, A, np.zeros_like(U), np.zeros_like(A)), np.random.default_rng(5), 0.0, 0
+        loop = kernels.sampled_loop(d, kernels.ALONE + 1, m, each)
+        for n_steps in calls:
+            total = loop(rows, order, start, rng, teacher, *moving, (dtype(0.01),) * 3, BATCH, n_steps, total)
+            start += n_steps * BATCH
+        ends.append([total, *(part.tobytes() for part in moving)])
+    assert ends[0] == ends[1] == ends[2]
+    for function in (kernels._share_samples, kernels._share_weights):
+        assert 0 < len(function.signatures) <= 2  # one a dtype: the empty calls compile what the full ones need
+
+
+def test_only_wide_networks_take_the_blas_loops():
+    limit = kernels.ALONE
+    assert kernels.sampled_loop(limit + 1, 1, 1, map).func is kernels.sampled_loop(1, limit + 1, 1, map).func
+    assert kernels.sampled_loop(limit, limit, 1, map) is kernels._blas_loop
     limit = kernels.UNROLLED
     assert kernels.sampled_loop(limit + 1, 1, 1) is kernels.sampled_loop(1, limit + 1, 1) is kernels._blas_loop
     assert kernels.sampled_loop(limit, limit, 1) is not kernels._blas_loop

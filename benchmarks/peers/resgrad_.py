@@ -6,12 +6,13 @@ import numpy as np
 
 import resgrad as rg
 from resgrad import training
+from resgrad.threads import one_thread
 
 from . import System
 
 
 def prepare(threads):
-    """OpenBLAS reads the environment."""
+    """`resgrad.threads.each` goes by OpenBLAS, which reads the environment."""
 
 
 def step(job):
@@ -25,6 +26,7 @@ def step(job):
     def start():
         return training.State.start(job.loss, job.starts()[0], np.random.default_rng(0))
 
+    @one_thread()  # as `rg.train`
     def run(state, n):
         for i in range(n):
             state.order, state.position = job.orders[i % len(job.orders)].ravel(), 0
@@ -62,6 +64,7 @@ def population(job):
     def start():
         return [training.State.start(loss, theta, np.random.default_rng(0)) for theta in job.starts()]
 
+    @one_thread()  # as `rg.train`
     def run(states, n):
         if len(states) == 1:
             advance(states[0], n * job.chunk)
