@@ -16,6 +16,7 @@ WAIT = 1.2  # a point that was not accepted is looked at again when this many ti
 HANDOVER = 1e-4  # of the largest gradient norm so far: from here on second order may take over
 REACH = 3.0  # first Newton steps to the minimum: 1 where the loss is quadratic, 2 where it is cubic
 STEP = 0.5  # of 1 / curvature: the step size unless given.  2 is the limit where the curvature stays
+FAR = 1e60  # an entry of theta: the run has diverged, and the gradient is about to overflow
 NONE = [0.0] * 4
 SAME = 1e-7  # relative; minima of one family agree to 1e-10, the closest families seen differ by 1e-3
 
@@ -79,7 +80,7 @@ def descend(exact, loss, theta0, n_steps, lr=None, momentum=0.0, batch_size=None
     while True:
         advance(state, min(LOOK, n_steps - state.step))
         theta, last = state.theta(loss), state.step >= n_steps
-        if not np.isfinite(theta).all():
+        if not np.abs(theta).max() < FAR:
             return Basin("unconverged", np.inf, np.inf, np.nan, NONE, state.step, theta)
         norm = float(np.linalg.norm(exact.grad(theta)))
         peak, point = max(peak, norm), None

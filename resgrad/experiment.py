@@ -69,7 +69,7 @@ def load_checkpoint(path):
 # ----------------------------------------------------------------------------------- one run
 
 
-def run(config, out, problem=None, *, resume=None, plot=True, report=False, quiet=False):
+def run(config, out, problem=None, *, resume=None, plot=True, report=False, quiet=False, replace=False):
     """Train as ``config`` says and leave the files in ``out``.
 
     Parameters
@@ -83,6 +83,8 @@ def run(config, out, problem=None, *, resume=None, plot=True, report=False, quie
         (state, records, seconds) of a checkpoint.
     plot, report, quiet : bool
         Whether to leave ``figure.png`` and ``report.html``, and to show no progress.
+    replace : bool
+        Whether ``out`` holds another run, whose files go once there is something to save.
 
     Returns
     -------
@@ -96,8 +98,11 @@ def run(config, out, problem=None, *, resume=None, plot=True, report=False, quie
     """
     *resume, before = resume or (0.0,)
     started, problem = time.perf_counter() - before, problem or prepare(config)
-    with _Watch(config, problem[2], Path(out), started, quiet) as watch:
+    with _Watch(config, problem[2], Path(out), started, quiet, replace) as watch:
         trajectory, teacher = simulate(config, problem, progress=watch, resume=resume or None)
+        if trajectory.stop_reason != "finished":  # who interrupts may not wait for the summary
+            with contextlib.suppress(OSError):  # `files.rescue` tries again
+                watch.save(Path(out))
         summary = _summary(config, trajectory, teacher, time.perf_counter() - started)
 
         def leave(directory):
@@ -111,8 +116,8 @@ def run(config, out, problem=None, *, resume=None, plot=True, report=False, quie
 class _Watch:
     """What happens between windows: the progress bar, checkpoints, Ctrl-C and SIGTERM."""
 
-    def __init__(self, config, teacher, out, started, quiet):
-        self.config, self.teacher, self.out = config, teacher, out
+    def __init__(self, config, teacher, out, started, quiet, replace):
+        self.config, self.teacher, self.out, self.replace = config, teacher, out, replace
         self.started, self.quiet = started, quiet
         self.saved, self.stop, self.latest, self.handlers = time.perf_counter(), False, None, {}
 
@@ -150,6 +155,9 @@ class _Watch:
 
     def save(self, directory):
         """Write the checkpoint; a run that ended in numbers that are not finite keeps its last good one."""
+        for name in RUN_FILES if self.replace else ():
+            (directory / name).unlink(missing_ok=True)
+        self.replace = False
         if self.latest is not None and all(np.isfinite(w).all() for w in (self.latest[0].U, self.latest[0].A)):
             seconds = time.perf_counter() - self.started
             save_checkpoint(directory / "checkpoint.npz", self.config, self.teacher, *self.latest, seconds)
@@ -177,8 +185,8 @@ def _summary(config, trajectory, teacher, seconds):
     if np.isfinite(trajectory.theta).all():
         alignment = symmetry.align(config.arch, trajectory.theta, teacher.theta, config.d)
         result["units_permuted"] = int(alignment.units_moved)
-        diverged = trajectory.stop_reason.startswith("diverged")
-        if not (diverged or _zero(result)) and trajectory.theta.size <= LARGEST:
+        finished = trajectory.stop_reason == "finished"
+        if finished and not _zero(result) and trajectory.theta.size <= LARGEST:
             end = landscape.polish(losses.PopulationLoss(config.arch, teacher), trajectory.theta)
             result |= {"polished_verdict": end.verdict, "polished_loss": end.loss}
             result["polished_distance"] = float(np.linalg.norm(end.theta - trajectory.theta))
@@ -365,10 +373,8 @@ def main(argv=None):
         else:
             _check_free(out, mode, quiet)
             problem, checkpoint = prepare(config), None
-        if mode == "overwrite":
-            for name in RUN_FILES:
-                (out / name).unlink(missing_ok=True)
-        summary = run(config, out, problem, resume=checkpoint, plot=not no_plot, report=report, quiet=quiet)
+        options = {"plot": not no_plot, "report": report, "quiet": quiet, "replace": mode == "overwrite"}
+        summary = run(config, out, problem, resume=checkpoint, **options)
     if not quiet:
         command.say(describe(summary, out))
     reason = summary["stop_reason"]
@@ -405,7 +411,7 @@ def _saved(out, given):
     if steps < state.step:
         raise ValueError(f"steps is {steps}, but the run in {out} is at {state.step} already")
     config = dataclasses.replace(saved, steps=steps)
-    problem = prepare(config)
+    problem = prepare(config, (theta_star, state.theta0))
     if not np.array_equal(theta_star, problem[2].theta):
         raise ValueError(f"teacher is {config.teacher}, but not the one that the run in {out} began with")
     return config, problem, state, *rest
@@ -434,6 +440,8 @@ def verify(out, **given):
     """
     config, problem, *_ = _saved(Path(out), given)
     started, path = time.perf_counter(), Path(out) / "history.csv"
+    if not path.exists():
+        raise files.FileError(f"out is {out}, whose run has not ended: there is no history.csv to verify")
 
     def enough(state, records):
         if len(records) > 1 and time.perf_counter() - started > VERIFY:

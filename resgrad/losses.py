@@ -127,7 +127,7 @@ class PopulationLoss(_TeacherLoss):
     Raises
     ------
     ValueError, TypeError
-        When the teacher has one output and the student d.
+        When the teacher has one output and the student d; from ``grad`` and ``hessian``, where they overflow.
 
     Notes
     -----
@@ -189,12 +189,12 @@ class PopulationLoss(_TeacherLoss):
         U, A = self.arch.canonical(self._theta(theta), self.d)
         dU, dA = np.empty_like(U), np.empty_like(A)
         kernels.population_gradient(U, A, *self.units_star, dU, dA)
-        return self.arch.pull_back(dU, dA)
+        return _finite(self.arch.pull_back(dU, dA), "gradient")
 
     def hessian(self, theta):
         """The exact Hessian at ``theta``, shape (n, n), symmetric; (14)-(17)."""
         U, A = self.arch.canonical(self._theta(theta), self.d)
-        full = kernels.population_hessian(U, A, *self.units_star)
+        full = _finite(kernels.population_hessian(U, A, *self.units_star), "Hessian")
         if self.arch.readout == "vector":
             return full
         if self.arch.readout == "fixed":
@@ -241,6 +241,10 @@ class OnlineLoss(_TeacherLoss):
         self.units_star = tuple(np.ascontiguousarray(a, self.dtype) for a in self.units_star)
         self.population = PopulationLoss(self.arch, teacher)
 
+    def value(self, theta):
+        """The expected loss at ``theta``, a float."""
+        return self.population.value(theta)
+
     def value_and_grad(self, theta):
         """Expected (value, gradient) at ``theta``."""
         return self.population.value_and_grad(theta)
@@ -254,6 +258,13 @@ class OnlineLoss(_TeacherLoss):
         size = checks.integer(batch_size, "batch_size"), self.d
         X = checks.generator(rng).standard_normal(size).astype(self.dtype)
         return EmpiricalLoss(self.arch, X, self.teacher(X))
+
+
+def _finite(array, name):
+    """An expected derivative, unless it over- or underflows."""
+    if not np.isfinite(array).all():
+        raise ValueError(f"theta is so large, or a unit so small, that the {name} there is beyond 1e308")
+    return array
 
 
 def _exact_canonical(arch, W1, W2):

@@ -152,13 +152,16 @@ def command_line(config):
     return " ".join(["python -m resgrad.experiment", *options])
 
 
-def prepare(config):
-    """(loss, theta0, teacher) of a run; the same seed gives the same three for every ``data``."""
+def prepare(config, saved=(None, None)):
+    """(loss, theta0, teacher) of a run; the same seed gives the same three for every ``data``.
+
+    ``saved`` = (theta_star, theta0) of a checkpoint: files that these came from are not read again.
+    """
     from . import losses, training
 
     streams = training.streams(config.seed)
-    theta_star = _parameters(config, "teacher", streams.teacher)
-    theta0 = _parameters(config, "init", streams.init)
+    theta_star = _parameters(config, "teacher", streams.teacher, saved[0])
+    theta0 = _parameters(config, "init", streams.init, saved[1])
     teacher = architectures.Network(config.arch, theta_star, config.d)
     dtype = np.dtype(config.dtype)
     if config.data == "dataset":
@@ -173,7 +176,7 @@ def prepare(config):
     return loss, theta0, teacher
 
 
-def _parameters(config, role, rng):
+def _parameters(config, role, rng, saved):
     """Teacher or start: drawn, or read from the ``theta`` of a weights file."""
     from . import training
 
@@ -182,6 +185,8 @@ def _parameters(config, role, rng):
         return training.draw(arch, kind, config.d, config.width, rng)
     if not kind.endswith(".npz"):
         raise checks.suggest(kind, role, [*training.DRAWS, "the path of a weights.npz"])
+    if saved is not None:
+        return saved
     arrays, header = files.read_archive(kind, "weights")
     theta = checks.array(arrays["theta"], role)
     found, needed = (header["arch"], header["d"]), (arch.name, config.d)

@@ -6,7 +6,7 @@ Pictures are inline SVG whose ink and grid are CSS variables, so that they follo
 import html
 import re
 
-from . import architectures, landscape, losses, plots
+from . import landscape, losses, plots
 
 LARGEST = 1000  # parameters for which Hessians are worth their seconds
 

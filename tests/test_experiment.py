@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -131,13 +132,47 @@ def test_a_weights_file_of_another_network_is_refused(tmp_path, capsys):
     assert "holds vanilla with d=4" in capsys.readouterr().err and not (tmp_path / "b").exists()
 
 
-def test_resume_refuses_another_teacher(tmp_path, capsys):
+def test_a_run_keeps_the_teacher_and_the_start_it_began_with(tmp_path):
+    """They are in its checkpoint; the files they came from may change, or go."""
     weights, common = tmp_path / "a" / "weights.npz", ["--arch", "li", *SMALL]
     assert run(tmp_path / "a", *common) == 0
-    assert run(tmp_path / "b", *common, "--teacher", weights) == 0
+    assert run(tmp_path / "b", *common, "--teacher", weights, "--init", weights) == 0
+    before = np.load(tmp_path / "b" / "weights.npz")["theta_star"]
     assert run(tmp_path / "a", *common, "--seed", 9, "--overwrite") == 0
-    assert run(tmp_path / "b", "--arch", "li", "--resume", "--steps", 400) == 2
-    assert "not the one that the run" in capsys.readouterr().err
+    assert run(tmp_path / "b", "--verify") == 0
+    shutil.rmtree(tmp_path / "a")
+    assert run(tmp_path / "b", "--verify") == 0
+    assert run(tmp_path / "b", "--resume", "--steps", 400) == 0
+    assert np.array_equal(np.load(tmp_path / "b" / "weights.npz")["theta_star"], before)
+
+
+def test_an_overwritten_run_goes_only_when_there_is_another(tmp_path, monkeypatch):
+    assert run(tmp_path, "--arch", "li", *SMALL) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("[!.]*")}
+
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "simulate", killed)
+        assert run(tmp_path, "--arch", "resnet", *SMALL, "--overwrite") == 130
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("[!.]*")} == before
+    assert run(tmp_path, "--arch", "resnet", *SMALL, "--overwrite", "--no-plot") == 0
+    assert not (tmp_path / "figure.png").exists()
+
+
+def test_an_interrupted_run_is_saved_before_anything_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "_summary", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, "--arch", "li", *SMALL, "--lr", "1e9")  # or diverged
+    assert (tmp_path / "checkpoint.npz").exists()
+
+
+def test_verify_wants_a_run_that_has_ended(tmp_path, capsys):
+    assert run(tmp_path, "--arch", "li", *SMALL) == 0
+    (tmp_path / "history.csv").unlink()
+    assert run(tmp_path, "--verify") == 2
+    assert "has not ended" in capsys.readouterr().err
 
 
 def test_overwrite_keeps_the_old_run_until_the_new_one_can_start(tmp_path):
