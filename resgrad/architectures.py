@@ -147,7 +147,8 @@ class Architecture:
     def canonical(self, theta, d):
         """(U, A), shapes (d, k) and (k, m): the canonical coordinates of ``theta``, copies."""
         W1, W2 = self.unflatten(theta, d)
-        U = W1 + W1.dtype.type(self.identity) * np.eye(*W1.shape, dtype=W1.dtype)
+        U, diagonal = W1.copy(), np.arange(min(W1.shape))
+        U[diagonal, diagonal] += W1.dtype.type(self.identity)
         if self.readout == "fixed":
             return U, np.ones((W1.shape[1], 1), W1.dtype)
         return U, W2.sum(axis=1, keepdims=True) if self.readout == "sum" else W2.copy()

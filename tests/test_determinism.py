@@ -125,6 +125,7 @@ def test_with_and_without_resume(small, tmp_path):
     assert run(tmp_path, "--resume", "--steps", "300") == small
 
 
+@pytest.mark.slow
 def test_on_a_cold_and_a_warm_cache_and_a_cold_one_is_announced(small, tmp_path):
     cold, told = command(tmp_path / "cold", *SMALL, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
     assert told.startswith("compiling kernels") and told.count("\n") == 1
