@@ -4,7 +4,7 @@ Imports ``symmetry``, ``losses``, ``architectures``, ``checks``.  Everything her
 on `PopulationLoss`, whose gradient and Hessian are closed forms.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +17,10 @@ NULL = 1e-11  # of the largest eigenvalue.  Measured: null ones < 1e-15, others 
 CRITICAL = 1e-13  # gradient norm of a critical point, unless its rounding error is larger
 GLOBAL = 1e-12  # of the loss of a student with all units dead.  Polished global minima have 1e-28, degenerate
 # ones (extra units) down to 1e-13, spurious ones > 1e-6
+ZERO = 1e-24  # a loss that is none even where a silent student has none, as for a zero teacher
 NOISE = 1e-8  # of the loss: a smaller decrease is told from the gradients, as `PopulationLoss.value` keeps 9 digits
 NEAR = 1e-6  # |g|, relative to `_scale`, at which the nearest critical point is meant, not one downhill
+SLOPE = 1e-6  # of the loss, |g| |theta| at a critical point: rounding a large theta may hide a steep slope
 KINK = 1e-100  # of the largest entry: for a unit with so short a u the Hessian, like 1 / |u|, soon overflows
 SHIFT = 1e-12  # of |H|: far above the rounding of null eigenvalues, below all others
 
@@ -111,7 +113,7 @@ def _require_hessian(loss):
 
 @dataclass(frozen=True, eq=False)
 class Polished:
-    """A critical point; see `polish`."""
+    """A critical point; see `polish`.  Gradient and Hessian are those at `symmetry.gauge` of theta."""
 
     theta: np.ndarray  # (n,)
     loss: float
@@ -164,11 +166,15 @@ def polish(loss, theta, max_steps=1000):
     by each eigenvalue above mu.  SciPy's ``trust-exact`` takes ten times as long, and its "hard
     case" moves along the orbit by a trust radius.
 
-    "global minimum": the loss is at most `GLOBAL` of a silent student's.  "unconverged": |g| is above
-    `CRITICAL` and above what rounding theta does to it, EPS times the norm of |H| |theta| taken
-    entry by entry; or a unit has u = 0 (`KINK`), where the loss has a kink and no gradient to vanish.
-    "saddle": an eigenvalue is below -`NULL` times the largest.  A "spurious minimum" is one to
-    second order: zero eigenvalues that symmetry does not explain may hide a degenerate saddle.
+    All of it happens at the representative `symmetry.gauge` of theta's orbit, so that neither the way nor
+    the verdict depends on how units are scaled, and the result is scaled back: it is near where theta is.
+
+    "global minimum": the loss is at most `GLOBAL` of a silent student's, or `ZERO`.  "unconverged": |g| is
+    above `CRITICAL` and above what rounding theta does to it, EPS times the norm of |H| |theta| taken
+    entry by entry, or is a slope all the same, |g| |theta| above `SLOPE` of the loss; or a unit has u = 0 (`KINK`), where the loss has a kink and no gradient to vanish.
+    "saddle": an eigenvalue is below -`NULL` times the largest.  A "spurious minimum" is a
+    local minimum of positive loss, which for a student narrower than its teacher may be the best there is;
+    to second order: zero eigenvalues that symmetry does not explain may hide a degenerate saddle.
     What stays unconverged are mostly degenerate valleys, of students with too many units or of teachers
     near zero, and descents into a kink.
 
@@ -186,14 +192,15 @@ def polish(loss, theta, max_steps=1000):
     """
     _require_hessian(loss)
     theta, max_steps = loss._theta(theta), checks.integer(max_steps, "max_steps", 0)
-    steps = 0
+    steps, (theta, back) = 0, symmetry.gauge(loss.arch, theta, loss.d)
     for near in (NEAR, 1e-4 * NEAR, 1e-8 * NEAR):  # farther down where Newton's method fails: flat stretches
         theta, more = _descend(loss, theta, near, max_steps - steps)
-        theta, norm, hessian, last = _newton(loss, theta)
+        theta, norm, hessian, last = _newton(loss, symmetry.gauge(loss.arch, theta, loss.d)[0])
         steps += more + last
-        if _is_critical(norm, theta, hessian) or steps >= max_steps:
+        if _is_critical(loss, theta, norm, hessian) or steps >= max_steps:
             break
-    return _judge(loss, theta, norm, hessian, steps)
+    point = _judge(loss, symmetry.gauge(loss.arch, theta, loss.d)[0], steps)
+    return replace(point, theta=symmetry.transform(loss.arch, point.theta, loss.d, **back)) if back else point
 
 
 def _descend(loss, theta, near, max_steps):
@@ -263,23 +270,24 @@ def _scale(theta, hessian):
     return np.linalg.norm(np.abs(hessian) @ np.abs(theta))
 
 
-def _is_critical(norm, theta, hessian):
-    return norm <= max(CRITICAL, EPS * _scale(theta, hessian))
+def _is_critical(loss, theta, norm, hessian):
+    slope, rounding = norm * np.linalg.norm(theta), EPS * _scale(theta, hessian)
+    return norm <= CRITICAL or (norm <= rounding and slope <= SLOPE * loss.value(theta))
 
 
 def _at_kink(loss, theta):
     return np.abs(loss.arch.canonical(theta, loss.d)[0]).max(axis=0).min() <= KINK * np.abs(theta).max()
 
 
-def _judge(loss, theta, norm, hessian, steps):
-    """The verdict on a point with gradient norm ``norm``."""
+def _judge(loss, theta, steps):
+    norm, hessian = np.linalg.norm(loss.grad(theta)), loss.hessian(theta)
     eigenvalues = np.linalg.eigvalsh(hessian)
     _, nullity, index = _signature(eigenvalues)
     value, (W1, W2) = loss.value(theta), loss.arch.unflatten(theta, loss.d)
     silent = loss.arch.flatten(-loss.arch.identity * np.eye(*W1.shape), None if W2 is None else 0 * W2)
-    if value <= GLOBAL * loss.value(silent):
+    if value <= max(GLOBAL * loss.value(silent), ZERO):
         verdict = "global minimum"
-    elif _at_kink(loss, theta) or not _is_critical(norm, theta, hessian):
+    elif _at_kink(loss, theta) or not _is_critical(loss, theta, norm, hessian):
         verdict = "unconverged"
     else:
         verdict = "saddle" if index else "spurious minimum"

@@ -356,6 +356,28 @@ def balanced(arch, theta, d):
     return _Units(b * _directions(units.u), b * _directions(units.a), 0 * units.unseen).theta(arch)
 
 
+def gauge(arch, theta, d):
+    """(a representative of theta's orbit, the options of `transform` that take it back to theta).
+
+    It has |u_j|^2 - |a_j|^2 = max_l |u_l| |a_l| for every unit with u_j != 0, and no unseen part.  As
+    gradient flow conserves the left side, an a_j can vanish or turn around there and u_j lives on;
+    in `balanced` form they vanish together, and nothing passes.
+
+    >>> gauge("resnet", [8.0, 3.0], d=1)[1]["scales"].round(6)
+    array([1.28378])
+    """
+    arch, d = architectures.resolve(arch), checks.integer(d, "d")
+    units = _Units.of(arch, theta, d)
+    if arch.readout == "fixed":
+        return theta, {}
+    length, product = _norm(units.u), units.strength() ** 2
+    half = product.max() / 2 or 0.5
+    scales = np.where(length, length / np.sqrt(half + np.hypot(half, product)), 1.0)
+    back = {"scales": scales, "unseen": units.unseen if arch.readout == "sum" else None}
+    units = units._replace(u=units.u / scales[:, None], a=units.a * scales[:, None], unseen=0 * units.unseen)
+    return units.theta(arch), back
+
+
 def tangent(arch, theta, d):
     """Orthonormal basis, shape (n, r), of the tangent space of theta's symmetry orbit.
 
