@@ -78,6 +78,11 @@ def spectrum(loss, theta, tolerance=NULL):
     its tangent space.  For a generic teacher of the student's width it vanishes nowhere else:
     nullity 0 (``fixed``), k d (``sum``), k (``vector``).
 
+    The eigenvalues are those at theta itself: rescaling a unit changes them, but for the zero ones.  Scales
+    c of 1e3 spread them by c^4, and small ones pass for zero: take ``symmetry.balanced(arch, theta, d)``
+    first, or `polish`, which does the like.  At a unit with u = 0 the loss has a kink and the Hessian is
+    that of the other units.
+
     Examples
     --------
     >>> import resgrad as rg
@@ -171,10 +176,11 @@ def polish(loss, theta, max_steps=1000):
 
     "global minimum": the loss is at most `GLOBAL` of a silent student's, or `ZERO`.  "unconverged": |g| is
     above `CRITICAL` and above what rounding theta does to it, EPS times the norm of |H| |theta| taken
-    entry by entry, or is a slope all the same, |g| |theta| above `SLOPE` of the loss; or a unit has u = 0 (`KINK`), where the loss has a kink and no gradient to vanish.
-    "saddle": an eigenvalue is below -`NULL` times the largest.  A "spurious minimum" is a
-    local minimum of positive loss, which for a student narrower than its teacher may be the best there is;
-    to second order: zero eigenvalues that symmetry does not explain may hide a degenerate saddle.
+    entry by entry, or is a slope all the same, |g| |theta| above `SLOPE` of the loss; or a unit has u = 0
+    (`KINK`), where the loss has a kink and no gradient to vanish.  "saddle": an eigenvalue is below -`NULL`
+    times the largest.  "spurious minimum": a local minimum of positive loss, which for a student narrower
+    than its teacher may be the best there is.  It is one to second order: zero eigenvalues that symmetry
+    does not explain may hide a degenerate saddle.
     What stays unconverged are mostly degenerate valleys, of students with too many units or of teachers
     near zero, and descents into a kink.
 
@@ -358,6 +364,8 @@ def one_point(loss, thetas, theta_star=None, aligned=None):
     thetas = np.atleast_2d(checks.array(thetas, "thetas"))
     if aligned is None:
         aligned = loss.arch.trains_readout or not loss.arch.identity
+    if not len(thetas):
+        raise ValueError(f"thetas has shape {thetas.shape}, but must hold at least one point")
     if not aligned:
         checks.array(theta_star, "theta_star", thetas.shape[1:])
     rows = []
@@ -375,8 +383,8 @@ class Region(NamedTuple):
     """One-point convexity against the size of the weights, arrays of shape (len(gammas),)."""
 
     gamma: np.ndarray
-    fraction: np.ndarray  # of the pairs with delta > 0
-    smallest: np.ndarray  # delta over the pairs
+    fraction: np.ndarray  # with delta > 0, of the pairs with W* != W
+    smallest: np.ndarray  # delta over these pairs
     median: np.ndarray
 
 
@@ -389,7 +397,8 @@ def convexity_region(gammas, d, n_pairs=200, rng=None, arch="li"):
         Spectral norms, > 0.
     d : int
     n_pairs : int
-        Pairs (W*, W) with Gaussian directions, the same for every gamma.
+        Pairs (W*, W) with Gaussian directions, the same for every gamma; those with W* = W, which d = 1
+        has, are left out.
     rng : numpy.random.Generator or int
     arch : Architecture or str
         With a ``fixed`` read-out.
@@ -419,7 +428,10 @@ def convexity_region(gammas, d, n_pairs=200, rng=None, arch="li"):
         raise ValueError(f"gammas is {checks.shown(gammas.tolist())}, but must be positive")
     pairs = rng.standard_normal((n_pairs, 2, d, d))
     pairs /= np.linalg.norm(pairs, 2, axis=(2, 3), keepdims=True)
-    delta = np.empty((gammas.size, n_pairs))
+    pairs = pairs[np.abs(pairs[:, 0] - pairs[:, 1]).max(axis=(1, 2)) > 1e3 * EPS]
+    if not len(pairs):
+        raise ValueError(f"n_pairs is {n_pairs}, but must be larger: W* = W in every pair")
+    delta = np.empty((gammas.size, len(pairs)))
     for i, gamma in enumerate(gammas):
         for j, (W, W_star) in enumerate(gamma * pairs):
             loss = losses.PopulationLoss(arch, architectures.Network(arch, W_star.ravel(), d))

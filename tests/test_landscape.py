@@ -57,6 +57,17 @@ def test_the_answer_zero_loss_students_equal_the_teacher_up_to_symmetry(arch):
     np.testing.assert_allclose(al.teacher, end.theta, atol=1e-11)
 
 
+@pytest.mark.parametrize("arch", TRAINED_READOUT)
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 10.0, 1e3])
+def test_the_null_space_is_found_at_any_scale_from_the_balanced_form(arch, scale):
+    """At theta itself only within the documented range of scales: the spectrum's spread grows by its c^4."""
+    loss, theta_star = task(arch, 4)
+    theta = symmetry.transform(arch, theta_star, 4, scales=[scale, 1.0, 1.0, 1.0])
+    assert landscape.spectrum(loss, symmetry.balanced(arch, theta, 4)).explained
+    assert landscape.polish(loss, theta).nullity == orbit_dimension(arch, 4)
+    assert landscape.spectrum(loss, theta).explained or not 0.1 <= scale <= 10
+
+
 def test_hessian_at_the_orthogonal_teacher_has_safran_and_shamirs_eigenvalues():
     """In their convention, with a factor 1/2 in the loss: 1/4 -+ 1/(2 pi)."""
     k = 7
@@ -277,6 +288,8 @@ def test_one_point_takes_a_teacher_of_another_identity():
 
 
 def test_one_point_refuses():
+    with pytest.raises(ValueError, match=r"thetas has shape \(0, 9\), but must hold at least one point"):
+        landscape.one_point(task("li", 3)[0], np.zeros((0, 9)))
     X, Y = samples("li", 10, 3)
     with pytest.raises(ValueError, match="theta_star is missing, and the loss has no teacher"):
         landscape.one_point(rg.EmpiricalLoss("li", X, Y), np.zeros(9))
@@ -303,9 +316,18 @@ def test_convexity_region_counts_what_it_says(arch):
         assert region.fraction[0] == 1 and region.smallest[1] < 0
 
 
+def test_convexity_region_leaves_out_pairs_that_coincide():
+    """d = 1, W, W* = -1 or 1: u = 0 and 2, where the gradient at u = 0 is 0 and at 2 is 2."""
+    region = landscape.convexity_region([1.0], 1, 50, 0)
+    signs = np.sign(np.random.default_rng(0).standard_normal((50, 2)))
+    apart = signs[signs[:, 0] != signs[:, 1]]
+    assert region.fraction[0] == (apart[:, 0] == 1).mean() and region.smallest[0] == region.median[0] == 0
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (([1.0], 3, 5, 0, "resnet"), "arch is resnet, but the region is defined for a fixed read-out"),
     (([1.0, 0.0], 3), r"gammas is \[1.0, 0.0\], but must be positive"),
+    (([1.0], 1, 1, 1), "n_pairs is 1, but must be larger"),
     (([1.0], 0), "d is 0, but must be at least 1"),
 ])
 def test_convexity_region_refuses(arguments, message):
