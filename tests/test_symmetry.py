@@ -226,7 +226,8 @@ def test_units_turned_around_are_named():
     U = np.array([[1.0, 0.0, -1.0], [0.0, 1.0, -1.0]])
     there, back = from_units("vanilla", U), from_units("vanilla", -U)
     X = np.random.default_rng(0).normal(size=(20, 2))
-    np.testing.assert_allclose(rg.Network("vanilla", back, 2)(X), rg.Network("vanilla", there, 2)(X), atol=1e-14)
+    outputs = [rg.Network("vanilla", theta, 2)(X) for theta in (there, back)]
+    np.testing.assert_allclose(*outputs, atol=1e-14)
     al = symmetry.align("vanilla", back, there, 2)
     assert al.flipped == ((0, 0), (1, 1), (2, 2)) and al.distance > 1 and "flipped" in str(al)
     assert symmetry.align("vanilla", there, there, 2).flipped == ()
