@@ -144,16 +144,12 @@ def _basin(exact, theta0, point, steps):
 def _invariants(exact, point):
     """What symmetric minima share: log loss; smallest, mean and log of the largest eigenvalue.
 
-    The Hessian is taken at the balanced point, since rescaling changes it.  Where minima form a manifold
-    larger than a symmetry orbit, its eigenvalues vary, and the loss alone decides.
+    The eigenvalues are those at `symmetry.gauge`, since rescaling changes them.  Where minima form a manifold
+    larger than a symmetry orbit, they vary, and the loss alone decides.
     """
-    arch, d, values = exact.arch, exact.d, point.eigenvalues
-    log_loss, top = float(np.log(point.loss)), values[-1]
-    if point.nullity > symmetry.tangent(arch, point.theta, d).shape[1]:
+    values, log_loss, top = point.eigenvalues, float(np.log(point.loss)), point.eigenvalues[-1]
+    if point.nullity > symmetry.tangent(exact.arch, point.theta, exact.d).shape[1]:
         return [log_loss, 0.0, 0.0, 0.0]
-    if arch.trains_readout:
-        values = np.linalg.eigvalsh(exact.hessian(symmetry.balanced(arch, point.theta, d)))
-        top = values[-1]
     return [log_loss, float(values[0] / top), float(values.mean() / top), float(np.log(top))]
 
 

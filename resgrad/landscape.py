@@ -4,7 +4,7 @@ Imports ``symmetry``, ``losses``, ``architectures``, ``checks``.  Everything her
 on `PopulationLoss`, whose gradient and Hessian are closed forms.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +17,10 @@ NULL = 1e-11  # of the largest eigenvalue.  Measured: null ones < 1e-15, others 
 CRITICAL = 1e-13  # gradient norm of a critical point, unless its rounding error is larger
 GLOBAL = 1e-12  # of the loss of a student with all units dead.  Polished global minima have 1e-28, degenerate
 # ones (extra units) down to 1e-13, spurious ones > 1e-6
+ZERO = 1e-24  # a loss that is none even where a silent student has none, as for a zero teacher
 NOISE = 1e-8  # of the loss: a smaller decrease is told from the gradients, as `PopulationLoss.value` keeps 9 digits
 NEAR = 1e-6  # |g|, relative to `_scale`, at which the nearest critical point is meant, not one downhill
+SLOPE = 1e-6  # of the loss, |g| |theta| at a critical point: rounding a large theta may hide a steep slope
 KINK = 1e-100  # of the largest entry: for a unit with so short a u the Hessian, like 1 / |u|, soon overflows
 SHIFT = 1e-12  # of |H|: far above the rounding of null eigenvalues, below all others
 
@@ -76,6 +78,11 @@ def spectrum(loss, theta, tolerance=NULL):
     its tangent space.  For a generic teacher of the student's width it vanishes nowhere else:
     nullity 0 (``fixed``), k d (``sum``), k (``vector``).
 
+    The eigenvalues are those at theta itself: rescaling a unit changes them, but for the zero ones.  Scales
+    c of 1e3 spread them by c^4, and small ones pass for zero: take ``symmetry.balanced(arch, theta, d)``
+    first, or `polish`, which does the like.  At a unit with u = 0 the loss has a kink and the Hessian is
+    that of the other units.
+
     Examples
     --------
     >>> import resgrad as rg
@@ -111,7 +118,7 @@ def _require_hessian(loss):
 
 @dataclass(frozen=True, eq=False)
 class Polished:
-    """A critical point; see `polish`."""
+    """A critical point; see `polish`.  Gradient and Hessian are those at `symmetry.gauge` of theta."""
 
     theta: np.ndarray  # (n,)
     loss: float
@@ -164,11 +171,16 @@ def polish(loss, theta, max_steps=1000):
     by each eigenvalue above mu.  SciPy's ``trust-exact`` takes ten times as long, and its "hard
     case" moves along the orbit by a trust radius.
 
-    "global minimum": the loss is at most `GLOBAL` of a silent student's.  "unconverged": |g| is above
-    `CRITICAL` and above what rounding theta does to it, EPS times the norm of |H| |theta| taken
-    entry by entry; or a unit has u = 0 (`KINK`), where the loss has a kink and no gradient to vanish.
-    "saddle": an eigenvalue is below -`NULL` times the largest.  A "spurious minimum" is one to
-    second order: zero eigenvalues that symmetry does not explain may hide a degenerate saddle.
+    All of it happens at the representative `symmetry.gauge` of theta's orbit, so that neither the way nor
+    the verdict depends on how units are scaled, and the result is scaled back: it is near where theta is.
+
+    "global minimum": the loss is at most `GLOBAL` of a silent student's, or `ZERO`.  "unconverged": |g| is
+    above `CRITICAL` and above what rounding theta does to it, EPS times the norm of |H| |theta| taken
+    entry by entry, or is a slope all the same, |g| |theta| above `SLOPE` of the loss; or a unit has u = 0
+    (`KINK`), where the loss has a kink and no gradient to vanish.  "saddle": an eigenvalue is below -`NULL`
+    times the largest.  "spurious minimum": a local minimum of positive loss, which for a student narrower
+    than its teacher may be the best there is.  It is one to second order: zero eigenvalues that symmetry
+    does not explain may hide a degenerate saddle.
     What stays unconverged are mostly degenerate valleys, of students with too many units or of teachers
     near zero, and descents into a kink.
 
@@ -186,14 +198,15 @@ def polish(loss, theta, max_steps=1000):
     """
     _require_hessian(loss)
     theta, max_steps = loss._theta(theta), checks.integer(max_steps, "max_steps", 0)
-    steps = 0
+    steps, (theta, back) = 0, symmetry.gauge(loss.arch, theta, loss.d)
     for near in (NEAR, 1e-4 * NEAR, 1e-8 * NEAR):  # farther down where Newton's method fails: flat stretches
         theta, more = _descend(loss, theta, near, max_steps - steps)
-        theta, norm, hessian, last = _newton(loss, theta)
+        theta, norm, hessian, last = _newton(loss, symmetry.gauge(loss.arch, theta, loss.d)[0])
         steps += more + last
-        if _is_critical(norm, theta, hessian) or steps >= max_steps:
+        if _is_critical(loss, theta, norm, hessian) or steps >= max_steps:
             break
-    return _judge(loss, theta, norm, hessian, steps)
+    point = _judge(loss, symmetry.gauge(loss.arch, theta, loss.d)[0], steps)
+    return replace(point, theta=symmetry.transform(loss.arch, point.theta, loss.d, **back)) if back else point
 
 
 def _descend(loss, theta, near, max_steps):
@@ -263,23 +276,24 @@ def _scale(theta, hessian):
     return np.linalg.norm(np.abs(hessian) @ np.abs(theta))
 
 
-def _is_critical(norm, theta, hessian):
-    return norm <= max(CRITICAL, EPS * _scale(theta, hessian))
+def _is_critical(loss, theta, norm, hessian):
+    slope, rounding = norm * np.linalg.norm(theta), EPS * _scale(theta, hessian)
+    return norm <= CRITICAL or (norm <= rounding and slope <= SLOPE * loss.value(theta))
 
 
 def _at_kink(loss, theta):
     return np.abs(loss.arch.canonical(theta, loss.d)[0]).max(axis=0).min() <= KINK * np.abs(theta).max()
 
 
-def _judge(loss, theta, norm, hessian, steps):
-    """The verdict on a point with gradient norm ``norm``."""
+def _judge(loss, theta, steps):
+    norm, hessian = np.linalg.norm(loss.grad(theta)), loss.hessian(theta)
     eigenvalues = np.linalg.eigvalsh(hessian)
     _, nullity, index = _signature(eigenvalues)
     value, (W1, W2) = loss.value(theta), loss.arch.unflatten(theta, loss.d)
     silent = loss.arch.flatten(-loss.arch.identity * np.eye(*W1.shape), None if W2 is None else 0 * W2)
-    if value <= GLOBAL * loss.value(silent):
+    if value <= max(GLOBAL * loss.value(silent), ZERO):
         verdict = "global minimum"
-    elif _at_kink(loss, theta) or not _is_critical(norm, theta, hessian):
+    elif _at_kink(loss, theta) or not _is_critical(loss, theta, norm, hessian):
         verdict = "unconverged"
     else:
         verdict = "saddle" if index else "spurious minimum"
@@ -350,6 +364,8 @@ def one_point(loss, thetas, theta_star=None, aligned=None):
     thetas = np.atleast_2d(checks.array(thetas, "thetas"))
     if aligned is None:
         aligned = loss.arch.trains_readout or not loss.arch.identity
+    if not len(thetas):
+        raise ValueError(f"thetas has shape {thetas.shape}, but must hold at least one point")
     if not aligned:
         checks.array(theta_star, "theta_star", thetas.shape[1:])
     rows = []
@@ -367,8 +383,8 @@ class Region(NamedTuple):
     """One-point convexity against the size of the weights, arrays of shape (len(gammas),)."""
 
     gamma: np.ndarray
-    fraction: np.ndarray  # of the pairs with delta > 0
-    smallest: np.ndarray  # delta over the pairs
+    fraction: np.ndarray  # with delta > 0, of the pairs with W* != W
+    smallest: np.ndarray  # delta over these pairs
     median: np.ndarray
 
 
@@ -381,7 +397,8 @@ def convexity_region(gammas, d, n_pairs=200, rng=None, arch="li"):
         Spectral norms, > 0.
     d : int
     n_pairs : int
-        Pairs (W*, W) with Gaussian directions, the same for every gamma.
+        Pairs (W*, W) with Gaussian directions, the same for every gamma; those with W* = W, which d = 1
+        has, are left out.
     rng : numpy.random.Generator or int
     arch : Architecture or str
         With a ``fixed`` read-out.
@@ -411,7 +428,10 @@ def convexity_region(gammas, d, n_pairs=200, rng=None, arch="li"):
         raise ValueError(f"gammas is {checks.shown(gammas.tolist())}, but must be positive")
     pairs = rng.standard_normal((n_pairs, 2, d, d))
     pairs /= np.linalg.norm(pairs, 2, axis=(2, 3), keepdims=True)
-    delta = np.empty((gammas.size, n_pairs))
+    pairs = pairs[np.abs(pairs[:, 0] - pairs[:, 1]).max(axis=(1, 2)) > 1e3 * EPS]
+    if not len(pairs):
+        raise ValueError(f"n_pairs is {n_pairs}, but must be larger: W* = W in every pair")
+    delta = np.empty((gammas.size, len(pairs)))
     for i, gamma in enumerate(gammas):
         for j, (W, W_star) in enumerate(gamma * pairs):
             loss = losses.PopulationLoss(arch, architectures.Network(arch, W_star.ravel(), d))

@@ -25,9 +25,20 @@ the distance from the point (p, q) to the hyperbola (t, 1 / t), where t^4 - p t^
 It is attained for every student, also for u = 0 or a = 0.  For ``sum``, a is the component of the
 row of W2 along 1 / d^(1/2).  For ``fixed``, c = 1.
 
+The distance, and the teacher at it, depend on where on its orbit the student is.  Which unit does the
+work of which does not: `Alignment.permutation` minimizes the distance of the two balanced forms, sum_j
+|u_j - u*_l|^2 + |a_j - a*_l|^2 with |u| = |a| throughout, a function of the rank-one maps and their
+orientations alone.  Near the teacher's orbit the two matchings agree, and where the second has ties the
+first decides.
+
 A dead unit (u = 0 or a = 0) has for its orbit every dead unit, at distance min(|u|, |a|).  The
 narrower network is padded by zero units (u = 0, a = 0): as the teacher's they are dead, as the
 student's they have squared distance 2|u*||a*| from a live orbit.
+
+Not every coincidence is a symmetry of this kind.  Parallel units can share their a (`Alignment.parallel`);
+and, as relu(z) = relu(-z) + z, any set S of units with sum_S a_j u_j' = 0 can be turned around, u -> -u:
+for ``vanilla``, U = [[1, 0, -1], [0, 1, -1]] and -U are one function.  No generic teacher has such a set.
+`align` does not project this out, it names the pairs (`Alignment.flipped`).
 """
 
 from dataclasses import dataclass
@@ -42,6 +53,7 @@ EPS = float(np.finfo(np.float64).eps)
 DEAD = 1e-8  # of the largest |u||a|: a unit below it is named dead and does not count as moved
 PARALLEL = 1e-6  # |u^ - v^|: between such units the loss sees a difference of 1e-12
 HUGE = 1e70  # its fourth power is a float
+TIE = 1e-9  # relative difference of two matchings that are as good
 TINY = 1e-150  # 1 / TINY squared is a float, too
 
 
@@ -113,15 +125,16 @@ class Alignment:
     ``extra`` are the student units matched to nothing, ``dead`` and ``dead_star`` the units of student
     and teacher that contribute nothing (u = 0 or a = 0, within `DEAD`), ``parallel`` and
     ``parallel_star`` the pairs of live units with one direction u.  Of these only the sum of |u_j| a_j is
-    seen: how it is split among them is free, and is not projected out.
+    seen: how it is split among them is free, and is not projected out.  ``flipped`` are the pairs of a
+    live student and a live teacher unit with opposite directions u.
     """
 
     arch: architectures.Architecture
     distance: float  # min_g |theta - g theta*| over the symmetries g
     raw_distance: float  # |theta - theta*|, the narrower network padded by zero units
-    permutation: np.ndarray  # (k,): student unit j is matched to teacher unit permutation[j]; -1: to none
+    permutation: np.ndarray  # (k,): student unit j does the work of teacher unit permutation[j]; -1: of none
     scales: np.ndarray  # (k,): u_j faces scales[j] u*, a_j faces a* / scales[j]; 1 where there is no choice
-    unidentifiable: float  # |V - V*|, V = W2 (I - 1 1'/d) the part that ``sum`` cannot see, as matched
+    unidentifiable: float  # |V - V*|, V = W2 (I - 1 1'/d) the part that ``sum`` cannot see, as in ``teacher``
     teacher: np.ndarray  # (n,): the nearest symmetric teacher, to compare with theta entry by entry
     missing: tuple  # teacher units that nothing is matched to
     units: tuple  # the _Units of student and teacher
@@ -129,8 +142,16 @@ class Alignment:
     extra = cached_property(lambda self: _indices(self.permutation < 0))
     dead = cached_property(lambda self: _indices(self.units[0].dead()))
     dead_star = cached_property(lambda self: _indices(self.units[1].dead()))
-    parallel = cached_property(lambda self: _parallel(self.units[0].u, self.dead))
-    parallel_star = cached_property(lambda self: _parallel(self.units[1].u, self.dead_star))
+    parallel = cached_property(lambda self: tuple((i, j) for i, j in self._along(0, 0) if i < j))
+    parallel_star = cached_property(lambda self: tuple((i, j) for i, j in self._along(1, 1) if i < j))
+    flipped = cached_property(lambda self: self._along(0, 1, -1))
+
+    def _along(self, one, other, sign=1):
+        """Pairs of live units, the first's direction u being ``sign`` times the second's."""
+        dead = self.dead, self.dead_star
+        first, second = (_directions(self.units[i].u) for i in (one, other))
+        pairs = np.argwhere(_chords(first, sign * second) < PARALLEL**2).tolist()
+        return tuple((i, j) for i, j in pairs if i not in dead[one] and j not in dead[other])
 
     @cached_property
     def units_moved(self):
@@ -150,7 +171,7 @@ class Alignment:
             rows["scales"] = f"{self.scales.min():.4g} to {self.scales.max():.4g}"
         if self.arch.readout == "sum":
             rows["unseen part of W2"] = f"{self.unidentifiable:.3e}"
-        for name in ("dead", "dead_star", "extra", "missing", "parallel", "parallel_star"):
+        for name in ("dead", "dead_star", "extra", "missing", "parallel", "parallel_star", "flipped"):
             if units := getattr(self, name):
                 rows[name.replace("_star", " in teacher")] = " ".join(map(str, units))
         title = f"{self.arch.name}: {k} student units, {k_star} teacher units"
@@ -201,7 +222,7 @@ def align(arch, theta, theta_star, d):
     s, t = (x.padded(max(k, k_star)) for x in units)
     if fixed := arch.readout == "fixed":
         s, t = (x._replace(a=np.ones((len(x.u), 1))) for x in (s, t))
-    match, scales, image = _nearest(s, t, fixed)
+    match, scales, image, order = _nearest(s, t, fixed)
     raw = _distance([theta], [theta_star]) if k == k_star else _distance(s, t)
     return Alignment(
         arch=arch,
@@ -209,7 +230,7 @@ def align(arch, theta, theta_star, d):
         raw_distance=raw,
         permutation=np.where(match < k_star, match, -1)[:k],
         scales=scales[:k],
-        unidentifiable=_distance([s.unseen], [t.unseen[match]]),
+        unidentifiable=_distance([s.unseen], [t.unseen[order]]),
         teacher=_Units(*(x[:k] for x in image)).theta(arch),
         missing=tuple(sorted(map(int, match[k:]))),
         units=units,
@@ -221,32 +242,31 @@ def _distance(arrays, others):
     return float(_norm(np.concatenate(gaps)[None])[0])
 
 
-def _parallel(u, dead):
-    directions = _directions(u)
-    near = np.triu(_chords(directions, directions) < PARALLEL**2, 1)
-    return tuple((int(i), int(j)) for i, j in np.argwhere(near) if not {i, j} & set(dead))
-
-
 def _nearest(s, t, fixed):
-    """(match, scales, image): the nearest image of ``t``, unit ``match[j]`` of it facing unit j of ``s``."""
+    """(match, scales, image, order): unit ``match[j]`` of ``t`` does the work of unit j of ``s``, and
+    ``order[j]`` faces it in the nearest ``image`` of ``t``."""
     from scipy.optimize import linear_sum_assignment
 
     dead = t.dead(EPS**2)
-    cost, c = _orbit_costs(s, t, dead, fixed)
-    rows, match = linear_sum_assignment(cost)
-    lone = dead[match]
-    scales = np.where(lone, 1.0, c[rows, match])
-    u, a = scales[:, None] * t.u[match], t.a[match] / scales[:, None]
+    cost, c, work = _orbit_costs(s, t, dead, fixed)
+    rows, order = linear_sum_assignment(cost)
+    match = order if fixed else linear_sum_assignment(work)[1]
+    if work[rows, order].sum() <= (1 + TIE) * work[rows, match].sum() + TIE**2 * work.max():
+        match = order
+    c = np.where(dead, 1.0, c)
+    lone, scales = dead[order], c[rows, order][:, None]
+    u, a = scales * t.u[order], t.a[order] / scales
     if lone.any():  # they face the nearest dead unit
         by_u = fixed | (_norm(s.u) <= _norm(s.a))
         u[lone], a[lone] = s.u[lone], s.a[lone]
         u[lone & by_u] = 0.0
         a[lone & ~by_u] = 0.0
-    return match, scales, s._replace(u=u, a=a)
+    return match, c[rows, match], s._replace(u=u, a=a), order
 
 
 def _orbit_costs(s, t, dead, fixed):
-    """Squared distance (1) of each student unit to each teacher unit's orbit, and the scales c.
+    """Squared distance (1) of each student unit to each teacher unit's orbit, the scales c, and the squared
+    distance of the balanced units.
 
     All in a unit of length that keeps the squares floats.
     """
@@ -256,16 +276,18 @@ def _orbit_costs(s, t, dead, fixed):
     x, w, y, v = x[:, None] / unit, w[:, None] / unit, y / unit, v / unit
     if fixed:
         cost = (x - y) ** 2 + x * y * chord_u  # the law of cosines
-        c, alone = np.ones(cost.shape), x**2
+        c, alone, work = np.ones(cost.shape), x**2, cost
     else:
         chord_a = _chords(_directions(s.a), _directions(t.a))
+        s_b, t_b = np.sqrt(x) * np.sqrt(w), np.sqrt(y) * np.sqrt(v)
+        work = 2 * (s_b - t_b) ** 2 + s_b * t_b * (chord_u + chord_a)
         y, v = np.where(dead, 1.0, y), np.where(dead, 1.0, v)
         b, along_u, along_a = np.sqrt(y) * np.sqrt(v), x * (1 - chord_u / 2), w * (1 - chord_a / 2)
         nearest = _project_on_hyperbola(along_u / b, along_a / b)
         cost = x * x * chord_u * (1 - chord_u / 4) + (b * nearest - along_u) ** 2
         cost += w * w * chord_a * (1 - chord_a / 4) + (b / nearest - along_a) ** 2
         c, alone = nearest * (np.sqrt(v) / np.sqrt(y)), np.minimum(x, w) ** 2
-    return np.where(dead, alone, cost), c
+    return np.where(dead, alone, cost), c, work
 
 
 def _chords(rows, others):
@@ -354,6 +376,28 @@ def balanced(arch, theta, d):
         return units.theta(arch)
     b = units.strength()[:, None]
     return _Units(b * _directions(units.u), b * _directions(units.a), 0 * units.unseen).theta(arch)
+
+
+def gauge(arch, theta, d):
+    """(a representative of theta's orbit, the options of `transform` that take it back to theta).
+
+    It has |u_j|^2 - |a_j|^2 = max_l |u_l| |a_l| for every unit with u_j != 0, and no unseen part.  As
+    gradient flow conserves the left side, an a_j can vanish or turn around there and u_j lives on;
+    in `balanced` form they vanish together, and nothing passes.
+
+    >>> gauge("resnet", [8.0, 3.0], d=1)[1]["scales"].round(6)
+    array([1.28378])
+    """
+    arch, d = architectures.resolve(arch), checks.integer(d, "d")
+    units = _Units.of(arch, theta, d)
+    if arch.readout == "fixed":
+        return theta, {}
+    length, product = _norm(units.u), units.strength() ** 2
+    half = product.max() / 2 or 0.5
+    scales = np.where(length, length / np.sqrt(half + np.hypot(half, product)), 1.0)
+    back = {"scales": scales, "unseen": units.unseen if arch.readout == "sum" else None}
+    units = units._replace(u=units.u / scales[:, None], a=units.a * scales[:, None], unseen=0 * units.unseen)
+    return units.theta(arch), back
 
 
 def tangent(arch, theta, d):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import ARCHS, every_arch, point, samples
+from conftest import ARCHS, TRAINED_READOUT, every_arch, point, samples
 
 import resgrad as rg
 from resgrad import landscape, symmetry
@@ -57,6 +57,17 @@ def test_the_answer_zero_loss_students_equal_the_teacher_up_to_symmetry(arch):
     np.testing.assert_allclose(al.teacher, end.theta, atol=1e-11)
 
 
+@pytest.mark.parametrize("arch", TRAINED_READOUT)
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 10.0, 1e3])
+def test_the_null_space_is_found_at_any_scale_from_the_balanced_form(arch, scale):
+    """At theta itself only within the documented range of scales: the spectrum's spread grows by its c^4."""
+    loss, theta_star = task(arch, 4)
+    theta = symmetry.transform(arch, theta_star, 4, scales=[scale, 1.0, 1.0, 1.0])
+    assert landscape.spectrum(loss, symmetry.balanced(arch, theta, 4)).explained
+    assert landscape.polish(loss, theta).nullity == orbit_dimension(arch, 4)
+    assert landscape.spectrum(loss, theta).explained or not 0.1 <= scale <= 10
+
+
 def test_hessian_at_the_orthogonal_teacher_has_safran_and_shamirs_eigenvalues():
     """In their convention, with a factor 1/2 in the loss: 1/4 -+ 1/(2 pi)."""
     k = 7
@@ -89,8 +100,8 @@ def test_polish_returns_to_the_minimum_next_to_it(arch, size):
     assert end.verdict == "global minimum" and end.grad_norm <= 1e-13
     assert symmetry.align(arch, end.theta, theta_star, 4).distance < 1e-11
     assert np.linalg.norm(end.theta - theta_star) < 10 * size  # it does not wander along the orbit
-    assert end.loss == loss.value(end.theta)
-    np.testing.assert_array_equal(end.eigenvalues, np.linalg.eigvalsh(loss.hessian(end.theta)))
+    at = symmetry.gauge(arch, end.theta, 4)[0]
+    np.testing.assert_allclose(end.eigenvalues, np.linalg.eigvalsh(loss.hessian(at)), rtol=1e-9, atol=1e-13)
 
 
 @every_arch
@@ -101,20 +112,52 @@ def test_polish_arrives_from_anywhere(arch):
         start = 10 ** (seed / 2 - 2) * point(arch, 2 + seed, seed=seed)
         end = landscape.polish(loss, start)
         assert end.verdict in ("global minimum", "spurious minimum")
-        moved = np.abs(loss.hessian(end.theta)) @ np.abs(end.theta)
-        assert end.grad_norm <= max(1e-13, np.finfo(float).eps * np.linalg.norm(moved))
-        assert end.grad_norm == np.linalg.norm(loss.grad(end.theta))
+        at = symmetry.gauge(arch, end.theta, loss.d)[0]
+        rounding = np.finfo(float).eps * np.linalg.norm(np.abs(loss.hessian(at)) @ np.abs(at))
+        assert max(end.grad_norm, np.linalg.norm(loss.grad(at))) <= max(1e-13, rounding)
         assert end.loss <= loss.value(start) and end.index == 0
 
 
 @pytest.mark.parametrize("seed", [6, 21])
-def test_polish_stops_where_a_unit_vanishes(seed):
-    """Descent leads into the kink u = 0, where the Hessian grows like 1 / |u|, up to overflow."""
+def test_polish_is_not_drawn_into_the_kink(seed):
+    """Where units may vanish as a whole, descent leads to u = 0, and the Hessian grows like 1 / |u|."""
     rng = np.random.default_rng(seed)
     loss = rg.PopulationLoss("resnet", rg.Network("resnet", rg.draw("resnet", "small", 2, rng=rng), 2))
     end = landscape.polish(loss, rg.draw("resnet", "normal", 2, 1, rng))
-    assert end.verdict == "unconverged" and np.isfinite(end.eigenvalues).all()
-    assert np.linalg.norm(end.theta[:2]) < 1e-10
+    assert (end.verdict, end.nullity) == ("spurious minimum", 1) and np.linalg.norm(end.theta[:2]) > 0.1
+
+
+@pytest.mark.parametrize("arch", TRAINED_READOUT)
+@pytest.mark.parametrize("seed", range(4))
+def test_polish_depends_on_the_function_alone(arch, seed):
+    """The same verdict, loss and spectrum from every representative, and the image of the same point."""
+    loss, _ = task(arch, 4, "normal", seed)
+    start, scales = rg.draw(arch, "normal", 4, rng=100 + seed), np.array([1e3, 1.0, 1e-4, 30.0])
+    end, other = (landscape.polish(loss, x) for x in (start, symmetry.transform(arch, start, 4, scales=scales)))
+    assert (other.verdict, other.index, other.nullity) == (end.verdict, end.index, end.nullity)
+    assert other.loss == pytest.approx(end.loss, rel=1e-6, abs=1e-24)
+    np.testing.assert_allclose(other.eigenvalues, end.eigenvalues, rtol=1e-4, atol=1e-6 * end.eigenvalues[-1])
+    image = symmetry.transform(arch, end.theta, 4, scales=scales)
+    np.testing.assert_allclose(other.theta, image, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", TRAINED_READOUT)
+@pytest.mark.parametrize("size", [1, 1e3, 1e4, 1e8, 1e30])
+def test_from_afar_a_slope_is_never_taken_for_a_minimum(arch, size):
+    for seed in range(3):
+        loss, _ = task(arch, 4, "normal", seed + 2)
+        end = landscape.polish(loss, size * rg.draw(arch, "normal", 4, rng=102 + seed), max_steps=300)
+        if "minimum" in end.verdict:
+            length = np.linalg.norm(symmetry.gauge(arch, end.theta, 4)[0])
+            assert end.grad_norm * length <= max(1e-6 * end.loss, 1e-11) and end.min_eigenvalue > -1e-9
+
+
+@every_arch
+@pytest.mark.parametrize("size", [0.1, 1.0, 10.0])
+def test_nothing_is_spurious_about_a_zero_teacher(arch, size):
+    loss, _ = task(arch, 3, "zero")
+    end = landscape.polish(loss, size * rg.draw(arch, "normal", 3, rng=3))
+    assert end.verdict == "global minimum" and end.loss <= 1e-24
 
 
 def test_polish_without_descent_takes_the_nearest_critical_point():
@@ -245,6 +288,8 @@ def test_one_point_takes_a_teacher_of_another_identity():
 
 
 def test_one_point_refuses():
+    with pytest.raises(ValueError, match=r"thetas has shape \(0, 9\), but must hold at least one point"):
+        landscape.one_point(task("li", 3)[0], np.zeros((0, 9)))
     X, Y = samples("li", 10, 3)
     with pytest.raises(ValueError, match="theta_star is missing, and the loss has no teacher"):
         landscape.one_point(rg.EmpiricalLoss("li", X, Y), np.zeros(9))
@@ -271,9 +316,18 @@ def test_convexity_region_counts_what_it_says(arch):
         assert region.fraction[0] == 1 and region.smallest[1] < 0
 
 
+def test_convexity_region_leaves_out_pairs_that_coincide():
+    """d = 1, W, W* = -1 or 1: u = 0 and 2, where the gradient at u = 0 is 0 and at 2 is 2."""
+    region = landscape.convexity_region([1.0], 1, 50, 0)
+    signs = np.sign(np.random.default_rng(0).standard_normal((50, 2)))
+    apart = signs[signs[:, 0] != signs[:, 1]]
+    assert region.fraction[0] == (apart[:, 0] == 1).mean() and region.smallest[0] == region.median[0] == 0
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (([1.0], 3, 5, 0, "resnet"), "arch is resnet, but the region is defined for a fixed read-out"),
     (([1.0, 0.0], 3), r"gammas is \[1.0, 0.0\], but must be positive"),
+    (([1.0], 1, 1, 1), "n_pairs is 1, but must be larger"),
     (([1.0], 0), "d is 0, but must be at least 1"),
 ])
 def test_convexity_region_refuses(arguments, message):

@@ -201,6 +201,38 @@ def test_it_does_not_matter_which_symmetric_teacher(arch, d, k, seed):
     np.testing.assert_allclose(second.teacher, first.teacher, atol=1e-9)
 
 
+@given(**networks | {"d": st.integers(2, 6)}, k_star=st.integers(1, 7))  # with d = 1 there are ties
+@settings(max_examples=150, deadline=None)
+def test_who_does_whose_work_depends_on_the_function_alone(arch, d, k, k_star, seed):
+    theta, theta_star = point(arch, d, k, seed), point(arch, d, k_star, seed + 1)
+    rng = np.random.default_rng(seed)
+    scales = 10 ** rng.uniform(-3, 3, k) if arch in TRAINED_READOUT else None
+    first = symmetry.align(arch, theta, theta_star, d)
+    second = symmetry.align(arch, symmetry.transform(arch, theta, d, scales=scales), theta_star, d)
+    np.testing.assert_array_equal(second.permutation, first.permutation)
+    assert (second.units_moved, second.extra, second.missing) == (first.units_moved, first.extra, first.missing)
+
+
+def test_far_from_the_orbit_the_matching_stays_while_the_nearest_image_changes():
+    a, b = [-2, 2, 1, -1, -3, 1, -1, 3.0], [-1, 1, -2, 0, -3, 2, -3, 2.0]
+    scaled = symmetry.transform("two-weight", a, 2, scales=[100, 0.01])
+    al, other = (symmetry.align("two-weight", x, b, 2) for x in (a, scaled))
+    assert al.permutation.tolist() == other.permutation.tolist() and al.units_moved == other.units_moved
+    assert other.distance == pytest.approx(np.linalg.norm(scaled - other.teacher))
+
+
+def test_units_turned_around_are_named():
+    """relu(z) = relu(-z) + z: units that sum to zero may all be turned around."""
+    U = np.array([[1.0, 0.0, -1.0], [0.0, 1.0, -1.0]])
+    there, back = from_units("vanilla", U), from_units("vanilla", -U)
+    X = np.random.default_rng(0).normal(size=(20, 2))
+    outputs = [rg.Network("vanilla", theta, 2)(X) for theta in (there, back)]
+    np.testing.assert_allclose(*outputs, atol=1e-14)
+    al = symmetry.align("vanilla", back, there, 2)
+    assert al.flipped == ((0, 0), (1, 1), (2, 2)) and al.distance > 1 and "flipped" in str(al)
+    assert symmetry.align("vanilla", there, there, 2).flipped == ()
+
+
 # ----------------------------------------------------------------------------------- the report
 
 
