@@ -30,6 +30,7 @@ OUTCOMES = {
     "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle",
     "unconverged": "not converged",
 }  # fmt: skip
+FORMAT = 1  # of runs.jsonl
 COLUMNS = ("outcome", "loss", "grad_norm", "min_eigenvalue", "steps", "theta")
 
 # Safran & Shamir (2018): exact gradient descent; their step 0.1 is 0.05 here, where the loss has no 1/2.
@@ -277,7 +278,7 @@ def census(
         done, write = {}, lambda run, basin: None
         if out is not None:
             stack.enter_context(files.claim(out))
-            done, write = _journal(Path(out) / "runs.jsonl", task.config, resume, stack)
+            done, write = _journal(Path(out) / "runs.jsonl", task, resume, stack)
         stack.enter_context(basins.one_thread())
         bar = stack.enter_context(tqdm(
             total=runs, initial=len(done), unit=" runs", file=sys.stderr, leave=False,
@@ -297,35 +298,85 @@ def census(
 # ---------------------------------------------------------------------------------------- the files
 
 
-def _journal(path, config, resume, stack):
-    """({run: Basin} of the runs already made, function that appends one); a header, then a line each."""
+def _seal(record):
+    """A line of ``runs.jsonl``: JSON whose last entry is a digest of all before it."""
+    text = json.dumps(record)[:-1]
+    return f'{text}, "sha256": "{hashlib.sha256(text.encode()).hexdigest()[:16]}"}}\n'
+
+
+def _read(path):
+    """(header, a record per run) of a ``runs.jsonl``; a last line that a killed process left half is none."""
+    records = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        text = line.rpartition(b', "sha256": ')[0]
+        if not line.endswith(b'"sha256": "%s"}' % hashlib.sha256(text).hexdigest()[:16].encode()):
+            raise files.FileError(_damaged(path, number, "its checksum does not match"))
+        records.append(json.loads(text + b"}"))
+    if not records or records[0].get("kind") != "census":
+        reason = "its first line is another" if records else "it is empty"
+        raise files.FileError(f"{path} is not a resgrad census: {reason}")
+    if records[0]["format"] != FORMAT:
+        raise files.FileError(f"{path} has format {records[0]['format']}, but this resgrad reads {FORMAT}")
+    return records[0], records[1:]
+
+
+def _damaged(path, number, reason):
+    told = "not a resgrad census, or damaged" if number == 1 else "damaged; --resume makes the run again without the line"
+    return f"{path}, line {number}: {reason}: {told}"
+
+
+def _basin(record, task):
+    """(run, Basin) of a line."""
     from . import basins
 
-    header, lines, done = dataclasses.asdict(config), [], {}
+    run, theta = record.pop("run"), np.frombuffer(base64.b64decode(record.pop("theta"), validate=True))
+    basin = basins.Basin(theta=theta, **record)
+    numbers = [basin.loss, basin.grad_norm, basin.min_eigenvalue, *basin.invariants]
+    if run not in task.numbers:
+        raise ValueError(f"run is {checks.shown(run)}, but must be below {task.config.runs}")
+    if basin.outcome not in OUTCOMES or [type(x) for x in (basin.steps, *numbers)] != [int] + 7 * [float]:
+        raise ValueError("its outcome or its numbers are none")
+    if theta.size != (size := task.arch.size(task.config.d, task.config.width)):
+        raise ValueError(f"theta has {theta.size} entries, but needs {size}")
+    return run, basin
+
+
+def _journal(path, task, resume, stack):
+    """({run: Basin} of the runs already made, function that appends one); a header, then a line each."""
+    header, done = _header(task), {}
     if path.exists():
         if not resume:
             raise ValueError(f"out is {path.parent}, which holds a census; use --resume or another --out")
-        try:
-            saved, *lines = path.read_bytes().split(b"\n")[:-1]  # a killed process leaves half a line
-            for line in map(json.loads, lines):
-                run, theta = line.pop("run"), base64.b64decode(line.pop("theta"), validate=True)
-                done[run] = basins.Basin(theta=np.frombuffer(theta), **line)
-            old = json.loads(saved)["config"]
-            differ = [key for key in header if old[key] != header[key]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise files.FileError(f"{path} is not a resgrad census: {error}") from None
-        if differ and (differ != ["runs"] or config.runs < old["runs"]):
-            told = "; ".join(f"{key} is {header[key]}, but was {old[key]}" for key in differ)
+        saved, records = _read(path)
+        new, old = header["config"], saved["config"]
+        differ = [key for key in new if old[key] != new[key]]
+        if differ and (differ != ["runs"] or new["runs"] < old["runs"]):
+            told = "; ".join(f"{key} is {new[key]}, but was {old[key]}" for key in differ)
             raise ValueError(f"out is {path.parent}, which holds another census: {told}")
-    files.write(path, b"".join(line + b"\n" for line in [json.dumps({"config": header}).encode(), *lines]))
+        for number, record in enumerate(records, 2):
+            try:
+                run, basin = _basin(record, task)
+                if run in done:
+                    raise ValueError(f"run {run} is there twice")
+            except (ValueError, KeyError, TypeError) as error:
+                raise files.FileError(_damaged(path, number, error)) from None
+            done[run] = basin
+    files.write(path, "".join([_seal(header), *(_line(*item) for item in done.items())]))
     file = stack.enter_context(path.open("a"))
 
     def write(run, basin):
-        theta = base64.b64encode(basin.theta.tobytes()).decode()
-        file.write(json.dumps({"run": run} | basin._asdict() | {"theta": theta}) + "\n")
+        file.write(_line(run, basin))
         file.flush()
 
     return done, write
+
+
+def _header(task):
+    return {"kind": "census", "format": FORMAT, "version": __version__, "config": dataclasses.asdict(task.config)}
+
+
+def _line(run, basin):
+    return _seal({"run": run} | basin._asdict() | {"theta": base64.b64encode(basin.theta.tobytes()).decode()})
 
 
 def _write(found, out):
