@@ -83,14 +83,18 @@ def prepare(arch, d, runs=1000, seed=0, *, teacher=None, teacher_width=None, ini
         raise checks.suggest(base.init, "init", list(training.DRAWS))
     teacher, network = ("identity" if control else base.teacher) if teacher is None else teacher, None
     if isinstance(teacher, str) and teacher.endswith(".npz"):
-        network = architectures.Network(arch, files.read_archive(teacher, "weights")[0]["theta"], base.d)
+        arrays, header = files.read_archive(teacher, "weights")
+        network = architectures.Network(header["arch"], arrays["theta"], header["d"])
     elif isinstance(teacher, architectures.Network):
         teacher, network = "network", teacher
     elif teacher not in training.DRAWS:
         raise checks.suggest(teacher, "teacher", [*training.DRAWS, "the path of a weights.npz"])
     units = base.d if teacher_width is None else checks.integer(teacher_width, "teacher_width")
     if network is not None:
-        teacher += f", sha256 {hashlib.sha256(network.theta.tobytes()).hexdigest()[:16]}"
+        drawn = network.arch.identity, network.arch.skip, network.arch.readout, network.d, network.theta.tobytes()
+        teacher += f", sha256 {hashlib.sha256(repr(drawn).encode()).hexdigest()[:16]}"
+        if network.d != base.d:
+            raise ValueError(f"d is {base.d}, but the teacher has d={network.d}")
         if teacher_width is not None and units != network.width:
             raise ValueError(f"teacher_width is {units}, but the teacher has {network.width} units")
         units = network.width
@@ -321,7 +325,7 @@ def _read(path):
 
 
 def _damaged(path, number, reason):
-    told = "not a resgrad census, or damaged" if number == 1 else "damaged; --resume makes the run again without the line"
+    told = "not a resgrad census" if number == 1 else "without the line, --resume would make its run again"
     return f"{path}, line {number}: {reason}: {told}"
 
 
@@ -348,8 +352,9 @@ def _journal(path, task, resume, stack):
         if not resume:
             raise ValueError(f"out is {path.parent}, which holds a census; use --resume or another --out")
         saved, records = _read(path)
-        new, old = header["config"], saved["config"]
-        differ = [key for key in new if old[key] != new[key]]
+        new, old = (part | part["config"] for part in (header, saved))
+        new["config"] = old["config"] = None
+        differ = [key for key in new if _content(old[key]) != _content(new[key])]
         if differ and (differ != ["runs"] or new["runs"] < old["runs"]):
             told = "; ".join(f"{key} is {new[key]}, but was {old[key]}" for key in differ)
             raise ValueError(f"out is {path.parent}, which holds another census: {told}")
@@ -372,7 +377,14 @@ def _journal(path, task, resume, stack):
 
 
 def _header(task):
-    return {"kind": "census", "format": FORMAT, "version": __version__, "config": dataclasses.asdict(task.config)}
+    numbers = {name: getattr(task.arch, name) for name in ("identity", "skip", "readout")}
+    fixed = {"kind": "census", "format": FORMAT, "version": __version__}
+    return fixed | numbers | {"config": dataclasses.asdict(task.config)}
+
+
+def _content(value):
+    """``value``; of a teacher from a file its digest alone, since a file may move."""
+    return value.rpartition(", sha256 ")[2] if isinstance(value, str) else value
 
 
 def _line(run, basin):

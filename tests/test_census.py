@@ -1,6 +1,7 @@
 """The census: gradient descent's basins, the published families, the same bits whoever does the work."""
 
 import concurrent.futures
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -267,6 +268,25 @@ def test_a_damaged_journal_is_refused(small, tmp_path, monkeypatch):
     assert refused > 150
 
 
+def test_what_decides_the_results_must_agree(tmp_path, monkeypatch):
+    """The numbers behind the names of architectures, and the teacher's content, not its path."""
+    theta, kinds = rg.draw("li", "normal", 3, rng=0), {"runs": 2, "quiet": True, "out": tmp_path / "out"}
+    for name in ("one.npz", "two.npz"):
+        files.write_archive(tmp_path / name, "weights", {"theta": theta}, arch="li", d=3)
+    half = rg.Architecture("half", "F", "here", 0.5, 0, "fixed")
+    found = census(half, 3, teacher=str(tmp_path / "one.npz"), **kinds)
+    again = census(half, 3, teacher=str(tmp_path / "two.npz"), resume=True, **kinds)
+    assert found.loss.tobytes() == again.loss.tobytes()
+    with pytest.raises(ValueError, match="another census: identity is 0.25, but was 0.5$"):
+        other = dataclasses.replace(half, identity=0.25)
+        census(other, 3, teacher=str(tmp_path / "one.npz"), resume=True, **kinds)
+    with pytest.raises(ValueError, match="teacher is network, sha256"):
+        census(half, 3, teacher=rg.Network("vanilla", theta, 3), resume=True, **kinds)
+    monkeypatch.setattr(census_module, "__version__", "99")
+    with pytest.raises(ValueError, match="version is 99, but was"):
+        census(half, 3, teacher=str(tmp_path / "one.npz"), resume=True, **kinds)
+
+
 NOT_JOURNALS = {
     "": "it is empty",
     "{}\n{}\n": "line 1: its checksum does not match",
@@ -431,7 +451,7 @@ def test_arguments_are_checked_before_any_run():
     network = rg.Network("li", np.zeros(8), 2)
     with pytest.raises(ValueError, match="teacher_width is 3, but the teacher has 4 units"):
         census("li", 2, teacher=network, teacher_width=3)
-    with pytest.raises(ValueError, match="d"):
+    with pytest.raises(ValueError, match="d is 3, but the teacher has d=2"):
         census("li", 3, teacher=network)
     with pytest.raises(TypeError, match="unexpected"):
         census("li", 3, with_=4)
@@ -444,6 +464,16 @@ def test_a_given_teacher_and_a_given_optimizer():
     assert (found.config.optimizer, found.config.lr, found.config.momentum) == ("nesterov", 0.05, 0.5)
     assert found.config.teacher.startswith("network, sha256 ")
     assert np.abs(found.theta - teacher.theta).max() < 1e-10  # li pins its units down
+
+
+def test_the_weights_of_a_file_are_those_of_its_architecture(tmp_path):
+    teacher = rg.Network("li", rg.draw("li", "small", 3, rng=0), 3)
+    path = str(tmp_path / "weights.npz")
+    files.write_archive(path, "weights", {"theta": teacher.theta}, arch="li", d=3)
+    one, other = (census("vanilla", 3, runs=2, teacher=given, quiet=True) for given in (path, teacher))
+    assert one.theta.tobytes() == other.theta.tobytes()
+    with pytest.raises(ValueError, match="vanilla"):
+        census("modresnet", 3, teacher=rg.Network("vanilla", np.zeros(9), 3))  # three outputs, and one
 
 
 def test_an_architecture_of_ones_own():
