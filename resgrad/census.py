@@ -63,31 +63,37 @@ class Config:
     seed: int
 
 
-def prepare(arch, d, runs=1000, seed=0, *, teacher=None, teacher_width=None, init=None, optimizer=None,
-            lr=None, steps=100_000, **given):  # fmt: skip
+def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_width=None, init=None,
+            data="population", optimizer=None, lr=None, momentum=None, batch_size=None, samples=None,
+            steps=100_000):  # fmt: skip
     """The `basins.Task` of a whole census, every argument checked; see `census`."""
     from . import basins, training
 
     arch, control = (architectures.resolve(arch), arch in ("vanilla", architectures.ARCHITECTURES["vanilla"]))
     if isinstance(optimizer, tuple(optimizers.OPTIMIZERS.values())):
-        given["momentum"], lr = optimizer.momentum, optimizer.lr
-        optimizer = type(optimizer).__name__.lower()
+        if (lr, momentum) != (None, None):
+            raise ValueError(f"optimizer is {optimizer}, but lr or momentum is given, too")
+        lr, momentum, optimizer = optimizer.lr, optimizer.momentum, type(optimizer).__name__.lower()
+    elif optimizer is None:
+        optimizer = "sgd" if control and not momentum else "nesterov"
+    init = init or ("normal" if control else "fan-in")
+    for name, value, known in (
+        ("init", init, training.DRAWS), ("data", data, protocol.DATA), ("optimizer", optimizer, optimizers.OPTIMIZERS),
+    ):  # fmt: skip
+        if not isinstance(value, str) or value not in known:
+            raise checks.suggest(value, name, list(known))
     base = protocol.resolve(
-        arch.name if arch.name in architectures.ARCHITECTURES else "li", d=d, steps=steps, seed=seed,
-        lr=1.0 if lr is None else lr,
-        init=init or ("normal" if control else "fan-in"),
-        optimizer=optimizer or ("sgd" if control and not given.get("momentum") else "nesterov"),
-        **{"data": "population"} | given,
+        arch.name if arch.name in architectures.ARCHITECTURES else "li", d=checks.integer(d, "d"), width=width,
+        init=init, data=data, optimizer=optimizer, lr=1.0 if lr is None else lr, momentum=momentum,
+        batch_size=batch_size, samples=samples, steps=checks.integer(steps, "steps"), seed=seed,
     )  # fmt: skip
-    if base.init not in training.DRAWS:
-        raise checks.suggest(base.init, "init", list(training.DRAWS))
     teacher, network = ("identity" if control else base.teacher) if teacher is None else teacher, None
     if isinstance(teacher, str) and teacher.endswith(".npz"):
         arrays, header = files.read_archive(teacher, "weights")
         network = architectures.Network(header["arch"], arrays["theta"], header["d"])
     elif isinstance(teacher, architectures.Network):
         teacher, network = "network", teacher
-    elif teacher not in training.DRAWS:
+    elif not isinstance(teacher, str) or teacher not in training.DRAWS:
         raise checks.suggest(teacher, "teacher", [*training.DRAWS, "the path of a weights.npz"])
     units = base.d if teacher_width is None else checks.integer(teacher_width, "teacher_width")
     if network is not None:
@@ -102,8 +108,8 @@ def prepare(arch, d, runs=1000, seed=0, *, teacher=None, teacher_width=None, ini
         "arch": arch.name, "teacher": teacher, "teacher_width": units,
         "lr": None if lr is None else base.lr, "runs": checks.integer(runs, "runs"),
     }  # fmt: skip
-    task = basins.Task(Config(**fields), arch, network, tuple(range(runs)))
-    task.loss(training.streams(seed))  # whether the teacher fits
+    task, streams = basins.Task(Config(**fields), arch, network, tuple(range(runs))), training.streams(base.seed)
+    task.loss(streams), task.start(streams)  # whether they can be made
     return task
 
 
@@ -119,7 +125,7 @@ def _results(task, missing, executor, workers):
     )  # compiles before workers start
     exact, missing = task.loss(training.streams(task.config.seed)), missing[1:]
     type(exact)(exact.teacher.arch, exact.teacher).value(exact.teacher.theta)  # so does the precise loss
-    own = None if executor else concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count())
+    own = concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) if executor is None else None
     size, futures = 1 if own else max(1, min(32, len(missing) // 64)), []
     try:
         for first in range(0, len(missing), size):
@@ -278,6 +284,12 @@ def census(
 
     task = prepare(arch, d, runs, seed, **given)
     workers = None if workers is None else checks.integer(workers, "workers")
+    if not (executor is None or hasattr(executor, "submit")):
+        raise TypeError(f"executor is {checks.shown(executor)}, but must be a concurrent.futures.Executor")
+    if out == "" or not isinstance(out, (str, os.PathLike, type(None))):
+        raise TypeError(f"out is {checks.shown(out)}, but must be a directory")
+    if resume and out is None:
+        raise ValueError("resume is given without out, but must know the directory: --out DIR")
     with contextlib.ExitStack() as stack:
         done, write = {}, lambda run, basin: None
         if out is not None:
@@ -455,7 +467,7 @@ def _parser():
     add("--seed", type=int, help="of everything random (0)")
     add("--workers", type=int, help="threads (one per core)")
     add("--scheduler", metavar="ADDRESS", help="of a dask cluster that does the work instead")
-    add("--out", type=Path, metavar="DIR", help="directory (default: a fresh one under runs/)")
+    add("--out", metavar="DIR", help="directory (default: a fresh one under runs/)")
     add("--resume", action="store_true", help="make only the runs that are missing in --out")
     add("--quiet", action="store_true", help="no progress, no summary")
     return parser
@@ -498,13 +510,12 @@ def main(argv=None):
     given = {key: value for key, value in vars(_parser().parse_args(argv)).items() if value is not None}
     scheduler, out, quiet = given.pop("scheduler", None), given.pop("out", None), given["quiet"]
     started = time.perf_counter()
-    if given["resume"] and out is None:
-        raise ValueError("resume is given without out, but must know the directory: --out DIR")
     request = _request(given, given.pop("preset", None), given.pop("k", None))
     config = prepare(**{k: v for k, v in request.items() if k not in ("workers", "resume", "quiet")}).config
     with contextlib.ExitStack() as stack:
         executor = None if scheduler is None else _connect(scheduler, stack)
-        out = files.fresh("runs", f"census-{config.arch}") if out is None else out
+        if out is None and not given["resume"]:
+            out = files.fresh("runs", f"census-{config.arch}")
         if not quiet:
             command.announce_compilation()
         with command.farewell(f"interrupted; go on with --resume --out {out}"):

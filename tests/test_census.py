@@ -453,8 +453,36 @@ def test_arguments_are_checked_before_any_run():
         census("li", 2, teacher=network, teacher_width=3)
     with pytest.raises(ValueError, match="d is 3, but the teacher has d=2"):
         census("li", 3, teacher=network)
-    with pytest.raises(TypeError, match="unexpected"):
-        census("li", 3, with_=4)
+    for key in ("dtype", "record_every", "preset"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{key}'"):
+            census("li", 3, **{key: "notebook"})
+
+
+NOT_ARGUMENTS = {
+    "optimizer is Nesterov.*, but lr or momentum": {"optimizer": rg.Nesterov(0.05, 0.5), "lr": 7},
+    "optimizer is SGD.*, but lr or momentum": {"optimizer": rg.SGD(0.05), "momentum": 0.9},
+    "optimizer is 5, but must be one of": {"optimizer": 5},
+    "teacher is array": {"teacher": np.eye(3)},
+    "teacher is .'small'., but must be one of": {"teacher": ["small"]},
+    "init is .'small'., but must be one of": {"init": ["small"]},
+    "data is .., but must be one of": {"data": []},
+    "d is None, but must be an integer": {"d": None},
+    "steps is None, but must be an integer": {"steps": None},
+    "executor is 5, but must be a concurrent": {"executor": 5},
+    "out is 5, but must be a directory": {"out": 5},
+    "out is '', but must be a directory": {"out": ""},
+    "resume is given without out": {"resume": True},
+    "phases needs a square W1": {"init": "phases", "width": 4, "out": "here"},
+}
+
+
+@pytest.mark.parametrize("reason", NOT_ARGUMENTS)
+def test_bad_arguments_leave_nothing(reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((TypeError, ValueError), match=f"^{reason}") as told:
+        census(**{"arch": "li", "d": 3, "runs": 1} | NOT_ARGUMENTS[reason])
+    assert "\n" not in str(told.value)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_given_teacher_and_a_given_optimizer():
