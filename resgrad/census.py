@@ -15,8 +15,10 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib
+import itertools
 import json
 import os
+import shlex
 import sys
 import time
 import types
@@ -56,8 +58,8 @@ class Config:
     optimizer: str
     lr: float | None
     momentum: float
-    batch_size: int
-    samples: int
+    batch_size: int | None  # None: as with ``samples``, the data have none
+    samples: int | None
     steps: int
     runs: int
     seed: int
@@ -107,6 +109,8 @@ def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_wid
     fields = {field.name: getattr(base, field.name, None) for field in dataclasses.fields(Config)} | {
         "arch": arch.name, "teacher": teacher, "teacher_width": units,
         "lr": None if lr is None else base.lr, "runs": checks.integer(runs, "runs"),
+        "batch_size": None if data == "population" else base.batch_size,
+        "samples": base.samples if data == "dataset" else None,
     }  # fmt: skip
     task, streams = basins.Task(Config(**fields), arch, network, tuple(range(runs))), training.streams(base.seed)
     task.loss(streams), task.start(streams)  # whether they can be made
@@ -133,6 +137,10 @@ def _results(task, missing, executor, workers):
             futures.append((own or executor).submit(basins.work, part))  # a keyword might be dask's own
         for future in concurrent.futures.as_completed(futures):
             yield from future.result()
+    except Exception as error:  # of the work or of who does it: every executor has its own
+        if own:
+            raise
+        raise concurrent.futures.BrokenExecutor(f"executor failed: {type(error).__name__}: {error}") from error
     finally:
         for future in futures:
             future.cancel()
@@ -291,23 +299,30 @@ def census(
     if resume and out is None:
         raise ValueError("resume is given without out, but must know the directory: --out DIR")
     with contextlib.ExitStack() as stack:
-        done, write = {}, lambda run, basin: None
+        done = {}
+        write = done.__setitem__
         if out is not None:
+            out = Path(out)
             stack.enter_context(files.claim(out))
-            done, write = _journal(Path(out) / "runs.jsonl", task, resume, stack)
+            done, write, save = _journal(out / "runs.jsonl", task, resume)
         stack.enter_context(basins.one_thread())
         bar = stack.enter_context(tqdm(
             total=runs, initial=len(done), unit=" runs", file=sys.stderr, leave=False,
-            dynamic_ncols=True, disable=quiet or not sys.stderr.isatty(),
+            dynamic_ncols=True, disable=quiet or not command.terminal(),
         ))  # fmt: skip
         if missing := [run for run in task.numbers if run not in done]:
             for run, basin in _results(task, missing, executor, workers):
                 write(run, basin)
-                done[run] = basin
                 bar.update()
         found = Census.of(task.config, [done[run] for run in task.numbers])
+
+        def leave(directory):
+            if not (directory / "runs.jsonl").exists():
+                save(directory)
+            _write(found, directory)
+
         if out is not None:
-            _write(found, Path(out))
+            files.rescue(out, leave)
     return found
 
 
@@ -357,8 +372,8 @@ def _basin(record, task):
     return run, basin
 
 
-def _journal(path, task, resume, stack):
-    """({run: Basin} of the runs already made, function that appends one); a header, then a line each."""
+def _journal(path, task, resume):
+    """({run: Basin} of the runs already made, function that adds one, function that saves all in a directory)."""
     header, done = _header(task), {}
     if path.exists():
         if not resume:
@@ -378,14 +393,21 @@ def _journal(path, task, resume, stack):
             except (ValueError, KeyError, TypeError) as error:
                 raise files.FileError(_damaged(path, number, error)) from None
             done[run] = basin
-    files.write(path, "".join([_seal(header), *(_line(*item) for item in done.items())]))
-    file = stack.enter_context(path.open("a"))
+
+    def save(directory):
+        files.write(directory / path.name, "".join([_seal(header), *itertools.starmap(_line, done.items())]))
 
     def write(run, basin):
-        file.write(_line(run, basin))
-        file.flush()
+        done[run] = basin
+        try:
+            with path.open("r+b") as file:  # not "a": that would begin a lost file anew
+                file.seek(0, os.SEEK_END)
+                file.write(_line(run, basin).encode())
+        except OSError:
+            files.rescue(path.parent, save)
 
-    return done, write
+    files.rescue(path.parent, save)
+    return done, write, save
 
 
 def _header(task):
@@ -492,6 +514,13 @@ def _request(given, preset=None, k=None):
     return given | fixed
 
 
+def _saved(path):
+    """The arguments of `census` that began this ``runs.jsonl``."""
+    config = _read(path)[0]["config"]
+    config["teacher"] = config["teacher"].rpartition(", sha256 ")[0] or config["teacher"]
+    return {key: value for key, value in config.items() if value is not None}
+
+
 def _connect(address, stack):
     """The executor of the dask cluster at ``address``."""
     try:
@@ -510,6 +539,8 @@ def main(argv=None):
     given = {key: value for key, value in vars(_parser().parse_args(argv)).items() if value is not None}
     scheduler, out, quiet = given.pop("scheduler", None), given.pop("out", None), given["quiet"]
     started = time.perf_counter()
+    if given["resume"] and out and (Path(out) / "runs.jsonl").exists():
+        given = _saved(Path(out) / "runs.jsonl") | given
     request = _request(given, given.pop("preset", None), given.pop("k", None))
     config = prepare(**{k: v for k, v in request.items() if k not in ("workers", "resume", "quiet")}).config
     with contextlib.ExitStack() as stack:
@@ -518,8 +549,13 @@ def main(argv=None):
             out = files.fresh("runs", f"census-{config.arch}")
         if not quiet:
             command.announce_compilation()
-        with command.farewell(f"interrupted; go on with --resume --out {out}"):
-            found = census(**request, executor=executor, out=out)
+        again = f"go on with --resume --out {shlex.quote(str(out))}"
+        below = "\n" if command.terminal() and not quiet else ""  # the bar
+        with command.farewell(f"{below}interrupted; {again}"):
+            try:
+                found = census(**request, executor=executor, out=out)
+            except concurrent.futures.BrokenExecutor as error:
+                raise OSError(f"{error}; {again}") from None
     if not quiet:
         command.say(f"{found}\n\n{time.perf_counter() - started:.1f} s; files: {out}{os.sep}")
     return 0

@@ -1,11 +1,15 @@
 """The census: gradient descent's basins, the published families, the same bits whoever does the work."""
 
 import concurrent.futures
+import concurrent.futures.process
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
 import pickle
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -345,6 +349,74 @@ def test_another_census_in_the_same_directory(tmp_path):
         census(**SMALL | {"runs": 2, "seed": 2}, out=tmp_path, resume=True)
     with pytest.raises(ValueError, match="lr is 0.01, but was None; runs is 1, but was 2$"):
         census(**SMALL | {"runs": 1}, lr=0.01, out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("kind", [
+    ["--preset", "safran-shamir", "--k", "6"],
+    ["--arch", "li", "--d", "3", "--teacher", "small", "--data", "online", "--steps", "500", "--optimizer", "sgd"],
+])  # fmt: skip
+def test_resume_needs_nothing_but_the_directory(kind, tmp_path, capsys):
+    out = tmp_path / "a directory"
+    assert census_module.main([*kind, "--runs", "4", "--out", str(out), "--quiet"]) == 0
+    wanted, journal = (out / "census.npz").read_bytes(), out / "runs.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-1000])
+    assert census_module.main(["--resume", "--out", str(out), "--quiet"]) == 0
+    assert (out / "census.npz").read_bytes() == wanted
+    assert census_module.main(["--resume", "--out", str(out), "--quiet", "--seed", "9"]) == 2
+    assert capsys.readouterr().err == f"error: out is {out}, which holds another census: seed is 9, but was 0\n"
+
+
+@pytest.fixture
+def after_five(monkeypatch):
+    """Do something when five runs are made."""
+
+    def install(happen, work=basins.work):
+        made = itertools.count()
+        monkeypatch.setattr(basins, "work", lambda task: work(task) if next(made) != 5 else (happen(), work(task))[1])
+
+    return install
+
+
+def test_a_directory_that_vanishes(small, tmp_path, after_five):
+    out = tmp_path / "out"
+    after_five(lambda: shutil.rmtree(out))
+    with pytest.raises(OSError, match=f"{out} cannot be written: .*; the run is in {out}-001 instead"):
+        census(**SMALL, out=out, workers=1)
+    assert (tmp_path / "out-001" / "runs.jsonl").read_bytes().count(b"\n") > 4
+    assert identical(census(**SMALL, out=tmp_path / "out-001", resume=True), small)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has it")
+def test_a_disk_that_is_full_for_a_while(small, tmp_path, after_five):
+    journal = tmp_path / "runs.jsonl"
+    after_five(lambda: (journal.unlink(), journal.symlink_to("/dev/full")))
+    assert identical(census(**SMALL, out=tmp_path, workers=1), small)
+    assert journal.read_bytes().count(b"\n") == 25
+
+
+@pytest.mark.parametrize("error", [concurrent.futures.process.BrokenProcessPool, concurrent.futures.CancelledError])
+def test_an_executor_that_breaks(error, small, tmp_path, monkeypatch, capsys):
+    class Broken(Backwards):
+        def submit(self, function, argument):
+            future = concurrent.futures.Future()
+            future.set_exception(error("gone")) if argument.numbers[0] > 9 else future.set_result(function(argument))
+            return future
+
+    monkeypatch.setattr(census_module, "_connect", lambda address, stack: Broken())
+    command = ["--arch", "vanilla", "--d", "8", "--runs", "24", "--seed", "1", "--out", str(tmp_path), "--quiet"]
+    assert census_module.main([*command, "--scheduler", "there"]) == 1
+    told = capsys.readouterr().err
+    assert told == f"error: executor failed: {error.__name__}: gone; go on with --resume --out {tmp_path}\n"
+    assert identical(census(**SMALL, out=tmp_path, resume=True), small)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+def test_standard_error_may_be_closed(tmp_path):
+    command = f"{shlex.quote(sys.executable)} -m resgrad.census --arch li --d 3 --runs 2 --out out 2>&-"
+    found = subprocess.run(["sh", "-c", command], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert found.returncode == 0
+    assert found.stdout.startswith("li, d = 3")
+    assert (tmp_path / "out" / "runs.jsonl").read_bytes().count(b"\n") == 3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
