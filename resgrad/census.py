@@ -17,6 +17,7 @@ import hashlib
 import importlib
 import itertools
 import json
+import logging
 import os
 import shlex
 import sys
@@ -140,7 +141,7 @@ def _results(task, missing, executor, workers):
     except Exception as error:  # of the work or of who does it: every executor has its own
         if own:
             raise
-        raise concurrent.futures.BrokenExecutor(f"executor failed: {type(error).__name__}: {error}") from error
+        raise concurrent.futures.BrokenExecutor(f"executor failed: {checks.shown(error)}") from error
     finally:
         for future in futures:
             future.cancel()
@@ -527,6 +528,7 @@ def _connect(address, stack):
         from dask.distributed import Client
     except ImportError:
         raise ValueError("scheduler is given, but dask is missing: pip install 'resgrad[cluster]'") from None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost scheduler is told in one line
     try:
         return stack.enter_context(Client(address, timeout=10)).get_executor()
     except (OSError, ValueError, TypeError) as error:

@@ -406,7 +406,7 @@ def test_an_executor_that_breaks(error, small, tmp_path, monkeypatch, capsys):
     command = ["--arch", "vanilla", "--d", "8", "--runs", "24", "--seed", "1", "--out", str(tmp_path), "--quiet"]
     assert census_module.main([*command, "--scheduler", "there"]) == 1
     told = capsys.readouterr().err
-    assert told == f"error: executor failed: {error.__name__}: gone; go on with --resume --out {tmp_path}\n"
+    assert told == f"error: executor failed: {error.__name__}('gone'); go on with --resume --out {tmp_path}\n"
     assert identical(census(**SMALL, out=tmp_path, resume=True), small)
 
 
