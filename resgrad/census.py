@@ -248,21 +248,24 @@ def census(
     runs, seed : int
         Run i draws its teacher, start and data from ``streams(seed, run=i)``.
     executor : concurrent.futures.Executor, optional
-        Where the work goes; never shut down.  ``dask.distributed.Client(...).get_executor()`` and
+        Where the work goes; never shut down.  When it fails: BrokenExecutor, and what is done is in ``out``.
+        ``dask.distributed.Client(...).get_executor()`` and
         ``mpi4py.futures.MPIPoolExecutor()`` are such.  Default: ``workers`` threads, one per core.
     workers : int, optional
     out : path, optional
         Directory for ``runs.jsonl``, written one line per run as they end, ``census.json``,
-        ``census.npz`` and ``figure.png``.
+        ``census.npz`` and ``figure.png``.  A run whose line is deleted is made again.
     resume : bool
-        Make only the runs that ``out`` lacks.  ``runs`` may have grown; nothing else may differ.
+        Make only the runs that ``out`` lacks.  ``runs`` may have grown, and a teacher's file moved; nothing
+        else may differ.
     quiet : bool
         No progress bar; there is one on a terminal only.
     **given
         ``width``, ``teacher_width`` (both d); ``teacher``: a kind of `draw`, drawn anew in each run, a
-        `Network`, or the path of a weights.npz; ``init``: a kind of `draw`; ``data``: "population",
-        "online" or "dataset", with ``batch_size`` and ``samples``; ``optimizer``: a record, or a name
-        with ``lr`` (default: see `basins.descend`) and ``momentum``; ``steps``, at most.
+        `Network`, or the path of a weights.npz, of any architecture; ``init``: a kind of `draw`;
+        ``data``: "population", "online" or "dataset", with ``batch_size`` and ``samples``;
+        ``optimizer``: a record, or a name with ``lr`` (default: see `basins.descend`) and ``momentum``;
+        ``steps``, at most (100,000).
 
     Returns
     -------
@@ -273,12 +276,18 @@ def census(
     ------
     ValueError, TypeError
         For bad input, before any run.
+    OSError
+        When ``out`` cannot be written; it says where the runs are instead.
 
     Notes
     -----
-    `basins.descend` says when the polish takes over: the basins are those of first-order descent.
+    A run stops when Newton's method is certain of the basin that first order is in, which `basins.descend`
+    defines, or after ``steps``; there is no tolerance to choose.  The basins are those of first-order descent.
+
     A family is all spurious minima with one loss and one Hessian spectrum (`basins.group`), which the
-    symmetries of units and of coordinates keep.
+    symmetries of units and of coordinates keep.  Where each run draws a teacher of its own, losses differ from
+    run to run, and a family has one member.  A student with fewer units than its teacher cannot reach zero in
+    general: its best fit, too, counts as spurious.
 
     Examples
     --------
@@ -339,10 +348,14 @@ def _seal(record):
 def _read(path):
     """(header, a record per run) of a ``runs.jsonl``; a last line that a killed process left half is none."""
     records = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise files.FileError(f"{path} cannot be read: {error.strerror}") from None
+    for number, line in enumerate(lines, 1):
         text = line.rpartition(b', "sha256": ')[0]
         if not line.endswith(b'"sha256": "%s"}' % hashlib.sha256(text).hexdigest()[:16].encode()):
-            raise files.FileError(_damaged(path, number, "its checksum does not match"))
+            raise files.FileError(f"{path} is damaged: the checksum of line {number} does not match")
         records.append(json.loads(text + b"}"))
     if not records or records[0].get("kind") != "census":
         reason = "its first line is another" if records else "it is empty"
@@ -350,11 +363,6 @@ def _read(path):
     if records[0]["format"] != FORMAT:
         raise files.FileError(f"{path} has format {records[0]['format']}, but this resgrad reads {FORMAT}")
     return records[0], records[1:]
-
-
-def _damaged(path, number, reason):
-    told = "not a resgrad census" if number == 1 else "without the line, --resume would make its run again"
-    return f"{path}, line {number}: {reason}: {told}"
 
 
 def _basin(record, task):
@@ -392,7 +400,7 @@ def _journal(path, task, resume):
                 if run in done:
                     raise ValueError(f"run {run} is there twice")
             except (ValueError, KeyError, TypeError) as error:
-                raise files.FileError(_damaged(path, number, error)) from None
+                raise files.FileError(f"{path} is damaged: line {number}: {error}") from None
             done[run] = basin
 
     def save(directory):
@@ -476,9 +484,10 @@ def _parser():
     add("--k", type=int, help="dimension and teacher units of the preset")
     add("--d", type=int, help="input dimension (10)")
     add("--width", type=int, help="units of the student (d)")
-    add("--teacher", help="uniform, fan-in, normal, small (anew in each run), zero, identity, or a weights.npz")
+    draws = "uniform, fan-in, normal, small, spectral, phases, zero, identity"  # training.DRAWS
+    add("--teacher", help=f"{draws} (drawn anew in each run; for vanilla: identity), or a weights.npz")
     add("--teacher-width", type=int, metavar="WIDTH", help="units of the teacher (d)")
-    add("--init", help="where the student starts: a distribution, as for --teacher")
+    add("--init", help="where the student starts: as for --teacher, but no file (fan-in; for vanilla: normal)")
     add("--data", help="population: the exact expected loss (default), online, or dataset")
     add("--optimizer", help="nesterov (for vanilla: sgd) or sgd")
     add("--lr", type=float, help="step size (from the largest curvature)")
@@ -541,8 +550,10 @@ def main(argv=None):
     given = {key: value for key, value in vars(_parser().parse_args(argv)).items() if value is not None}
     scheduler, out, quiet = given.pop("scheduler", None), given.pop("out", None), given["quiet"]
     started = time.perf_counter()
-    if given["resume"] and out and (Path(out) / "runs.jsonl").exists():
-        given = _saved(Path(out) / "runs.jsonl") | given
+    if given["resume"] and out:
+        path = Path(out) / "runs.jsonl"
+        if path.exists() or not {"arch", "preset"} & set(given):
+            given = _saved(path) | given
     request = _request(given, given.pop("preset", None), given.pop("k", None))
     config = prepare(**{k: v for k, v in request.items() if k not in ("workers", "resume", "quiet")}).config
     with contextlib.ExitStack() as stack:

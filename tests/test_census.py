@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import shlex
 import shutil
 import signal
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 
 import resgrad as rg
-from resgrad import basins, files, landscape, symmetry
+from resgrad import basins, files, landscape, symmetry, training
 from resgrad import census as census_module
 
 census, Census = census_module.census, census_module.Census
@@ -268,7 +269,7 @@ def test_a_damaged_journal_is_refused(small, tmp_path, monkeypatch):
         except files.FileError as error:
             refused += 1
             assert "\n" not in str(error)
-            assert f"{journal}, line " in str(error)
+            assert re.match(f"{journal} is damaged: .*line [0-9]+", str(error))
     assert refused > 150
 
 
@@ -293,8 +294,8 @@ def test_what_decides_the_results_must_agree(tmp_path, monkeypatch):
 
 NOT_JOURNALS = {
     "": "it is empty",
-    "{}\n{}\n": "line 1: its checksum does not match",
-    "[" * 100_000 + "\n": "line 1: its checksum does not match",
+    "{}\n{}\n": "the checksum of line 1 does not match",
+    "[" * 100_000 + "\n": "the checksum of line 1 does not match",
     census_module._seal({"kind": "notes"}): "its first line is another",
     census_module._seal({"kind": "census", "format": 99}): "has format 99, but this resgrad reads 1",
 }
@@ -485,6 +486,9 @@ BAD = {
     "--arch li --data online --batch-size 0": "batch_size is 0",
     "--arch li --runs many": "invalid int value",
     "--arch li --resume": "resume is given without out",
+    "--resume --out nowhere": "runs.jsonl cannot be read: No such file",
+    "--arch li --out=": "out is '', but must be a directory",
+    "--arch li --d 3 --width 4 --init phases": "phases needs a square W1",
     "--arch li --k 4": "k is 4, but only a preset has it",
     "--preset safran": "did you mean 'safran-shamir'?",
     "--preset safran-shamir": "k is missing",
@@ -498,7 +502,7 @@ def test_bad_input_is_one_line(command, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     try:
         code = census_module.main(
-            [*command.split(), "--out", "here"] if "resume" not in command else command.split()
+            command.split() if "--out" in command or "resume" in command else [*command.split(), "--out", "here"]
         )
     except SystemExit as stop:
         code = stop.code
@@ -509,6 +513,12 @@ def test_bad_input_is_one_line(command, capsys, tmp_path, monkeypatch):
     assert printed.err.count("\n") == 1
     assert BAD[command] in printed.err
     assert not any(tmp_path.rglob("*.json*"))
+
+
+def test_help_names_every_teacher_and_architecture():
+    told = " ".join(census_module._parser().format_help().split())
+    assert ", ".join(training.DRAWS) in told
+    assert ", ".join(rg.ARCHITECTURES) in told
 
 
 def test_help_is_cheap():
