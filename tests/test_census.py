@@ -516,9 +516,9 @@ def test_bad_input_is_one_line(command, capsys, tmp_path, monkeypatch):
 
 
 def test_help_names_every_teacher_and_architecture():
-    told = " ".join(census_module._parser().format_help().split())
-    assert ", ".join(training.DRAWS) in told
-    assert ", ".join(rg.ARCHITECTURES) in told
+    told = {action.dest: action.help for action in census_module._parser()._actions}
+    assert told["teacher"].startswith(", ".join(training.DRAWS))
+    assert told["arch"] == ", ".join(rg.ARCHITECTURES)
 
 
 def test_help_is_cheap():
