@@ -29,7 +29,8 @@ def draw():
                 run = history(name, "li-yuan", seed=seed)
                 distances.append(run["distance"])
                 right.plot(run["step"], distances[-1], color=plots.COLORS[name], lw=1)
-            plots.tag(right, run["step"][-1], run["distance"][-1], name, plots.COLORS[name], xytext=(-4, 6))
+            half = len(run["step"]) // 2
+            plots.tag(right, run["step"][half], run["distance"][half], name, plots.COLORS[name], ha="left")
         plots.decades(right, distances)
         plots.steps_axis(right, run["step"])
         right.set_title("$\\|W - W^*\\|$, d = 100")

@@ -190,6 +190,10 @@ class Task:
         theta_star = training.draw(self.arch, kind, d, units, streams.teacher)
         return losses.PopulationLoss(self.arch, architectures.Network(self.arch, theta_star, d))
 
+    def start(self, streams):
+        """Where the student of the run with these streams starts."""
+        return training.draw(self.arch, self.config.init, self.config.d, self.config.width, streams.init)
+
 
 def work(task):
     """[(run, Basin)] of a task."""
@@ -207,7 +211,6 @@ def _work(task):
             loss = losses.EmpiricalLoss(task.arch, X, Y)
         elif config.data == "online":
             loss = losses.OnlineLoss(task.arch, exact.teacher)
-        theta0 = training.draw(task.arch, config.init, config.d, config.width, streams.init)
         batch_size = None if config.data == "population" else config.batch_size
         how = (config.steps, config.lr, config.momentum, batch_size, streams.batches)
-        yield run, descend(exact, loss, theta0, *how)
+        yield run, descend(exact, loss, task.start(streams), *how)

@@ -15,8 +15,11 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib
+import itertools
 import json
+import logging
 import os
+import shlex
 import sys
 import time
 import types
@@ -30,6 +33,7 @@ OUTCOMES = {
     "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle",
     "unconverged": "not converged",
 }  # fmt: skip
+FORMAT = 1  # of runs.jsonl
 COLUMNS = ("outcome", "loss", "grad_norm", "min_eigenvalue", "steps", "theta")
 
 # Safran & Shamir (2018): exact gradient descent; their step 0.1 is 0.05 here, where the loss has no 1/2.
@@ -55,50 +59,62 @@ class Config:
     optimizer: str
     lr: float | None
     momentum: float
-    batch_size: int
-    samples: int
+    batch_size: int | None  # None: as with ``samples``, the data have none
+    samples: int | None
     steps: int
     runs: int
     seed: int
 
 
-def prepare(arch, d, runs=1000, seed=0, *, teacher=None, teacher_width=None, init=None, optimizer=None,
-            lr=None, steps=100_000, **given):  # fmt: skip
+def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_width=None, init=None,
+            data="population", optimizer=None, lr=None, momentum=None, batch_size=None, samples=None,
+            steps=100_000):  # fmt: skip
     """The `basins.Task` of a whole census, every argument checked; see `census`."""
     from . import basins, training
 
     arch, control = (architectures.resolve(arch), arch in ("vanilla", architectures.ARCHITECTURES["vanilla"]))
     if isinstance(optimizer, tuple(optimizers.OPTIMIZERS.values())):
-        given["momentum"], lr = optimizer.momentum, optimizer.lr
-        optimizer = type(optimizer).__name__.lower()
+        if (lr, momentum) != (None, None):
+            raise ValueError(f"optimizer is {optimizer}, but lr or momentum is given, too")
+        lr, momentum, optimizer = optimizer.lr, optimizer.momentum, type(optimizer).__name__.lower()
+    elif optimizer is None:
+        optimizer = "sgd" if control and not momentum else "nesterov"
+    init = init or ("normal" if control else "fan-in")
+    for name, value, known in (
+        ("init", init, training.DRAWS), ("data", data, protocol.DATA), ("optimizer", optimizer, optimizers.OPTIMIZERS),
+    ):  # fmt: skip
+        if not isinstance(value, str) or value not in known:
+            raise checks.suggest(value, name, list(known))
     base = protocol.resolve(
-        arch.name if arch.name in architectures.ARCHITECTURES else "li", d=d, steps=steps, seed=seed,
-        lr=1.0 if lr is None else lr,
-        init=init or ("normal" if control else "fan-in"),
-        optimizer=optimizer or ("sgd" if control and not given.get("momentum") else "nesterov"),
-        **{"data": "population"} | given,
+        arch.name if arch.name in architectures.ARCHITECTURES else "li", d=checks.integer(d, "d"), width=width,
+        init=init, data=data, optimizer=optimizer, lr=1.0 if lr is None else lr, momentum=momentum,
+        batch_size=batch_size, samples=samples, steps=checks.integer(steps, "steps"), seed=seed,
     )  # fmt: skip
-    if base.init not in training.DRAWS:
-        raise checks.suggest(base.init, "init", list(training.DRAWS))
     teacher, network = ("identity" if control else base.teacher) if teacher is None else teacher, None
     if isinstance(teacher, str) and teacher.endswith(".npz"):
-        network = architectures.Network(arch, files.read_archive(teacher, "weights")[0]["theta"], base.d)
+        arrays, header = files.read_archive(teacher, "weights")
+        network = architectures.Network(header["arch"], arrays["theta"], header["d"])
     elif isinstance(teacher, architectures.Network):
         teacher, network = "network", teacher
-    elif teacher not in training.DRAWS:
+    elif not isinstance(teacher, str) or teacher not in training.DRAWS:
         raise checks.suggest(teacher, "teacher", [*training.DRAWS, "the path of a weights.npz"])
     units = base.d if teacher_width is None else checks.integer(teacher_width, "teacher_width")
     if network is not None:
-        teacher += f", sha256 {hashlib.sha256(network.theta.tobytes()).hexdigest()[:16]}"
+        drawn = network.arch.identity, network.arch.skip, network.arch.readout, network.d, network.theta.tobytes()
+        teacher += f", sha256 {hashlib.sha256(repr(drawn).encode()).hexdigest()[:16]}"
+        if network.d != base.d:
+            raise ValueError(f"d is {base.d}, but the teacher has d={network.d}")
         if teacher_width is not None and units != network.width:
             raise ValueError(f"teacher_width is {units}, but the teacher has {network.width} units")
         units = network.width
     fields = {field.name: getattr(base, field.name, None) for field in dataclasses.fields(Config)} | {
         "arch": arch.name, "teacher": teacher, "teacher_width": units,
         "lr": None if lr is None else base.lr, "runs": checks.integer(runs, "runs"),
+        "batch_size": None if data == "population" else base.batch_size,
+        "samples": base.samples if data == "dataset" else None,
     }  # fmt: skip
-    task = basins.Task(Config(**fields), arch, network, tuple(range(runs)))
-    task.loss(training.streams(seed))  # whether the teacher fits
+    task, streams = basins.Task(Config(**fields), arch, network, tuple(range(runs))), training.streams(base.seed)
+    task.loss(streams), task.start(streams)  # whether they can be made
     return task
 
 
@@ -114,7 +130,7 @@ def _results(task, missing, executor, workers):
     )  # compiles before workers start
     exact, missing = task.loss(training.streams(task.config.seed)), missing[1:]
     type(exact)(exact.teacher.arch, exact.teacher).value(exact.teacher.theta)  # so does the precise loss
-    own = None if executor else concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count())
+    own = concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) if executor is None else None
     size, futures = 1 if own else max(1, min(32, len(missing) // 64)), []
     try:
         for first in range(0, len(missing), size):
@@ -122,6 +138,10 @@ def _results(task, missing, executor, workers):
             futures.append((own or executor).submit(basins.work, part))  # a keyword might be dask's own
         for future in concurrent.futures.as_completed(futures):
             yield from future.result()
+    except Exception as error:  # of the work or of who does it: every executor has its own
+        if own:
+            raise
+        raise concurrent.futures.BrokenExecutor(f"executor failed: {checks.shown(error)}") from error
     finally:
         for future in futures:
             future.cancel()
@@ -228,21 +248,24 @@ def census(
     runs, seed : int
         Run i draws its teacher, start and data from ``streams(seed, run=i)``.
     executor : concurrent.futures.Executor, optional
-        Where the work goes; never shut down.  ``dask.distributed.Client(...).get_executor()`` and
+        Where the work goes; never shut down.  When it fails: BrokenExecutor, and what is done is in ``out``.
+        ``dask.distributed.Client(...).get_executor()`` and
         ``mpi4py.futures.MPIPoolExecutor()`` are such.  Default: ``workers`` threads, one per core.
     workers : int, optional
     out : path, optional
         Directory for ``runs.jsonl``, written one line per run as they end, ``census.json``,
-        ``census.npz`` and ``figure.png``.
+        ``census.npz`` and ``figure.png``.  A run whose line is deleted is made again.
     resume : bool
-        Make only the runs that ``out`` lacks.  ``runs`` may have grown; nothing else may differ.
+        Make only the runs that ``out`` lacks.  ``runs`` may have grown, and a teacher's file moved; nothing
+        else may differ.
     quiet : bool
         No progress bar; there is one on a terminal only.
     **given
         ``width``, ``teacher_width`` (both d); ``teacher``: a kind of `draw`, drawn anew in each run, a
-        `Network`, or the path of a weights.npz; ``init``: a kind of `draw`; ``data``: "population",
-        "online" or "dataset", with ``batch_size`` and ``samples``; ``optimizer``: a record, or a name
-        with ``lr`` (default: see `basins.descend`) and ``momentum``; ``steps``, at most.
+        `Network`, or the path of a weights.npz, of any architecture; ``init``: a kind of `draw`;
+        ``data``: "population", "online" or "dataset", with ``batch_size`` and ``samples``;
+        ``optimizer``: a record, or a name with ``lr`` (default: see `basins.descend`) and ``momentum``;
+        ``steps``, at most (100,000).
 
     Returns
     -------
@@ -253,12 +276,18 @@ def census(
     ------
     ValueError, TypeError
         For bad input, before any run.
+    OSError
+        When ``out`` cannot be written; it says where the runs are instead.
 
     Notes
     -----
-    `basins.descend` says when the polish takes over: the basins are those of first-order descent.
+    A run stops when Newton's method is certain of the basin that first order is in, which `basins.descend`
+    defines, or after ``steps``; there is no tolerance to choose.  The basins are those of first-order descent.
+
     A family is all spurious minima with one loss and one Hessian spectrum (`basins.group`), which the
-    symmetries of units and of coordinates keep.
+    symmetries of units and of coordinates keep.  Where each run draws a teacher of its own, losses differ from
+    run to run, and a family has one member.  A student with fewer units than its teacher cannot reach zero in
+    general: its best fit, too, counts as spurious.
 
     Examples
     --------
@@ -273,59 +302,136 @@ def census(
 
     task = prepare(arch, d, runs, seed, **given)
     workers = None if workers is None else checks.integer(workers, "workers")
+    if not (executor is None or hasattr(executor, "submit")):
+        raise TypeError(f"executor is {checks.shown(executor)}, but must be a concurrent.futures.Executor")
+    if out == "" or not isinstance(out, (str, os.PathLike, type(None))):
+        raise TypeError(f"out is {checks.shown(out)}, but must be a directory")
+    if resume and out is None:
+        raise ValueError("resume is given without out, but must know the directory: --out DIR")
     with contextlib.ExitStack() as stack:
-        done, write = {}, lambda run, basin: None
+        done = {}
+        write = done.__setitem__
         if out is not None:
+            out = Path(out)
             stack.enter_context(files.claim(out))
-            done, write = _journal(Path(out) / "runs.jsonl", task.config, resume, stack)
+            done, write, save = _journal(out / "runs.jsonl", task, resume)
         stack.enter_context(threads.one_thread())
         bar = stack.enter_context(tqdm(
             total=runs, initial=len(done), unit=" runs", file=sys.stderr, leave=False,
-            dynamic_ncols=True, disable=quiet or not sys.stderr.isatty(),
+            dynamic_ncols=True, disable=quiet or not command.terminal(),
         ))  # fmt: skip
         if missing := [run for run in task.numbers if run not in done]:
             for run, basin in _results(task, missing, executor, workers):
                 write(run, basin)
-                done[run] = basin
                 bar.update()
         found = Census.of(task.config, [done[run] for run in task.numbers])
+
+        def leave(directory):
+            if not (directory / "runs.jsonl").exists():
+                save(directory)
+            _write(found, directory)
+
         if out is not None:
-            _write(found, Path(out))
+            files.rescue(out, leave)
     return found
 
 
 # ---------------------------------------------------------------------------------------- the files
 
 
-def _journal(path, config, resume, stack):
-    """({run: Basin} of the runs already made, function that appends one); a header, then a line each."""
+def _seal(record):
+    """A line of ``runs.jsonl``: JSON whose last entry is a digest of all before it."""
+    text = json.dumps(record)[:-1]
+    return f'{text}, "sha256": "{hashlib.sha256(text.encode()).hexdigest()[:16]}"}}\n'
+
+
+def _read(path):
+    """(header, a record per run) of a ``runs.jsonl``; a last line that a killed process left half is none."""
+    records = []
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise files.FileError(f"{path} cannot be read: {error.strerror}") from None
+    for number, line in enumerate(lines, 1):
+        text = line.rpartition(b', "sha256": ')[0]
+        if not line.endswith(b'"sha256": "%s"}' % hashlib.sha256(text).hexdigest()[:16].encode()):
+            raise files.FileError(f"{path} is damaged: the checksum of line {number} does not match")
+        records.append(json.loads(text + b"}"))
+    if not records or records[0].get("kind") != "census":
+        reason = "its first line is another" if records else "it is empty"
+        raise files.FileError(f"{path} is not a resgrad census: {reason}")
+    if records[0]["format"] != FORMAT:
+        raise files.FileError(f"{path} has format {records[0]['format']}, but this resgrad reads {FORMAT}")
+    return records[0], records[1:]
+
+
+def _basin(record, task):
+    """(run, Basin) of a line."""
     from . import basins
 
-    header, lines, done = dataclasses.asdict(config), [], {}
+    run, theta = record.pop("run"), np.frombuffer(base64.b64decode(record.pop("theta"), validate=True))
+    basin = basins.Basin(theta=theta, **record)
+    numbers = [basin.loss, basin.grad_norm, basin.min_eigenvalue, *basin.invariants]
+    if run not in task.numbers:
+        raise ValueError(f"run is {checks.shown(run)}, but must be below {task.config.runs}")
+    if basin.outcome not in OUTCOMES or [type(x) for x in (basin.steps, *numbers)] != [int] + 7 * [float]:
+        raise ValueError("its outcome or its numbers are none")
+    if theta.size != (size := task.arch.size(task.config.d, task.config.width)):
+        raise ValueError(f"theta has {theta.size} entries, but needs {size}")
+    return run, basin
+
+
+def _journal(path, task, resume):
+    """({run: Basin} of the runs already made, function that adds one, function that saves all in a directory)."""
+    header, done = _header(task), {}
     if path.exists():
         if not resume:
             raise ValueError(f"out is {path.parent}, which holds a census; use --resume or another --out")
-        try:
-            saved, *lines = path.read_bytes().split(b"\n")[:-1]  # a killed process leaves half a line
-            for line in map(json.loads, lines):
-                run, theta = line.pop("run"), base64.b64decode(line.pop("theta"), validate=True)
-                done[run] = basins.Basin(theta=np.frombuffer(theta), **line)
-            old = json.loads(saved)["config"]
-            differ = [key for key in header if old[key] != header[key]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise files.FileError(f"{path} is not a resgrad census: {error}") from None
-        if differ and (differ != ["runs"] or config.runs < old["runs"]):
-            told = "; ".join(f"{key} is {header[key]}, but was {old[key]}" for key in differ)
+        saved, records = _read(path)
+        new, old = (part | part["config"] for part in (header, saved))
+        new["config"] = old["config"] = None
+        differ = [key for key in new if _content(old[key]) != _content(new[key])]
+        if differ and (differ != ["runs"] or new["runs"] < old["runs"]):
+            told = "; ".join(f"{key} is {new[key]}, but was {old[key]}" for key in differ)
             raise ValueError(f"out is {path.parent}, which holds another census: {told}")
-    files.write(path, b"".join(line + b"\n" for line in [json.dumps({"config": header}).encode(), *lines]))
-    file = stack.enter_context(path.open("a"))
+        for number, record in enumerate(records, 2):
+            try:
+                run, basin = _basin(record, task)
+                if run in done:
+                    raise ValueError(f"run {run} is there twice")
+            except (ValueError, KeyError, TypeError) as error:
+                raise files.FileError(f"{path} is damaged: line {number}: {error}") from None
+            done[run] = basin
+
+    def save(directory):
+        files.write(directory / path.name, "".join([_seal(header), *itertools.starmap(_line, done.items())]))
 
     def write(run, basin):
-        theta = base64.b64encode(basin.theta.tobytes()).decode()
-        file.write(json.dumps({"run": run} | basin._asdict() | {"theta": theta}) + "\n")
-        file.flush()
+        done[run] = basin
+        try:
+            with path.open("r+b") as file:  # not "a": that would begin a lost file anew
+                file.seek(0, os.SEEK_END)
+                file.write(_line(run, basin).encode())
+        except OSError:
+            files.rescue(path.parent, save)
 
-    return done, write
+    files.rescue(path.parent, save)
+    return done, write, save
+
+
+def _header(task):
+    numbers = {name: getattr(task.arch, name) for name in ("identity", "skip", "readout")}
+    fixed = {"kind": "census", "format": FORMAT, "version": __version__}
+    return fixed | numbers | {"config": dataclasses.asdict(task.config)}
+
+
+def _content(value):
+    """``value``; of a teacher from a file its digest alone, since a file may move."""
+    return value.rpartition(", sha256 ")[2] if isinstance(value, str) else value
+
+
+def _line(run, basin):
+    return _seal({"run": run} | basin._asdict() | {"theta": base64.b64encode(basin.theta.tobytes()).decode()})
 
 
 def _write(found, out):
@@ -378,9 +484,10 @@ def _parser():
     add("--k", type=int, help="dimension and teacher units of the preset")
     add("--d", type=int, help="input dimension (10)")
     add("--width", type=int, help="units of the student (d)")
-    add("--teacher", help="uniform, fan-in, normal, small (anew in each run), zero, identity, or a weights.npz")
+    draws = "uniform, fan-in, normal, small, spectral, phases, zero, identity"  # training.DRAWS
+    add("--teacher", help=f"{draws} (drawn anew in each run; for vanilla: identity), or a weights.npz")
     add("--teacher-width", type=int, metavar="WIDTH", help="units of the teacher (d)")
-    add("--init", help="where the student starts: a distribution, as for --teacher")
+    add("--init", help="where the student starts: as for --teacher, but no file (fan-in; for vanilla: normal)")
     add("--data", help="population: the exact expected loss (default), online, or dataset")
     add("--optimizer", help="nesterov (for vanilla: sgd) or sgd")
     add("--lr", type=float, help="step size (from the largest curvature)")
@@ -392,7 +499,7 @@ def _parser():
     add("--seed", type=int, help="of everything random (0)")
     add("--workers", type=int, help="threads (one per core)")
     add("--scheduler", metavar="ADDRESS", help="of a dask cluster that does the work instead")
-    add("--out", type=Path, metavar="DIR", help="directory (default: a fresh one under runs/)")
+    add("--out", metavar="DIR", help="directory (default: a fresh one under runs/)")
     add("--resume", action="store_true", help="make only the runs that are missing in --out")
     add("--quiet", action="store_true", help="no progress, no summary")
     return parser
@@ -417,12 +524,20 @@ def _request(given, preset=None, k=None):
     return given | fixed
 
 
+def _saved(path):
+    """The arguments of `census` that began this ``runs.jsonl``."""
+    config = _read(path)[0]["config"]
+    config["teacher"] = config["teacher"].rpartition(", sha256 ")[0] or config["teacher"]
+    return {key: value for key, value in config.items() if value is not None}
+
+
 def _connect(address, stack):
     """The executor of the dask cluster at ``address``."""
     try:
         from dask.distributed import Client
     except ImportError:
         raise ValueError("scheduler is given, but dask is missing: pip install 'resgrad[cluster]'") from None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost scheduler is told in one line
     try:
         return stack.enter_context(Client(address, timeout=10)).get_executor()
     except (OSError, ValueError, TypeError) as error:
@@ -435,17 +550,25 @@ def main(argv=None):
     given = {key: value for key, value in vars(_parser().parse_args(argv)).items() if value is not None}
     scheduler, out, quiet = given.pop("scheduler", None), given.pop("out", None), given["quiet"]
     started = time.perf_counter()
-    if given["resume"] and out is None:
-        raise ValueError("resume is given without out, but must know the directory: --out DIR")
+    if given["resume"] and out:
+        path = Path(out) / "runs.jsonl"
+        if path.exists() or not {"arch", "preset"} & set(given):
+            given = _saved(path) | given
     request = _request(given, given.pop("preset", None), given.pop("k", None))
     config = prepare(**{k: v for k, v in request.items() if k not in ("workers", "resume", "quiet")}).config
     with contextlib.ExitStack() as stack:
         executor = None if scheduler is None else _connect(scheduler, stack)
-        out = files.fresh("runs", f"census-{config.arch}") if out is None else out
+        if out is None and not given["resume"]:
+            out = files.fresh("runs", f"census-{config.arch}")
         if not quiet:
             command.announce_compilation()
-        with command.farewell(f"interrupted; go on with --resume --out {out}"):
-            found = census(**request, executor=executor, out=out)
+        again = f"go on with --resume --out {shlex.quote(str(out))}"
+        below = "\n" if command.terminal() and not quiet else ""  # the bar
+        with command.farewell(f"{below}interrupted; {again}"):
+            try:
+                found = census(**request, executor=executor, out=out)
+            except concurrent.futures.BrokenExecutor as error:
+                raise OSError(f"{error}; {again}") from None
     if not quiet:
         command.say(f"{found}\n\n{time.perf_counter() - started:.1f} s; files: {out}{os.sep}")
     return 0

@@ -19,8 +19,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2)
 
 
+def terminal():
+    """Whether standard error, which may be closed, is a terminal."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def tell(*words):
     """One line on standard error, whatever a path in it holds."""
+    if sys.stderr is None:  # closed; print would take standard output instead
+        return
     print(" ".join(": ".join(map(str, words)).splitlines()), file=sys.stderr)
 
 
@@ -60,7 +67,8 @@ def farewell(text):
     """Let Ctrl-C say ``text`` and end the process.  An exception may get lost in callbacks of compiled code."""
 
     def leave(number, frame):
-        os.write(2, f"{text}\n".encode(errors="surrogateescape"))
+        if sys.stderr is not None:  # or 2 may be another file
+            os.write(2, f"{text}\n".encode(errors="surrogateescape"))
         os._exit(130)
 
     before = signal.getsignal(signal.SIGINT)

@@ -1,10 +1,16 @@
 """The census: gradient descent's basins, the published families, the same bits whoever does the work."""
 
 import concurrent.futures
+import concurrent.futures.process
+import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
 import pickle
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +20,14 @@ import numpy as np
 import pytest
 
 import resgrad as rg
-from resgrad import basins, files, landscape, symmetry, threads
+from resgrad import basins, files, landscape, symmetry, threads, training
 from resgrad import census as census_module
 
 census, Census = census_module.census, census_module.Census
 PROTOCOL = dict(census_module.SAFRAN_SHAMIR)
 SMALL = {"arch": "vanilla", "d": 8, "runs": 24, "seed": 1, "quiet": True}  # some end in spurious minima
+
+SMALL_TASK = {key: value for key, value in SMALL.items() if key != "quiet"}
 
 
 def identical(one, other):
@@ -240,6 +248,92 @@ def test_a_census_goes_on_from_any_byte(small, tmp_path):
         assert len((tmp_path / "runs.jsonl").read_bytes().splitlines()) == 25
 
 
+def test_a_damaged_journal_is_refused(small, tmp_path, monkeypatch):
+    """A flipped bit, a piece cut out, a byte put in: never another result, never a traceback."""
+    census(**SMALL, out=tmp_path)
+    journal, rng = tmp_path / "runs.jsonl", np.random.default_rng(5)
+    whole, work, refused = journal.read_bytes(), basins.work, 0
+    ends = dict(work(census_module.prepare(**SMALL_TASK)))
+    monkeypatch.setattr(basins, "work", lambda task: [(run, ends[run]) for run in task.numbers])
+    for n in range(200):
+        content, at = bytearray(whole), int(rng.integers(len(whole)))
+        if n % 4 < 2:
+            content[at] ^= 1 << int(rng.integers(8))
+        elif n % 4 == 2:
+            del content[at : at + int(rng.integers(1, 2000))]
+        else:
+            content.insert(at, int(rng.integers(256)))
+        journal.write_bytes(content)
+        try:
+            assert identical(census(**SMALL, out=tmp_path, resume=True), small)  # the last line, at most
+        except files.FileError as error:
+            refused += 1
+            assert "\n" not in str(error)
+            assert re.match(f"{journal} is damaged: .*line [0-9]+", str(error))
+    assert refused > 150
+
+
+def test_what_decides_the_results_must_agree(tmp_path, monkeypatch):
+    """The numbers behind the names of architectures, and the teacher's content, not its path."""
+    theta, kinds = rg.draw("li", "normal", 3, rng=0), {"runs": 2, "quiet": True, "out": tmp_path / "out"}
+    for name in ("one.npz", "two.npz"):
+        files.write_archive(tmp_path / name, "weights", {"theta": theta}, arch="li", d=3)
+    half = rg.Architecture("half", "F", "here", 0.5, 0, "fixed")
+    found = census(half, 3, teacher=str(tmp_path / "one.npz"), **kinds)
+    again = census(half, 3, teacher=str(tmp_path / "two.npz"), resume=True, **kinds)
+    assert found.loss.tobytes() == again.loss.tobytes()
+    with pytest.raises(ValueError, match="another census: identity is 0.25, but was 0.5$"):
+        other = dataclasses.replace(half, identity=0.25)
+        census(other, 3, teacher=str(tmp_path / "one.npz"), resume=True, **kinds)
+    with pytest.raises(ValueError, match="teacher is network, sha256"):
+        census(half, 3, teacher=rg.Network("vanilla", theta, 3), resume=True, **kinds)
+    monkeypatch.setattr(census_module, "__version__", "99")
+    with pytest.raises(ValueError, match="version is 99, but was"):
+        census(half, 3, teacher=str(tmp_path / "one.npz"), resume=True, **kinds)
+
+
+NOT_JOURNALS = {
+    "": "it is empty",
+    "{}\n{}\n": "the checksum of line 1 does not match",
+    "[" * 100_000 + "\n": "the checksum of line 1 does not match",
+    census_module._seal({"kind": "notes"}): "its first line is another",
+    census_module._seal({"kind": "census", "format": 99}): "has format 99, but this resgrad reads 1",
+}
+
+
+@pytest.mark.parametrize("content", NOT_JOURNALS)
+def test_what_is_not_a_journal(content, tmp_path):
+    (tmp_path / "runs.jsonl").write_text(content)
+    with pytest.raises(files.FileError, match=NOT_JOURNALS[content]):
+        census(**SMALL, out=tmp_path, resume=True)
+
+
+NOT_RUNS = {
+    "run is -5, but must be below 24": {"run": -5},
+    "run is 24": {"run": 24},
+    "run 3 is there twice": {"run": 3},
+    "its outcome": {"outcome": "bananas"},
+    "its numbers": {"loss": "a"},
+    "numbers are none": {"steps": None},
+    "numbers are": {"invariants": [0.0]},
+    "theta has 1 entries, but needs 64": {"theta": "AAAAAAAAAAA="},
+    "unexpected keyword argument 'lost'": {"lost": 1},
+}
+
+
+@pytest.mark.parametrize("reason", NOT_RUNS)
+def test_what_is_not_a_run(reason, tmp_path):
+    task = census_module.prepare(**SMALL_TASK)
+    basin = basins.Basin("global", 0.0, 0.0, 0.1, basins.NONE, 1, np.zeros(64))
+    lines = [census_module._line(run, basin) for run in range(6)]
+    record = json.loads(lines[5]) | NOT_RUNS[reason]
+    del record["sha256"]
+    lines = [census_module._seal(census_module._header(task)), *lines[:5], census_module._seal(record)]
+    (tmp_path / "runs.jsonl").write_text("".join(lines))
+    with pytest.raises(files.FileError, match=f"line 7: .*{reason}"):
+        census(**SMALL, out=tmp_path, resume=True)
+
+
 def test_resuming_makes_only_what_is_missing(small, tmp_path, monkeypatch):
     census(**SMALL | {"runs": 20}, out=tmp_path)
     made, work = [], basins.work
@@ -256,9 +350,74 @@ def test_another_census_in_the_same_directory(tmp_path):
         census(**SMALL | {"runs": 2, "seed": 2}, out=tmp_path, resume=True)
     with pytest.raises(ValueError, match="lr is 0.01, but was None; runs is 1, but was 2$"):
         census(**SMALL | {"runs": 1}, lr=0.01, out=tmp_path, resume=True)
-    (tmp_path / "runs.jsonl").write_text("{}\n{}\n")
-    with pytest.raises(files.FileError, match="not a resgrad census"):
-        census(**SMALL | {"runs": 2}, out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("kind", [
+    ["--preset", "safran-shamir", "--k", "6"],
+    ["--arch", "li", "--d", "3", "--teacher", "small", "--data", "online", "--steps", "500", "--optimizer", "sgd"],
+])  # fmt: skip
+def test_resume_needs_nothing_but_the_directory(kind, tmp_path, capsys):
+    out = tmp_path / "a directory"
+    assert census_module.main([*kind, "--runs", "4", "--out", str(out), "--quiet"]) == 0
+    wanted, journal = (out / "census.npz").read_bytes(), out / "runs.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-1000])
+    assert census_module.main(["--resume", "--out", str(out), "--quiet"]) == 0
+    assert (out / "census.npz").read_bytes() == wanted
+    assert census_module.main(["--resume", "--out", str(out), "--quiet", "--seed", "9"]) == 2
+    assert capsys.readouterr().err == f"error: out is {out}, which holds another census: seed is 9, but was 0\n"
+
+
+@pytest.fixture
+def after_five(monkeypatch):
+    """Do something when five runs are made."""
+
+    def install(happen, work=basins.work):
+        made = itertools.count()
+        monkeypatch.setattr(basins, "work", lambda task: work(task) if next(made) != 5 else (happen(), work(task))[1])
+
+    return install
+
+
+def test_a_directory_that_vanishes(small, tmp_path, after_five):
+    out = tmp_path / "out"
+    after_five(lambda: shutil.rmtree(out))
+    with pytest.raises(OSError, match=f"{out} cannot be written: .*; the run is in {out}-001 instead"):
+        census(**SMALL, out=out, workers=1)
+    assert (tmp_path / "out-001" / "runs.jsonl").read_bytes().count(b"\n") > 4
+    assert identical(census(**SMALL, out=tmp_path / "out-001", resume=True), small)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has it")
+def test_a_disk_that_is_full_for_a_while(small, tmp_path, after_five):
+    journal = tmp_path / "runs.jsonl"
+    after_five(lambda: (journal.unlink(), journal.symlink_to("/dev/full")))
+    assert identical(census(**SMALL, out=tmp_path, workers=1), small)
+    assert journal.read_bytes().count(b"\n") == 25
+
+
+@pytest.mark.parametrize("error", [concurrent.futures.process.BrokenProcessPool, concurrent.futures.CancelledError])
+def test_an_executor_that_breaks(error, small, tmp_path, monkeypatch, capsys):
+    class Broken(Backwards):
+        def submit(self, function, argument):
+            future = concurrent.futures.Future()
+            future.set_exception(error("gone")) if argument.numbers[0] > 9 else future.set_result(function(argument))
+            return future
+
+    monkeypatch.setattr(census_module, "_connect", lambda address, stack: Broken())
+    command = ["--arch", "vanilla", "--d", "8", "--runs", "24", "--seed", "1", "--out", str(tmp_path), "--quiet"]
+    assert census_module.main([*command, "--scheduler", "there"]) == 1
+    told = capsys.readouterr().err
+    assert told == f"error: executor failed: {error.__name__}('gone'); go on with --resume --out {tmp_path}\n"
+    assert identical(census(**SMALL, out=tmp_path, resume=True), small)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+def test_standard_error_may_be_closed(tmp_path):
+    command = f"{shlex.quote(sys.executable)} -m resgrad.census --arch li --d 3 --runs 2 --out out 2>&-"
+    found = subprocess.run(["sh", "-c", command], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert found.returncode == 0
+    assert found.stdout.startswith("li, d = 3")
+    assert (tmp_path / "out" / "runs.jsonl").read_bytes().count(b"\n") == 3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
@@ -287,9 +446,9 @@ def test_interrupt_and_resume(tmp_path):
     done = journal.read_text().splitlines()
     header = json.loads(done[0])
     header["config"]["runs"] = 16
-    journal.write_text(
-        "\n".join([json.dumps(header), *(one for one in done[1:] if json.loads(one)["run"] < 16), ""])
-    )
+    del header["sha256"]
+    lines = (one + "\n" for one in done[1:] if one.endswith("}") and json.loads(one)["run"] < 16)
+    journal.write_text("".join([census_module._seal(header), *lines]))
     subprocess.run([*command, "--runs", "16", "--resume", "--quiet"], check=True)
     assert json.loads((tmp_path / "census.json").read_text())["runs"] == 16
 
@@ -327,6 +486,9 @@ BAD = {
     "--arch li --data online --batch-size 0": "batch_size is 0",
     "--arch li --runs many": "invalid int value",
     "--arch li --resume": "resume is given without out",
+    "--resume --out nowhere": "runs.jsonl cannot be read: No such file",
+    "--arch li --out=": "out is '', but must be a directory",
+    "--arch li --d 3 --width 4 --init phases": "phases needs a square W1",
     "--arch li --k 4": "k is 4, but only a preset has it",
     "--preset safran": "did you mean 'safran-shamir'?",
     "--preset safran-shamir": "k is missing",
@@ -340,7 +502,7 @@ def test_bad_input_is_one_line(command, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     try:
         code = census_module.main(
-            [*command.split(), "--out", "here"] if "resume" not in command else command.split()
+            command.split() if "--out" in command or "resume" in command else [*command.split(), "--out", "here"]
         )
     except SystemExit as stop:
         code = stop.code
@@ -351,6 +513,12 @@ def test_bad_input_is_one_line(command, capsys, tmp_path, monkeypatch):
     assert printed.err.count("\n") == 1
     assert BAD[command] in printed.err
     assert not any(tmp_path.rglob("*.json*"))
+
+
+def test_help_names_every_teacher_and_architecture():
+    told = {action.dest: action.help for action in census_module._parser()._actions}
+    assert told["teacher"].startswith(", ".join(training.DRAWS))
+    assert told["arch"] == ", ".join(rg.ARCHITECTURES)
 
 
 def test_help_is_cheap():
@@ -365,10 +533,38 @@ def test_arguments_are_checked_before_any_run():
     network = rg.Network("li", np.zeros(8), 2)
     with pytest.raises(ValueError, match="teacher_width is 3, but the teacher has 4 units"):
         census("li", 2, teacher=network, teacher_width=3)
-    with pytest.raises(ValueError, match="d"):
+    with pytest.raises(ValueError, match="d is 3, but the teacher has d=2"):
         census("li", 3, teacher=network)
-    with pytest.raises(TypeError, match="unexpected"):
-        census("li", 3, with_=4)
+    for key in ("dtype", "record_every", "preset"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{key}'"):
+            census("li", 3, **{key: "notebook"})
+
+
+NOT_ARGUMENTS = {
+    "optimizer is Nesterov.*, but lr or momentum": {"optimizer": rg.Nesterov(0.05, 0.5), "lr": 7},
+    "optimizer is SGD.*, but lr or momentum": {"optimizer": rg.SGD(0.05), "momentum": 0.9},
+    "optimizer is 5, but must be one of": {"optimizer": 5},
+    "teacher is array": {"teacher": np.eye(3)},
+    "teacher is .'small'., but must be one of": {"teacher": ["small"]},
+    "init is .'small'., but must be one of": {"init": ["small"]},
+    "data is .., but must be one of": {"data": []},
+    "d is None, but must be an integer": {"d": None},
+    "steps is None, but must be an integer": {"steps": None},
+    "executor is 5, but must be a concurrent": {"executor": 5},
+    "out is 5, but must be a directory": {"out": 5},
+    "out is '', but must be a directory": {"out": ""},
+    "resume is given without out": {"resume": True},
+    "phases needs a square W1": {"init": "phases", "width": 4, "out": "here"},
+}
+
+
+@pytest.mark.parametrize("reason", NOT_ARGUMENTS)
+def test_bad_arguments_leave_nothing(reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((TypeError, ValueError), match=f"^{reason}") as told:
+        census(**{"arch": "li", "d": 3, "runs": 1} | NOT_ARGUMENTS[reason])
+    assert "\n" not in str(told.value)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_given_teacher_and_a_given_optimizer():
@@ -378,6 +574,16 @@ def test_a_given_teacher_and_a_given_optimizer():
     assert (found.config.optimizer, found.config.lr, found.config.momentum) == ("nesterov", 0.05, 0.5)
     assert found.config.teacher.startswith("network, sha256 ")
     assert np.abs(found.theta - teacher.theta).max() < 1e-10  # li pins its units down
+
+
+def test_the_weights_of_a_file_are_those_of_its_architecture(tmp_path):
+    teacher = rg.Network("li", rg.draw("li", "small", 3, rng=0), 3)
+    path = str(tmp_path / "weights.npz")
+    files.write_archive(path, "weights", {"theta": teacher.theta}, arch="li", d=3)
+    one, other = (census("vanilla", 3, runs=2, teacher=given, quiet=True) for given in (path, teacher))
+    assert one.theta.tobytes() == other.theta.tobytes()
+    with pytest.raises(ValueError, match="vanilla"):
+        census("modresnet", 3, teacher=rg.Network("vanilla", np.zeros(9), 3))  # three outputs, and one
 
 
 def test_an_architecture_of_ones_own():
