@@ -1,6 +1,7 @@
 """Tables and the picture, all from ``results.json``."""
 
 import json
+from pathlib import Path
 
 from resgrad import files, plots
 
@@ -21,6 +22,8 @@ TITLES = {
     "scaling": "Scaling of resgrad",
 }
 STEPS = 50_000  # of the published protocol
+README = Path(__file__).parent.parent / "README.md"
+MARK, END = "<!-- written by python -m benchmarks -->", "<!-- until here -->"
 
 
 def read(path):
@@ -126,8 +129,35 @@ def picture(result):
         return plots.png(figure)
 
 
+def summary(results):
+    """The README's tables: `step` for modresnet, and one line for each of the other jobs at d = 10."""
+    machine, threads = (results["step"][key] for key in ("machine", "threads"))
+    systems, cells = ("resgrad", "NumPy", "PyTorch", "PyTorch compiled", "JAX"), []
+    for row in results["step"]["rows"]:
+        if row["arch"] == "modresnet":
+            times = {name: row["systems"].get(name, {}).get("seconds") for name in systems}
+            line = [str(row["d"]), row["dtype"], *(number(t and t * 1e6) for t in times.values())]
+            cells.append([*line, ratio(times, "JAX"), f"{row['reached']:.0%}"])
+    about = f"{machine['cpu']}, {threads} threads; µs per step, medians of interleaved repeats in one run."
+    lines = [f"The post's job (`modresnet`, 100,000 samples, batch 200, Nesterov). {about}", ""]
+    lines += [grid(["d", "dtype", *systems, "JAX / resgrad", "of the limit"], cells), ""]
+    lines += ["And at d = 10, float64 (the protocol: float32):", ""]
+    cells = []
+    for name, unit in (("ensemble", 1e6), ("population", 1e6), ("notebook", 1)):
+        for row in results[name]["rows"]:
+            if row["d"] != 10 or row["dtype"] != ("float32" if name == "notebook" else "float64"):
+                continue
+            times = {system: row["systems"].get(system, {}).get("seconds") for system in systems}
+            what = {"ensemble": "64 seeds, fresh samples, µs per step and seed",
+                    "population": f"exact descent, {row.get('runs')} run(s), µs per step",
+                    "notebook": "the published protocol, s"}[name]  # fmt: skip
+            what = "exact Hessian, µs" if "Hessian" in row["arch"] else what
+            cells.append([what, *(number(t and t * unit) for t in times.values()), ratio(times, "JAX")])
+    return "\n".join([*lines, grid(["job", *systems, "JAX / resgrad"], cells)])
+
+
 def write(results, folder):
-    """``table.md`` and ``step.png``."""
+    """``table.md`` and ``step.png``, and the tables in the README."""
     machine, versions = (next(iter(results.values()))[key] for key in ("machine", "versions"))
     about = [f"{machine['cpu']}, {machine['processors']} processors, {machine['system']}"]
     about += [f"{name} {version}" for name, version in versions.items() if version]
@@ -136,3 +166,6 @@ def write(results, folder):
     files.write(folder / "table.md", text)
     if "step" in results:
         files.write(folder / "step.png", picture(results["step"]))
+    if {"step", "ensemble", "population", "notebook"} <= results.keys() and not results["step"]["quick"]:
+        before, _, rest = README.read_text().partition(MARK)
+        files.write(README, before + MARK + "\n" + summary(results) + "\n\n" + END + rest.partition(END)[2])

@@ -42,6 +42,19 @@ def test_a_row_is_its_record(name):
     assert ("W2·1" in recovered) == (arch.readout == "sum")
 
 
+def test_the_speed_is_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import report
+
+    written = README.partition(report.MARK)[2].partition(report.END)[0]
+    results = report.read(ROOT / "benchmarks" / "results" / "results.json")
+    assert written.strip() == report.summary(results)
+
+
+def test_nothing_is_left_to_be_filled_in():
+    assert not re.findall(r"\{[a-z]+\}|TODO|XXX", README)
+
+
 @pytest.mark.slow
 def test_an_architecture_is_added_as_shown(tmp_path):
     """The README's diff, applied to a copy: the new network trains, and its gradients are checked."""
