@@ -11,7 +11,6 @@ import os
 import pickle
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -381,17 +380,18 @@ def after_five(monkeypatch):
 
 def test_a_directory_that_vanishes(small, tmp_path, after_five):
     out = tmp_path / "out"
-    after_five(lambda: shutil.rmtree(out))
+    after_five(lambda: out.rename(tmp_path / "elsewhere"))
     with pytest.raises(OSError, match=f"{out} cannot be written: .*; the run is in {out}-001 instead"):
         census(**SMALL, out=out, workers=1)
-    assert (tmp_path / "out-001" / "runs.jsonl").read_bytes().count(b"\n") > 4
+    assert (tmp_path / "out-001" / "runs.jsonl").read_bytes().count(b"\n") > 1
     assert identical(census(**SMALL, out=tmp_path / "out-001", resume=True), small)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has it")
 def test_a_disk_that_is_full_for_a_while(small, tmp_path, after_five):
-    journal = tmp_path / "runs.jsonl"
-    after_five(lambda: (journal.unlink(), journal.symlink_to("/dev/full")))
+    journal, full = tmp_path / "runs.jsonl", tmp_path / "full"
+    full.symlink_to("/dev/full")
+    after_five(lambda: full.replace(journal))  # at once: runs are written meanwhile
     assert identical(census(**SMALL, out=tmp_path, workers=1), small)
     assert journal.read_bytes().count(b"\n") == 25
 
