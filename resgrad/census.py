@@ -388,7 +388,7 @@ def _journal(path, task, resume):
         if not resume:
             raise ValueError(f"out is {path.parent}, which holds a census; use --resume or another --out")
         saved, records = _read(path)
-        new, old = (part | part["config"] for part in (header, saved))
+        new, old = (part["config"] | part for part in (header, saved))
         new["config"] = old["config"] = None
         differ = [key for key in new if _content(old[key]) != _content(new[key])]
         if differ and (differ != ["runs"] or new["runs"] < old["runs"]):
