@@ -126,7 +126,7 @@ def picture(result):
             axes.set_title(f"modresnet, batch 200, {dtype}")
         panels[0].set_ylabel("µs per step")
         panels[0].legend(fontsize=9)
-        return plots.png(figure)
+        return plots.image(figure)
 
 
 def summary(results):
