@@ -72,7 +72,8 @@ def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_wid
     """The `basins.Task` of a whole census, every argument checked; see `census`."""
     from . import basins, training
 
-    arch, control = (architectures.resolve(arch), arch in ("vanilla", architectures.ARCHITECTURES["vanilla"]))
+    arch = architectures.resolve(arch)
+    control = arch == architectures.ARCHITECTURES["vanilla"]
     if isinstance(optimizer, tuple(optimizers.OPTIMIZERS.values())):
         if (lr, momentum) != (None, None):
             raise ValueError(f"optimizer is {optimizer}, but lr or momentum is given, too")
@@ -86,9 +87,9 @@ def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_wid
         if not isinstance(value, str) or value not in known:
             raise checks.suggest(value, name, list(known))
     base = protocol.resolve(
-        arch.name if arch.name in architectures.ARCHITECTURES else "li", d=checks.integer(d, "d"), width=width,
-        init=init, data=data, optimizer=optimizer, lr=1.0 if lr is None else lr, momentum=momentum,
-        batch_size=batch_size, samples=samples, steps=checks.integer(steps, "steps"), seed=seed,
+        arch, d=checks.integer(d, "d"), width=width, init=init, data=data, optimizer=optimizer,
+        lr=1.0 if lr is None else lr, momentum=momentum, batch_size=batch_size, samples=samples,
+        steps=checks.integer(steps, "steps"), seed=seed,
     )  # fmt: skip
     teacher, network = ("identity" if control else base.teacher) if teacher is None else teacher, None
     if isinstance(teacher, str) and teacher.endswith(".npz"):
@@ -125,9 +126,7 @@ def _results(task, missing, executor, workers):
     """(run, Basin) of the ``missing`` runs, as they come."""
     from . import basins, training
 
-    yield from basins.work(
-        dataclasses.replace(task, numbers=tuple(missing[:1]))
-    )  # compiles before workers start
+    yield from basins.work(dataclasses.replace(task, numbers=tuple(missing[:1])))  # compiles before workers start
     exact, missing = task.loss(training.streams(task.config.seed)), missing[1:]
     type(exact)(exact.teacher.arch, exact.teacher).value(exact.teacher.theta)  # so does the precise loss
     own = concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) if executor is None else None

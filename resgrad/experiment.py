@@ -24,7 +24,6 @@ from .protocol import PRESETS, Config, command_line, prepare, resolve, rows, sim
 RUN_FILES = ("run.json", "checkpoint.npz", "history.csv", "weights.npz", "figure.png", "report.html")
 SAVE_EVERY = 3.0  # seconds between checkpoints
 VERIFY = 2.0  # seconds of a run that --verify makes again
-LARGEST = 1000  # parameters for which an end that is not zero is polished: Hessians take their seconds
 ZERO = 1e-10  # a loss this far below where it started counts as zero: ten orders of magnitude
 STATE = ("theta0", "U", "A", "VU", "VA", "order")  # what a checkpoint holds of `training.State`: arrays
 COUNTS = ("position", "step", "window_loss", "window_steps")  # and numbers
@@ -174,6 +173,7 @@ def _summary(config, trajectory, teacher, seconds):
     import scipy
 
     from . import landscape, losses, symmetry
+    from .report import LARGEST
 
     history, result = table(trajectory), {"steps": int(trajectory.steps[-1]), "seconds": round(seconds, 3)}
     for name in (name for name in QUANTITIES if name in history):

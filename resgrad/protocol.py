@@ -84,8 +84,8 @@ def resolve(arch, preset="default", **given):
 
     Parameters
     ----------
-    arch : str
-        A name in ``resgrad.ARCHITECTURES``.
+    arch : Architecture or str
+        One, or a name in ``resgrad.ARCHITECTURES``.
     preset : {"default", "notebook", "li-yuan", "li-yuan-phases"}
     **given
         Fields of `Config`; None means not given.
