@@ -197,7 +197,7 @@ class Task:
 
 def work(task):
     """[(run, Basin)] of a task."""
-    with threads.one_thread():
+    with threads.one_thread(helped=False):
         return list(_work(task))
 
 

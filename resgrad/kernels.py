@@ -69,7 +69,8 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic, register_jitable
+from numba.core.datamodel import models
+from numba.extending import intrinsic, register_jitable, register_model
 
 
 def _jit(function=None, **options):
@@ -91,28 +92,201 @@ _inline = functools.partial(_sampled_jit, inline="always")
 _exact = functools.partial(_jit, fastmath={"contract"})
 _inline_exact = functools.partial(_exact, inline="always")
 
-UNROLLED = 12  # widest network for which the shape-specialized loop beats BLAS
-ALONE = 200  # widest network for which one thread is about as fast as two
-PARTS = 2  # of each step above that; not the machine's number of threads: the last bits depend on it
-EXACT_UNROLLED = 12  # likewise for the exact gradient
-AHEAD = 100  # samples from asking the memory for a row of the data set to reading it
+UNROLLED = 64  # widest network for which the shape-specialized loop beats BLAS
+EXACT_UNROLLED = 32  # likewise for the exact gradient
+LONELY, EXACT_LONELY = 8, 12  # widest network whose step takes less time than telling another thread of it
+PARTS = 2  # of each step, for two threads or one: the last bits depend on it, so it is no option
+REGISTER = 64  # bytes computed with at once; where registers are smaller, in as many as it takes
+STOPPED = 2**62  # the mark of a thread that comes to no more meetings
 BLOCK = 1024  # samples per block where a whole data set is evaluated
 
 
+# ------------------------------------------------------------- registers, memory and the other thread
+
+
+class _Lanes(types.Type):
+    """What one register holds: the same unit or output for as many samples as fit."""
+
+    def __init__(self, scalar):
+        self.scalar = scalar
+        super().__init__(name=f"Lanes({scalar})")
+
+
+@register_model(_Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager, lanes):
+        scalar = manager.lookup(lanes.scalar).get_value_type()
+        super().__init__(manager, lanes, ir.VectorType(scalar, REGISTER * 8 // lanes.scalar.bitwidth))
+
+
+def _place(context, builder, signature, arguments, kind):
+    """Pointer to the element or register of an array, of the ``kind`` given, that the index counts."""
+    array = context.make_array(signature.args[0])(context, builder, arguments[0])
+    return builder.gep(builder.bitcast(array.data, kind.as_pointer()), [arguments[1]])
+
+
 @intrinsic
-def _prefetch(typing, rows, i, j):
-    """Ask for the cache line of ``rows[i, j]``: the gather from a large data set waits for memory."""
+def _lanes(typing, array):
+    """Samples in a register, known when compiling."""
+    count = REGISTER * 8 // array.dtype.bitwidth
+    return types.intp(array), lambda context, builder, signature, arguments: context.get_constant(types.intp, count)
+
+
+@intrinsic
+def _load(typing, array, r):
+    """The r-th register of a contiguous array."""
+    kind = _Lanes(array.dtype)
 
     def generate(context, builder, signature, arguments):
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        place = cgutils.get_item_pointer(context, builder, signature.args[0], array, arguments[1:])
-        flag, byte = ir.IntType(32), ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        builder.call(fetch, [builder.bitcast(place, byte), flag(0), flag(3), flag(1)])  # read, keep, data
+        return builder.load(_place(context, builder, signature, arguments, context.get_value_type(kind)))
+
+    return kind(array, types.intp), generate
+
+
+@intrinsic
+def _store(typing, array, r, x):
+    """Sets the r-th register of a contiguous array."""
+
+    def generate(context, builder, signature, arguments):
+        builder.store(arguments[2], _place(context, builder, signature, arguments, arguments[2].type))
         return context.get_dummy_value()
 
-    return types.void(rows, i, j), generate
+    return types.void(array, types.intp, x), generate
+
+
+@intrinsic
+def _load_transposed(typing, rows, starts, i, count, array, r):
+    """``rows[starts + i : starts + i + count]`` of as many samples as there are lanes into registers r, r + 1 ...
+
+    A full register of each sample is read, and ``rows`` is contiguous and counted as if flat.
+    """
+    kind, lanes = _Lanes(array.dtype), REGISTER * 8 // array.dtype.bitwidth
+
+    def generate(context, builder, signature, arguments):
+        rows, starts, i, count, array, r = arguments
+        index, number, vector = r.type, ir.IntType(32), context.get_value_type(kind)
+        rows, starts, array = (
+            context.make_array(signature.args[n])(context, builder, arguments[n]).data for n in (0, 1, 4)
+        )
+        registers = []
+        for lane in range(lanes):
+            start = builder.load(builder.gep(starts, [index(lane)]))
+            place = builder.gep(rows, [builder.add(start, i)])
+            registers.append(builder.load(builder.bitcast(place, vector.as_pointer())))
+            registers[-1].align = REGISTER // lanes
+        halves = [
+            ir.Constant(ir.VectorType(number, lanes), [number(first + n // 2 + n % 2 * lanes) for n in range(lanes)])
+            for first in (0, lanes // 2)
+        ]
+        for _ in range(lanes.bit_length() - 1):  # a perfect shuffle moves one bit of the lane to the register
+            registers = [
+                builder.shuffle_vector(registers[n // 2], registers[n // 2 + lanes // 2], halves[n % 2])
+                for n in range(lanes)
+            ]
+        array = builder.bitcast(array, vector.as_pointer())
+        for n in range(lanes):
+            with builder.if_then(builder.icmp_signed("<", index(n), count)):
+                builder.store(registers[n], builder.gep(array, [builder.add(r, index(n))]))
+        return context.get_dummy_value()
+
+    return types.void(rows, starts, types.intp, types.intp, array, types.intp), generate
+
+
+@intrinsic
+def _splat(typing, number):
+    """``number`` in every lane."""
+
+    def generate(context, builder, signature, arguments):
+        kind, index = context.get_value_type(signature.return_type), ir.IntType(32)
+        blank = ir.Constant(kind, ir.Undefined)
+        first = builder.insert_element(blank, arguments[0], index(0))
+        return builder.shuffle_vector(first, blank, ir.Constant(ir.VectorType(index, kind.count), None))
+
+    return _Lanes(number)(number), generate
+
+
+@intrinsic
+def _fma(typing, x, y, z):
+    """x y + z, lane by lane."""
+
+    def generate(context, builder, signature, arguments):
+        kind = arguments[0].type
+        name = f"llvm.fmuladd.v{kind.count}{kind.element.intrinsic_name}"
+        fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
+        return builder.call(fma, arguments)
+
+    return x(x, x, x), generate
+
+
+@intrinsic
+def _where_positive(typing, h, x):
+    """x where h > 0, else 0, lane by lane."""
+
+    def generate(context, builder, signature, arguments):
+        zero = ir.Constant(arguments[0].type, None)
+        return builder.select(builder.fcmp_ordered(">", arguments[0], zero), arguments[1], zero)
+
+    return x(h, x), generate
+
+
+@intrinsic
+def _total(typing, x):
+    """The sum of the lanes."""
+
+    def generate(context, builder, signature, arguments):
+        kind = arguments[0].type
+        name = f"llvm.vector.reduce.fadd.v{kind.count}{kind.element.intrinsic_name}"
+        of = ir.FunctionType(kind.element, [kind.element, kind])
+        add = cgutils.get_or_insert_function(builder.module, of, name)
+        return builder.call(add, [ir.Constant(kind.element, -0.0), arguments[0]], fastmath=("reassoc",))
+
+    return x.scalar(x), generate
+
+
+@intrinsic
+def _publish(typing, marks, i, turn):
+    """marks[i] = turn, for all threads to see after whatever was written before."""
+
+    def generate(context, builder, signature, arguments):
+        builder.store_atomic(
+            arguments[2], _place(context, builder, signature, arguments, arguments[2].type), "release", 8
+        )
+        return context.get_dummy_value()
+
+    return types.void(marks, types.intp, types.int64), generate
+
+
+@intrinsic
+def _published(typing, marks, i):
+    """marks[i], as another thread may just have left it."""
+
+    def generate(context, builder, signature, arguments):
+        place = _place(context, builder, signature, arguments, ir.IntType(64))
+        return builder.load_atomic(place, "acquire", 8)
+
+    return types.int64(marks, types.intp), generate
+
+
+@_jit
+def _meet(marks, part, turn):
+    """Wait until the other thread has come to the same ``turn``; False where it was `STOPPED`.
+
+    Not by yielding: a scheduler may take it at its word, and let others run for milliseconds.
+    """
+    _publish(marks, part * marks.shape[1], turn)
+    other = 0
+    while other < turn:
+        other = _published(marks, (1 - part) * marks.shape[1])
+    return other < STOPPED
+
+
+@_jit
+def _registers(count, rows, like):
+    """Zeros (count, rows, lanes): a register each [c, i], in whole cache lines."""
+    lanes = _lanes(like)
+    room = np.zeros((count * rows + 1) * lanes, like.dtype)
+    first = (-room.ctypes.data // like.itemsize) % lanes
+    return room[first : first + count * rows * lanes].reshape((count, rows, lanes))
 
 
 # ------------------------------------------------------------------ sampled: forward and backward
@@ -125,212 +299,299 @@ def forward(U, A, C, X):
 
 
 @_inline
-def _backward_blas(n, X, T, U, A, H, R, G):
-    """H = relu(X U), R = 2 r / n and G = 2 g / n, as matrix products, at some of n samples; T = y - C'x.
+def _keep_active(h, g):
+    """g where h > 0, else 0, (3); for g = h the forward relu.  relu'(0) = 0."""
+    zero = g.dtype.type(0)
+    for i in range(g.size):
+        g[i] = g[i] if h[i] > zero else zero
 
-    Returns their share of the mean loss.  The gradient is dU = X'G and dA = H'R.
-    """
-    zero, scale, loss = U.dtype.type(0), U.dtype.type(2.0 / n), 0.0
-    h, r, g, t = H.reshape(-1), R.reshape(-1), G.reshape(-1), T.reshape(-1)  # one long loop each
-    np.dot(X, U, H)
-    for i in range(h.size):
-        h[i] = max(h[i], zero)
-    np.dot(H, A, R)
+
+@_inline
+def _residual(n, r, t):
+    """F = r becomes 2 r / n; returns the share of the mean loss.  t = y - C'x."""
+    scale, loss = r.dtype.type(2.0 / n), 0.0
     for i in range(r.size):
         error = r[i] - t[i]
         loss += error * error
         r[i] = error * scale
-    np.dot(R, A.T, G)
-    for i in range(g.size):
-        g[i] = g[i] if h[i] > zero else zero  # (3), relu'(0) = 0
     return loss / n
 
 
 @_sampled_jit
 def dataset_gradient(rows, U, A, dU, dA):
     """Mean loss over the data set; its gradient goes into dU and dA.  rows = [x, y - C'x]."""
-    d, k, m = U.shape[0], U.shape[1], A.shape[1]
+    d, total = U.shape[0], 0.0
     dU[:] = 0
     dA[:] = 0
-    total = 0.0
-    for start in range(0, rows.shape[0], BLOCK):
+    for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK]
-        n = block.shape[0]
         X, T = np.ascontiguousarray(block[:, :d]), np.ascontiguousarray(block[:, d:])
-        H, R, G = np.empty((n, k), U.dtype), np.empty((n, m), U.dtype), np.empty((n, k), U.dtype)
-        total += _backward_blas(rows.shape[0], X, T, U, A, H, R, G)
+        H = np.dot(X, U)
+        _keep_active(H.reshape(-1), H.reshape(-1))
+        R = np.dot(H, A)  # (1)
+        total += _residual(len(rows), R.reshape(-1), T.reshape(-1))
+        G = np.dot(R, A.T)
+        _keep_active(H.reshape(-1), G.reshape(-1))  # (3)
         dU += np.dot(X.T, G)  # (4)
         dA += np.dot(H.T, R)  # (2)
     return total
 
 
 @_inline
-def _sum_outer(n, p, q, X, Y, out):
-    """out = X Y' over n columns, 2 x 2 entries at a time, so that each number loaded serves twice."""
+def _products(p, q, s, count, W, X, out):
+    """out = W'X for samples in the lanes, 2 x 2 registers at a time, so that each number loaded serves twice.
+
+    W (p, q), X (count, s >= p, lanes), out (count, q, lanes).
+    """
+    zero = _splat(W.dtype.type(0))
+    for c in range(0, count, 2):
+        e = min(c + 1, count - 1)  # an odd last one is met twice
+        for j in range(0, q, 2):
+            l = min(j + 1, q - 1)
+            cj = cl = ej = el = zero
+            for i in range(p):
+                xc, xe, wj, wl = _load(X, c * s + i), _load(X, e * s + i), _splat(W[i, j]), _splat(W[i, l])
+                cj, cl, ej, el = _fma(wj, xc, cj), _fma(wl, xc, cl), _fma(wj, xe, ej), _fma(wl, xe, el)
+            _store(out, c * q + j, cj)
+            _store(out, c * q + l, cl)
+            _store(out, e * q + j, ej)
+            _store(out, e * q + l, el)
+
+
+@_inline
+def _sum_outer(p, q, s, t, count, X, Y, out):
+    """out = X Y' summed over samples, likewise."""
+    zero = _splat(out.dtype.type(0))
     for i in range(0, p, 2):
         for j in range(0, q, 2):
-            i1, j1 = min(i + 1, p - 1), min(j + 1, q - 1)  # an odd last row or column is met twice
-            s00 = s01 = s10 = s11 = out.dtype.type(0)
-            for b in range(n):
-                s00 += X[i, b] * Y[j, b]
-                s01 += X[i, b] * Y[j1, b]
-                s10 += X[i1, b] * Y[j, b]
-                s11 += X[i1, b] * Y[j1, b]
-            out[i, j], out[i, j1], out[i1, j], out[i1, j1] = s00, s01, s10, s11
+            k, l = min(i + 1, p - 1), min(j + 1, q - 1)
+            ij = il = kj = kl = zero
+            for c in range(count):
+                xi, xk, yj, yl = _load(X, c * s + i), _load(X, c * s + k), _load(Y, c * t + j), _load(Y, c * t + l)
+                ij, il, kj, kl = _fma(xi, yj, ij), _fma(xi, yl, il), _fma(xk, yj, kj), _fma(xk, yl, kl)
+            out[i, j], out[i, l], out[k, j], out[k, l] = _total(ij), _total(il), _total(kj), _total(kl)
 
 
 @_inline
-def _backward_unrolled(d, k, m, n, X, T, U, A, H, R, G, dU, dA):
-    """Loss and gradient (2)-(4) of n samples; one sample a column, and d, k, m known when compiling."""
-    zero, scale = U.dtype.type(0), U.dtype.type(2.0 / n)
-    for j in range(k):
-        for b in range(n):
-            z = zero
-            for i in range(d):
-                z += U[i, j] * X[i, b]
-            H[j, b] = max(z, zero)
-    loss = zero
-    for o in range(m):
-        for b in range(n):
-            r = -T[o, b]
-            for j in range(k):
-                r += A[j, o] * H[j, b]
-            loss += r * r
-            R[o, b] = r * scale
-    for j in range(k):
-        for b in range(n):
-            g = zero
-            for o in range(m):
-                g += A[j, o] * R[o, b]
-            G[j, b] = g if H[j, b] > zero else zero  # (3), relu'(0) = 0
-    _sum_outer(n, k, m, H, R, dA)  # (2)
-    _sum_outer(n, d, k, X, G, dU)  # (4)
-    return loss / n
+def _update(start, stop, w, v, g, lr, momentum):
+    """One step of (6), in place, for some entries of flat arrays."""
+    for i in range(start, stop):
+        v[i] = momentum * v[i] + g[i]
+        w[i] -= lr * (g[i] + momentum * v[i])
 
 
-@_inline
-def _update(W, V, g, lr, momentum):
-    """One step of (6), in place."""
-    for i in range(W.shape[0]):
-        for j in range(W.shape[1]):
-            V[i, j] = momentum * V[i, j] + g[i, j]
-            W[i, j] -= lr * (g[i, j] + momentum * V[i, j])
+def sampled_loop(d, k, m, fresh):
+    """(loop, room, parts): the fused training loop on samples, for one shape (small) or for all (BLAS).
+
+    ``loop(first, last, marks, room, rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps,
+    total)`` makes ``n_steps`` of (6) in place and returns ``total`` plus the batch losses.  Its batches are
+    ``rows[order[start:]]`` in turn, the last one possibly short; or, where ``order`` is empty,
+    fresh N(0, I) samples from ``rng``, labeled by ``teacher`` = (U*, A*, D).
+    ``rates`` = (lr of U, lr of A, momentum).  It does the parts ``first`` to ``last`` of each step; where these
+    are not all, another thread does the rest at the same time, meeting this one at ``marks`` (`threads.together`).
+    ``room(batch, dtype)`` makes what the threads share.  Small networks on ``fresh`` samples are one part:
+    most of the work is to draw them, from one stream.
+    """
+    if max(d, k) > UNROLLED:
+        return _blas_loop, functools.partial(_blas_room, m), PARTS
+    parts = 1 if fresh or max(d, k) <= LONELY else PARTS
+    return _unrolled_loop(d, k, m), functools.partial(_unrolled_room, parts, d * k + k * m), parts
+
+
+def _unrolled_room(parts, size, batch, dtype):
+    """Each part's gradient and loss, for even and odd steps: who is ahead overwrites nothing that is read."""
+    return np.empty((2, parts, size + 1), dtype)
 
 
 @functools.cache
-def sampled_loop(d, k, m, each=None):
-    """The fused training loop on samples: compiled for one shape (small), or for all (BLAS).
-
-    ``each(function, list of arguments)`` makes the calls of a wide network's step, on threads or not,
-    and returns their results in order.
-
-    The returned ``loop(rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total)``
-    makes ``n_steps`` of (6) in place and returns ``total`` plus the batch losses.  Its batches are
-    ``rows[order[start:]]`` in turn, the last one possibly short; or, where ``order`` is empty,
-    fresh N(0, I) samples from ``rng``, labeled by ``teacher`` = (U*, A*, D).
-    ``rates`` = (lr of U, lr of A, momentum).
-    """
-    if max(d, k) > ALONE:
-        return functools.partial(_shared_loop, each)
-    if max(d, k) > UNROLLED:
-        return _blas_loop
+def _unrolled_loop(d, k, m):
+    """`sampled_loop` for one shape: the samples are shared out, and each thread keeps weights of its own."""
 
     @_sampled_jit
-    def loop(rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
-        X, T = np.empty((d, batch), U.dtype), np.empty((m, batch), U.dtype)
-        H, G, R = np.empty((k, batch), U.dtype), np.empty((k, batch), U.dtype), np.empty_like(T)
-        dU, dA, n, line = np.empty_like(U), np.empty_like(A), batch, 64 // rows.itemsize
-        for _ in range(n_steps):
-            if order.size == 0:
-                _draw_columns(rng, teacher, X, T)
-            else:
+    def loop(first, last, marks, room, rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
+        parts, lanes, cut, end = room.shape[1], _lanes(U), d * k, d * k + k * m
+        count, n = -(-batch // lanes), batch
+        XT, R = _registers(count, d + m, U), _registers(count, m, U)
+        H, G = _registers(count, k, U), _registers(count, k, U)
+        k_star, linear = teacher[0].shape[1], np.any(teacher[2])
+        H_star = _registers(0 if order.size else count, k_star, U)
+        starts, A_T = np.empty(lanes, np.int64), np.empty((m, k), U.dtype)
+        # Views are made before the loop: each one counts a reference, which threads must not do together.
+        flat, xt = rows.reshape(-1), XT.reshape(-1)
+        weights, velocities = np.concatenate((U.ravel(), A.ravel())), np.concatenate((VU.ravel(), VA.ravel()))
+        gradient = np.empty(end + 1, U.dtype)
+        u, a = weights[:cut].reshape((d, k)), weights[cut:].reshape((k, m))
+        dU, dA = gradient[:cut].reshape((d, k)), gradient[cut:end].reshape((k, m))
+        for step in range(n_steps):
+            if order.size:
                 n = min(batch, order.size - start)
-                for b in range(n):
-                    row, later = order[start + b], order[min(start + b + AHEAD, order.size - 1)]
-                    if d + m > line:  # for shorter rows asking costs more than it saves
-                        for i in range(0, d + m, line):
-                            _prefetch(rows, later, i)
-                    for i in range(d):
-                        X[i, b] = rows[row, i]
-                    for o in range(m):
-                        T[o, b] = rows[row, d + o]
-                start += n
-            total += _backward_unrolled(d, k, m, n, X, T, U, A, H, R, G, dU, dA)
-            _update(U, VU, dU, rates[0], rates[2])
-            _update(A, VA, dA, rates[1], rates[2])
+                count = -(-n // lanes)
+            for j in range(k):
+                for o in range(m):
+                    A_T[o, j] = a[j, o]
+            for part in range(first, last):
+                begin = count * part // parts
+                c = count * (part + 1) // parts - begin
+                if order.size:
+                    _gather(d + m, flat, order, start + begin * lanes, start + n, starts, c, XT, xt)
+                else:
+                    _draw(d, rng, n, XT)
+                    _label(d, k_star, m, c, teacher, linear, XT, H_star, R)
+                _products(d, k, d + m, c, u, XT, H)  # (1)
+                _keep_active_lanes(c * k, H, H)
+                _products(k, m, k, c, a, H, R)
+                gradient[end] = _residual_lanes(d, m, c, n, R, XT)
+                _products(m, k, m, c, A_T, R, G)
+                _keep_active_lanes(c * k, H, G)  # (3)
+                _sum_outer(d, k, d + m, k, c, XT, G, dU)  # (4)
+                _sum_outer(k, m, k, m, c, H, R, dA)  # (2)
+                for i in range(end + 1):
+                    room[step % 2, part, i] = gradient[i]
+            start += n
+            if last - first < parts and not _meet(marks, first, step + 1):
+                return total
+            for i in range(end + 1):
+                gradient[i] = room[step % 2, 0, i]
+            for part in range(1, parts):
+                for i in range(end + 1):
+                    gradient[i] += room[step % 2, part, i]
+            total += gradient[end]
+            _update(0, cut, weights, velocities, gradient, rates[0], rates[2])
+            _update(cut, end, weights, velocities, gradient, rates[1], rates[2])
+        if first == 0:
+            U[:], A[:], VU[:], VA[:] = u, a, velocities[:cut].reshape((d, k)), velocities[cut:].reshape((k, m))
         return total
 
     return loop
 
 
-@_sampled_jit
-def _blas_loop(rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
-    """`sampled_loop` for every shape: a sample is a row, and the products are BLAS's."""
-    d, k, m = U.shape[0], U.shape[1], A.shape[1]
-    X, T, R = np.empty((batch, d), U.dtype), np.empty((batch, m), U.dtype), np.empty((batch, m), U.dtype)
-    H, G = np.empty((batch, k), U.dtype), np.empty((batch, k), U.dtype)
-    dU, dA, n = np.empty_like(U), np.empty_like(A), batch
-    for _ in range(n_steps):
-        if order.size == 0:
-            _draw_rows(rng, X)
-            _label_rows(teacher, X, T)
+@_inline
+def _keep_active_lanes(count, H, G):
+    for i in range(count):
+        _store(G, i, _where_positive(_load(H, i), _load(G, i)))
+
+
+@_inline
+def _residual_lanes(d, m, count, n, R, XT):
+    zero = _splat(R.dtype.type(0))
+    minus, scale, loss = _splat(R.dtype.type(-1)), _splat(R.dtype.type(2.0 / n)), zero
+    for c in range(count):
+        for o in range(m):
+            r = _fma(minus, _load(XT, c * (d + m) + d + o), _load(R, c * m + o))
+            loss = _fma(r, r, loss)
+            _store(R, c * m + o, _fma(scale, r, zero))
+    return _total(loss) / n
+
+
+@_inline
+def _gather(size, flat, order, start, stop, starts, count, XT, xt):
+    """Samples ``order[start:stop]``, as many as fit, into the lanes; zeros after the last, which add nothing."""
+    lanes = _lanes(XT)
+    for c in range(count):
+        inside = True
+        for l in range(lanes):
+            starts[l] = order[min(start + c * lanes + l, stop - 1)] * size
+            inside &= starts[l] + size + lanes <= flat.size
+        if inside:  # a register more than a row can be read from each
+            for i in range(0, size, lanes):
+                _load_transposed(flat, starts, i, size - i, XT, c * size + i)
         else:
+            for i in range(size):
+                for l in range(lanes):
+                    xt[(c * size + i) * lanes + l] = flat[starts[l] + i]
+        for l in range(max(stop - start - c * lanes, 0), lanes):
+            for i in range(size):
+                xt[(c * size + i) * lanes + l] = xt.dtype.type(0)
+
+
+@_inline
+def _draw(d, rng, n, XT):
+    """n fresh samples into the lanes, zeros after them."""
+    for c in range(len(XT)):
+        for l in range(XT.shape[2]):
+            for i in range(d):
+                XT[c, i, l] = rng.standard_normal() if c * XT.shape[2] + l < n else 0.0
+
+
+@_inline
+def _label(d, k, m, count, teacher, linear, XT, H, R):
+    """T = A*'relu(U*'x) - D'x after each x, for a teacher of width k; H and R are scratch."""
+    U, A, D = teacher
+    minus = _splat(XT.dtype.type(-1))
+    _products(d, k, d + m, count, U, XT, H)
+    _keep_active_lanes(count * k, H, H)
+    _products(k, m, k, count, A, H, R)
+    for c in range(count):
+        for o in range(m):
+            _store(XT, c * (d + m) + d + o, _load(R, c * m + o))
+    if linear:
+        _products(d, m, d + m, count, D, XT, R)
+        for c in range(count):
+            for o in range(m):
+                t = c * (d + m) + d + o
+                _store(XT, t, _fma(minus, _load(R, c * m + o), _load(XT, t)))
+
+
+def _blas_room(m, batch, dtype):
+    """What each part's units add to F, for even and odd steps."""
+    return np.empty((2, PARTS, batch, m), dtype)
+
+
+@_sampled_jit
+def _blas_loop(first, last, marks, room, rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
+    """`sampled_loop` for every shape: the units are shared out, and only what they add to F is exchanged."""
+    d, k, m, parts, n = U.shape[0], U.shape[1], A.shape[1], room.shape[1], batch
+    low, high = k * first // parts, k * last // parts
+    units, readout = U.T[low:high].copy(), A[low:high].copy()
+    v_units, v_readout = VU.T[low:high].copy(), VA[low:high].copy()
+    d_units, d_readout = np.empty_like(units), np.empty_like(readout)
+    X, T, R = np.empty((batch, d), U.dtype), np.zeros((batch, m), U.dtype), np.empty((batch, m), U.dtype)
+    H, G = np.empty(batch * (high - low), U.dtype), np.empty(batch * (high - low), U.dtype)
+    units_star, A_star, D = teacher[0].T.copy(), teacher[1], teacher[2]
+    for step in range(n_steps):
+        if order.size:
             n = min(batch, order.size - start)
             _gather_rows(rows, order[start : start + n], X, T)
             start += n
-        total += _backward_blas(n, X[:n], T[:n], U, A, H[:n], R[:n], G[:n])
-        np.dot(X[:n].T, G[:n], dU)  # (4)
-        np.dot(H[:n].T, R[:n], dA)  # (2)
-        _update(U, VU, dU, rates[0], rates[2])
-        _update(A, VA, dA, rates[1], rates[2])
+        else:
+            _draw_rows(rng, X)
+        x, r, t = X[:n], R[:n], T[:n]
+        for part in range(first, last):
+            i, j = k * part // parts - low, k * (part + 1) // parts - low
+            h, share = H[i * n : j * n], room[step % 2, part, :n]
+            np.dot(x, units[i:j].T, h.reshape((n, j - i)))
+            _keep_active(h, h)
+            np.dot(h.reshape((n, j - i)), readout[i:j], share)  # (1)
+            if not order.size:  # minus this part of the teacher's units
+                i, j = len(A_star) * part // parts, len(A_star) * (part + 1) // parts
+                h_star = np.dot(x, units_star[i:j].T)
+                _keep_active(h_star.reshape(-1), h_star.reshape(-1))
+                share -= np.dot(h_star, A_star[i:j])
+                if part == 0:
+                    share += np.dot(x, D)
+        if last - first < parts and not _meet(marks, first, step + 1):
+            return total
+        r[:] = room[step % 2, 0, :n]
+        for part in range(1, parts):
+            r += room[step % 2, part, :n]
+        total += _residual(n, r.reshape(-1), t.reshape(-1))
+        for part in range(first, last):
+            i, j = k * part // parts - low, k * (part + 1) // parts - low
+            h, g = H[i * n : j * n], G[i * n : j * n]
+            np.dot(r, readout[i:j].T, g.reshape((n, j - i)))
+            _keep_active(h, g)  # (3)
+            np.dot(g.reshape((n, j - i)).T, x, d_units[i:j])  # (4)
+            np.dot(h.reshape((n, j - i)).T, r, d_readout[i:j])  # (2)
+        _update(0, units.size, units.reshape(-1), v_units.reshape(-1), d_units.reshape(-1), rates[0], rates[2])
+        _update(
+            0, readout.size, readout.reshape(-1), v_readout.reshape(-1), d_readout.reshape(-1), rates[1], rates[2]
+        )
+    if last - first < parts and not _meet(marks, first, n_steps + 1):
+        return total
+    U[:, low:high], A[low:high], VU[:, low:high], VA[low:high] = units.T, readout, v_units.T, v_readout
+    if last - first < parts:
+        _meet(marks, first, n_steps + 2)  # all is written
     return total
-
-
-def _shared_loop(each, rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
-    """`sampled_loop` for wide networks: first the samples of a step are shared out, then the weights' rows."""
-    (d, k), m = U.shape, A.shape[1]
-    X, T, H, R, G = (np.empty((batch, columns), U.dtype) for columns in (d, m, k, m, k))
-
-    def parts(count):
-        cuts = [count * part // PARTS for part in range(PARTS + 1)]
-        return [slice(*ends) for ends in zip(cuts, cuts[1:])]
-
-    # Calls with nothing to do: two threads must not compile one function at the same time.
-    _share_samples(batch, rows, order[:0], teacher, U, A, X[:0], T[:0], H[:0], R[:0], G[:0])
-    _share_weights(X, G, U, VU, 0, 0, H, R, A, VA, 0, 0, rates)
-    for _ in range(n_steps):
-        n = min(batch, order.size - start) if order.size else batch
-        if order.size == 0:
-            _draw_rows(rng, X)  # all of them from one stream, whoever works on them
-        picked = order[start : start + n]
-        total += sum(each(_share_samples, [
-            (n, rows, picked[i], teacher, U, A, X[i], T[i], H[i], R[i], G[i]) for i in parts(n)
-        ]))  # fmt: skip
-        each(_share_weights, [
-            (X[:n], G[:n], U, VU, i.start, i.stop, H[:n], R[:n], A, VA, j.start, j.stop, rates)
-            for i, j in zip(parts(d), parts(k))
-        ])  # fmt: skip
-        start += n
-    return total
-
-
-@_sampled_jit
-def _share_samples(n, rows, picked, teacher, U, A, X, T, H, R, G):
-    """`_backward_blas` at some of a step's n samples: the picked rows, or, without rows, what X holds."""
-    if rows.size:
-        _gather_rows(rows, picked, X, T)
-    else:
-        _label_rows(teacher, X, T)
-    return _backward_blas(n, X, T, U, A, H, R, G)
-
-
-@_sampled_jit
-def _share_weights(X, G, U, VU, i0, i1, H, R, A, VA, j0, j1, rates):
-    """One step of (6) for the rows i0 to i1 of U and j0 to j1 of A."""
-    dU = np.dot(np.ascontiguousarray(X[:, i0:i1]).T, G)  # (4)
-    _update(U[i0:i1], VU[i0:i1], dU, rates[0], rates[2])
-    dA = np.dot(np.ascontiguousarray(H[:, j0:j1]).T, R)  # (2)
-    _update(A[j0:j1], VA[j0:j1], dA, rates[1], rates[2])
 
 
 @_inline
@@ -344,32 +605,7 @@ def _gather_rows(rows, picked, X, T):
             T[b, o] = rows[row, d + o]
 
 
-@_sampled_jit
-def _draw_columns(rng, teacher, X, T):
-    """Fresh samples into the columns of X, and T = A*'relu(U*'x) - D'x."""
-    U, A, D = teacher
-    zero = X.dtype.type(0)
-    for b in range(X.shape[1]):
-        for i in range(X.shape[0]):
-            X[i, b] = rng.standard_normal()
-    for o in range(T.shape[0]):
-        for b in range(X.shape[1]):
-            T[o, b] = zero
-        for i in range(X.shape[0]):
-            for b in range(X.shape[1]):
-                T[o, b] -= D[i, o] * X[i, b]
-    h = np.empty(X.shape[1], X.dtype)
-    for j in range(U.shape[1]):
-        h[:] = zero
-        for i in range(X.shape[0]):
-            for b in range(X.shape[1]):
-                h[b] += U[i, j] * X[i, b]
-        for o in range(T.shape[0]):
-            for b in range(X.shape[1]):
-                T[o, b] += A[j, o] * max(h[b], zero)
-
-
-@_sampled_jit
+@_inline
 def _draw_rows(rng, X):
     """Fresh samples into the rows of X."""
     for b in range(X.shape[0]):
@@ -377,45 +613,45 @@ def _draw_rows(rng, X):
             X[b, i] = rng.standard_normal()
 
 
-@_sampled_jit
-def _label_rows(teacher, X, T):
-    """T = A*'relu(U*'x) - D'x at the rows of X."""
-    U, A, D = teacher
-    T[:] = np.dot(np.maximum(np.dot(X, U), X.dtype.type(0)), A) - np.dot(X, D)
-
-
 # ------------------------------------------------------------ population: gradient, loop, Hessian
 
 
 @_jit
-def _normalize(U, start, rows, columns, norm):
-    """Lengths of the columns of U, and their directions: as rows, and as columns, from ``start`` on.
+def _normalize(units, d, start, rows, columns, norm):
+    """Lengths of the units, rows of ``units``, and their directions: as rows, and as columns, from ``start`` on.
 
     A zero unit has direction 0.  Where a square could over- or underflow, the scale is taken out first.
     """
-    for j in range(U.shape[1]):
+    for j in range(len(units)):
         total, scale, l = 0.0, 1.0, start + j
-        for i in range(U.shape[0]):
-            total += U[i, j] * U[i, j]
+        for i in range(d):
+            total += units[j, i] * units[j, i]
         if not 1e-280 < total < 1e280:
-            scale = np.max(np.abs(U[:, j])) or 1.0
-            total = np.sum((U[:, j] / scale) ** 2)
+            scale = np.max(np.abs(units[j, :d])) or 1.0
+            total = np.sum((units[j, :d] / scale) ** 2)
         length = math.sqrt(total)
         inverse = 1.0 / length if length > 0.0 else 0.0
         norm[l] = scale * length
-        for i in range(U.shape[0]):
-            rows[l, i] = columns[i, l] = (U[i, j] if scale == 1.0 else U[i, j] / scale) * inverse
+        for i in range(d):
+            rows[l, i] = columns[i, l] = (units[j, i] if scale == 1.0 else units[j, i] / scale) * inverse
 
 
 @_jit
 def _residual_network(U, A, U_star, A_star):
-    """Student minus teacher: the units' directions as rows and as columns, their norms, Q and Q'."""
-    d, k, K = U.shape[0], U.shape[1], U.shape[1] + U_star.shape[1]
-    rows, columns, norm = np.empty((K, d)), np.empty((d, K)), np.empty(K)
-    _normalize(U, 0, rows, columns, norm)
-    _normalize(U_star, k, rows, columns, norm)
-    Q = np.vstack((A, -A_star))
-    return rows, columns, norm, Q, Q.T.copy()
+    """Student minus teacher: the units' directions as rows and as columns, their norms, Q and Q'.
+
+    Zero units fill the last register; they add nothing.
+    """
+    d, k, k_star, m = U.shape[0], U.shape[1], U_star.shape[1], A.shape[1]
+    count = -(-(k + k_star) // _lanes(U))
+    K = count * _lanes(U)
+    rows, columns, norm = np.zeros((K, d)), _registers(d, count, U).reshape((d, K)), np.zeros(K)
+    _normalize(U.T, d, 0, rows, columns, norm)
+    _normalize(U_star.T, d, k, rows, columns, norm)
+    Q, Q_T = np.zeros((K, m)), _registers(m, count, U).reshape((m, K))
+    Q[:k], Q[k : k + k_star] = A, -A_star
+    Q_T[:] = Q.T
+    return rows, columns, norm, Q, Q_T
 
 
 # arcsin(sqrt z) / sqrt z on [0, 1/2], lowest power first: the Chebyshev fit of this degree, whose
@@ -450,115 +686,161 @@ def _pair_terms(K, plus, value, norm, slope):
 
 
 @_inline_exact
-def _population_gradient(d, k, K, m, network, room, U, A, D, linear, dU, dA):
-    """(10) into dU and (11) into dA, one unit after the other, each against all K at once.
+def _population_gradient(low, high, d, count, m, network, room, weights, D, gradient):
+    """(10) and (11) for the units low to high, rows [u, a] of ``weights``, each against all in ``count`` registers.
 
     A pair of student units is met twice: in SIMD lanes that is cheaper than to mirror it.
     """
     rows, columns, norm, Q, Q_T = network
-    plus, slope, value, dz, da = room
-    for j in range(k):
-        for l in range(K):
-            plus[l] = value[l] = 0.0
-        for i in range(d):
-            for l in range(K):
-                plus[l] += (rows[j, i] + columns[i, l]) ** 2
-        for o in range(m):
-            for l in range(K):
-                value[l] += Q[j, o] * Q_T[o, l]
-        _pair_terms(K, plus, value, norm, slope)
-        total = 0.0
-        for l in range(K):
-            total += plus[l]
-        for i in range(d):
-            dz[i] = total * rows[j, i]
-        for l in range(K):
+    plus, slope, value, linear = room
+    zero, one = _splat(0.0), _splat(1.0)
+    for j in range(low, high):
+        for c in range(count):
+            square = product = zero
             for i in range(d):
-                dz[i] += slope[l] * rows[l, i]
-        for o in range(m):
-            da[o] = 0.0
-        for l in range(K):
+                both = _fma(one, _splat(rows[j, i]), _load(columns, i * count + c))
+                square = _fma(both, both, square)
             for o in range(m):
-                da[o] += value[l] * Q[l, o]
-        alive = 1.0 if norm[j] > 0.0 else 0.0  # relu'(0) = 0
+                product = _fma(_splat(Q[j, o]), _load(Q_T, o * count + c), product)
+            _store(plus, c, square)
+            _store(value, c, product)
+        _pair_terms(plus.size, plus, value, norm, slope)
+        own = zero
+        for c in range(count):
+            own = _fma(one, _load(plus, c), own)
+        own, alive = _total(own), 1.0 / math.pi if norm[j] > 0.0 else 0.0  # relu'(0) = 0
         for i in range(d):
-            dU[i, j] = alive * dz[i] / math.pi  # (10)
+            others = zero
+            for c in range(count):
+                others = _fma(_load(slope, c), _load(columns, i * count + c), others)
+            gradient[j, i] = alive * (own * rows[j, i] + _total(others))  # (10)
         for o in range(m):
-            dA[j, o] = norm[j] * da[o] / math.pi  # (11)
+            others = zero
+            for c in range(count):
+                others = _fma(_load(value, c), _load(Q_T, o * count + c), others)
+            gradient[j, d + o] = norm[j] / math.pi * _total(others)  # (11)
         if linear:
             for i in range(d):
                 for o in range(m):
-                    dU[i, j] += alive * D[i, o] * A[j, o]
-                    dA[j, o] += D[i, o] * U[i, j]
+                    if norm[j] > 0.0:
+                        gradient[j, i] += D[i, o] * weights[j, d + o]
+                    gradient[j, d + o] += D[i, o] * weights[j, i]
 
 
 @_exact
-def _population_gradient_blas(network, U, A, D, dU, dA):
-    """The same, for all units at once: the sums over components are matrix products."""
+def _population_gradient_blas(low, high, d, network, room, weights, D, gradient):
+    """The same, for all these units at once: the sums over components are matrix products."""
     rows, columns, norm, Q, Q_T = network
-    k, K = U.shape[1], norm.size
-    plus, value, slope = np.dot(rows[:k], columns), np.dot(A, Q_T), np.empty((k, K))
-    for j in range(k):
-        for l in range(K):
-            plus[j, l] = 2.0 + 2.0 * plus[j, l]
-            if plus[j, l] < 1e-3:  # the digits that matter near pi are lost: sum them up anew
-                plus[j, l] = np.sum((rows[j] + rows[l]) ** 2)
-        _pair_terms(K, plus[j], value[j], norm, slope[j])
-    dz = np.dot(slope, rows)
-    for j in range(k):
-        dz[j] += np.sum(plus[j]) * rows[j]
-        if norm[j] == 0.0:
-            dz[j] = 0.0  # relu'(0) = 0
-    np.dot(value, Q, dA)
-    for j in range(k):
-        dU[:, j] = dz[j] / math.pi  # (10)
-        dA[j] *= norm[j] / math.pi  # (11)
-    if np.any(D):
-        dU += np.dot(D, (A * (norm[:k] > 0.0).reshape((k, 1))).T)
-        dA += np.dot(U.T, D)
+    plus, value, slope = np.dot(rows[low:high], columns), np.dot(Q[low:high], Q_T), room[0]
+    dz, da, linear = room[1], room[2], np.any(D)
+    for j in range(low, high):
+        near, products = plus[j - low], value[j - low]
+        for l in range(near.size):
+            near[l] = 2.0 + 2.0 * near[l]
+            if near[l] < 1e-3:  # the digits that matter near pi are lost: sum them up anew
+                near[l] = np.sum((rows[j] + rows[l]) ** 2)
+        _pair_terms(near.size, near, products, norm, slope[j - low])
+    np.dot(slope, rows, dz)
+    np.dot(value, Q, da)
+    for j in range(low, high):
+        alive = 1.0 if norm[j] > 0.0 else 0.0  # relu'(0) = 0
+        gradient[j, :d] = alive * (dz[j - low] + np.sum(plus[j - low]) * rows[j]) / math.pi  # (10)
+        gradient[j, d:] = norm[j] * da[j - low] / math.pi  # (11)
+        if linear:
+            gradient[j, :d] += alive * np.dot(D, weights[j, d:])
+            gradient[j, d:] += np.dot(weights[j, :d], D)
+
+
+@_inline_exact
+def _room(count, D):
+    """Scratch for `_population_gradient`."""
+    room = _registers(3, count, D)
+    return room[0].reshape(-1), room[1].reshape(-1), room[2].reshape(-1), np.any(D)
+
+
+@_inline_exact
+def _room_blas(units, d, K, m):
+    """Scratch for `_population_gradient_blas` of some units."""
+    return np.empty((units, K)), np.empty((units, d)), np.empty((units, m))
 
 
 @_exact
 def population_gradient(U, A, U_star, A_star, D, dU, dA):
     """(10) into dU and (11) into dA: O(k (k + k*) (d + m)) time, O(k (k + k*)) memory at most."""
     network = _residual_network(U, A, U_star, A_star)
-    d, k, m = U.shape[0], U.shape[1], A.shape[1]
+    d, k, K, m = U.shape[0], U.shape[1], network[2].size, A.shape[1]
+    weights = np.hstack((U.T, A))
+    gradient = np.empty_like(weights)
     if max(d, k) > EXACT_UNROLLED:
-        _population_gradient_blas(network, U, A, D, dU, dA)
+        _population_gradient_blas(0, k, d, network, _room_blas(k, d, K, m), weights, D, gradient)
     else:
-        K = network[2].size
-        room = np.empty(K), np.empty(K), np.empty(K), np.empty(d), np.empty(m)
-        _population_gradient(d, k, K, m, network, room, U, A, D, np.any(D), dU, dA)
+        count = K // _lanes(U)
+        _population_gradient(0, k, d, count, m, network, _room(count, D), weights, D, gradient)
+    dU[:], dA[:] = gradient[:, :d].T, gradient[:, d:]
 
 
-def population_loop(teacher, U, A, VU, VA, rates, n_steps):
-    """``n_steps`` of (6) on the exact gradient, in place; ``teacher`` and ``rates`` as in `sampled_loop`."""
-    shape = (U.shape[0], U.shape[1], U.shape[1] + teacher[0].shape[1], A.shape[1])
-    loop = _population_loop(*(shape if max(shape[:2]) <= EXACT_UNROLLED else (0, 0, 0, 0)))
-    loop(teacher, U, A, VU, VA, rates, n_steps)
+def population_loop(d, k, K, m):
+    """(loop, room, parts): the training loop on the exact gradient, as `sampled_loop`.
+
+    ``loop(first, last, marks, room, teacher, U, A, VU, VA, rates, n_steps)``.
+    """
+    room = functools.partial(np.empty, (2, k, d + m))
+    if max(d, k) > EXACT_UNROLLED:
+        return _population_loop(0, 0, 0, 0), room, PARTS
+    return _population_loop(d, k, K, m), room, PARTS if max(d, k) > EXACT_LONELY else 1
 
 
 @functools.cache
 def _population_loop(d, k, K, m):
     """The loop compiled for one shape (small), or, where that is all zeros, for every shape (BLAS)."""
+    small, count = d > 0, -(-K // (REGISTER // 8))
 
     @_exact
-    def loop(teacher, U, A, VU, VA, rates, n_steps):
+    def loop(first, last, marks, room, teacher, U, A, VU, VA, rates, n_steps):
         network = _residual_network(U, A, teacher[0], teacher[1])
         rows, columns, norm, Q, Q_T = network
-        room = np.empty(K), np.empty(K), np.empty(K), np.empty(d), np.empty(m)
-        dU, dA, linear = np.empty_like(U), np.empty_like(A), np.any(teacher[2])
-        for _ in range(n_steps):
-            _normalize(U, 0, rows, columns, norm)
-            for j in range(A.shape[0]):
-                for o in range(A.shape[1]):
-                    Q[j, o] = Q_T[o, j] = A[j, o]
-            if d:
-                _population_gradient(d, k, K, m, network, room, U, A, teacher[2], linear, dU, dA)
+        inputs, units, outputs = U.shape[0], U.shape[1], A.shape[1]
+        parts = len(marks)
+        low, high = units * first // parts, units * last // parts
+        weights, velocities = np.hstack((U.T, A)), np.hstack((VU.T, VA))
+        gradient = np.empty_like(weights)
+        w, v, g = weights.reshape(-1), velocities.reshape(-1), gradient.reshape(-1)
+        if small:
+            scratch = _room(count, teacher[2])
+        else:
+            scratch = _room_blas(-(-units // parts), inputs, norm.size, outputs)
+        for step in range(n_steps):
+            _normalize(weights, inputs, 0, rows, columns, norm)
+            for j in range(units):
+                for o in range(outputs):
+                    Q[j, o] = Q_T[o, j] = weights[j, inputs + o]
+            if small:
+                _population_gradient(low, high, d, count, m, network, scratch, weights, teacher[2], gradient)
             else:
-                _population_gradient_blas(network, U, A, teacher[2], dU, dA)
-            _update(U, VU, dU, rates[0], rates[2])
-            _update(A, VA, dA, rates[1], rates[2])
+                for part in range(first, last):
+                    i, j = units * part // parts, units * (part + 1) // parts
+                    some = scratch[0][: j - i], scratch[1][: j - i], scratch[2][: j - i]
+                    _population_gradient_blas(i, j, inputs, network, some, weights, teacher[2], gradient)
+            for j in range(low, high):
+                begin, end = j * (inputs + outputs), (j + 1) * (inputs + outputs)
+                _update(begin, begin + inputs, w, v, g, rates[0], rates[2])
+                _update(begin + inputs, end, w, v, g, rates[1], rates[2])
+            if last - first < parts:
+                for j in range(low, high):
+                    for i in range(inputs + outputs):
+                        room[step % 2, j, i] = weights[j, i]
+                if not _meet(marks, first, step + 1):
+                    return
+                for j in range(units):
+                    if not low <= j < high:
+                        for i in range(inputs + outputs):
+                            weights[j, i] = room[step % 2, j, i]
+        if last - first < parts and not _meet(marks, first, n_steps + 1):
+            return
+        U[:, low:high], VU[:, low:high] = weights[low:high, :inputs].T, velocities[low:high, :inputs].T
+        A[low:high], VA[low:high] = weights[low:high, inputs:], velocities[low:high, inputs:]
+        if last - first < parts:
+            _meet(marks, first, n_steps + 2)  # all is written
 
     return loop
 
@@ -583,7 +865,7 @@ def population_hessian(U, A, U_star, A_star, D):
     """The exact Hessian in (U, A), both row-major, shape (k (d + m), k (d + m)); (14)-(17)."""
     d, k, m = U.shape[0], U.shape[1], A.shape[1]
     unit, _, norm, Q, _ = _residual_network(U, A, U_star, A_star)
-    K = norm.size
+    K = k + U_star.shape[1]
     uu, ua, aa = np.zeros((k, k, d, d)), np.zeros((k, k, d, m)), np.zeros((k, k))
     for j in range(k):
         aa[j, j] = norm[j] * norm[j]
@@ -764,7 +1046,7 @@ def population_value_plain(Z, Q, D):
     """(18) in plain arithmetic but for the sum itself, and an estimate of its rounding error."""
     K = Z.shape[0]
     unit, norm = np.empty_like(Z), np.empty(K)
-    _normalize(Z.T, 0, unit, np.empty(Z.T.shape), norm)
+    _normalize(Z, Z.shape[1], 0, unit, np.empty(Z.T.shape), norm)
     P = Q * norm.reshape((K, 1))
     C, W = np.dot(unit, unit.T), np.dot(P, P.T)
     odd = D + 0.5 * np.dot(Z.T, Q)

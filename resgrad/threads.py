@@ -1,11 +1,12 @@
 """How many threads work, so that results do not depend on it.  Imports no other room."""
 
-import concurrent.futures
 import contextlib
 import ctypes
 import functools
 import os
+import queue
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,45 +26,103 @@ def blas():
     return pairs
 
 
-_LOCK, _BEFORE = threading.Lock(), []
+STOPPED = 2**62  # the mark of a thread that comes to no more meetings, as in `kernels`
+_LOCK, _BEFORE = threading.Lock(), []  # BLAS threads before the first `one_thread`
+_USERS = []  # (thread, whether it may be helped) of each that is under way
 
 
 @contextlib.contextmanager
-def one_thread():
+def one_thread(helped=True):
     """One BLAS thread in this process: the last bits of products and eigenvalues depend on their number.
 
     It reaches the OpenBLAS of NumPy's and SciPy's wheels.  With another BLAS, such as conda's MKL, set its
     number of threads before Python starts (``MKL_NUM_THREADS=1``), or those bits may depend on it.
+    ``helped=False`` keeps `together` from taking a second thread: for workers of which there are many.
     """
+    user = threading.get_ident(), helped
     with _LOCK:
-        _BEFORE.append([get_threads() for get_threads, _ in blas()])
+        if not _USERS:
+            _BEFORE[:] = [get_threads() for get_threads, _ in blas()]
+        _USERS.append(user)
         for _, set_threads in blas():
             set_threads(1)
     try:
         yield
     finally:
         with _LOCK:
-            before = _BEFORE.pop()
-            if not _BEFORE:  # the last to leave holds what the first one found
-                for (_, set_threads), count in zip(blas(), before):
+            _USERS.remove(user)
+            if not _USERS:  # the last to leave restores what the first one found
+                for (_, set_threads), count in zip(blas(), _BEFORE):
                     set_threads(count)
+
+
+def spare():
+    """Whether a second thread may help: BLAS had two, nothing else here is at work, a processor is free."""
+    if min(_BEFORE, default=2) < 2 or set(_USERS) != {(threading.get_ident(), True)}:
+        return False
+    return _a_processor_is_free(time.monotonic() // 0.05)
+
+
+@functools.lru_cache(maxsize=1)
+def _a_processor_is_free(moment):
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        running = int(Path("/proc/loadavg").read_text().split()[3].split("/")[0])  # of all processes, now
+    except OSError:
+        running = 1
+    return running < processors
+
+
+class _Helper:
+    """A thread that helps `together`."""
+
+    def __init__(self):
+        self.lock, self.calls, self.errors = threading.Lock(), queue.SimpleQueue(), queue.SimpleQueue()
+        self.current = getattr(ctypes.CDLL(None), "sched_getcpu", None) if hasattr(os, "sched_setaffinity") else None
+        self.avoided = None
+        threading.Thread(target=self._serve, name="resgrad", daemon=True).start()
+
+    def _serve(self):
+        while True:
+            work, marks, avoid = self.calls.get()
+            try:
+                if avoid != self.avoided:  # some schedulers wake a thread where the one it is to help runs
+                    os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()) - {avoid})
+                    self.avoided = avoid
+                work(1, len(marks), marks)
+            except BaseException as error:
+                self.errors.put(error)
+                marks[1, 0] = STOPPED
+
+    def together(self, work, marks):
+        """What ``work(0, 1, marks)`` returns, with the rest done by the helper."""
+        self.calls.put((work, marks, self.current and self.current()))
+        try:
+            result = work(0, 1, marks)
+        finally:
+            stopped = marks[1, 0] == STOPPED
+            marks[0, 0] = STOPPED
+        if stopped:
+            raise self.errors.get()
+        return result
 
 
 @functools.cache
 def _helper(process):
-    """The thread that helps; a forked process needs one of its own."""
-    return concurrent.futures.ThreadPoolExecutor(1, "resgrad")
+    """The `_Helper` of a process: a forked one needs its own."""
+    return _Helper()
 
 
-def each(function, calls):
-    """[function(*arguments) for arguments in calls], with the help of a second thread.
+def together(work, parts):
+    """``work(0, parts, marks)``, or, where a thread can be `spare`d, ``work(0, 1, marks)`` here, the rest there.
 
-    Alone where BLAS had one thread before `one_thread`, and where the helper is busy with another's calls.
+    The two meet at ``marks``, zeros of shape (parts, 16): a cache line and more for each, so that neither
+    disturbs the other.  The result is that of the call made here.
     """
-    if min((_BEFORE or [[]])[0], default=os.cpu_count()) < 2:
-        return [function(*arguments) for arguments in calls]
-    futures = [_helper(os.getpid()).submit(function, *arguments) for arguments in calls[1:]]
-    results = [function(*calls[0])]
-    for future, arguments in zip(futures, calls[1:]):
-        results.append(function(*arguments) if future.cancel() else future.result())
-    return results
+    marks = np.zeros((parts, 16), np.int64)
+    if parts < 2 or not spare() or not (helper := _helper(os.getpid())).lock.acquire(blocking=False):
+        return work(0, parts, marks)
+    try:
+        return helper.together(work, marks)
+    finally:
+        helper.lock.release()

@@ -3,6 +3,7 @@
 Imports ``architectures``, ``losses``, ``optimizers``, ``kernels``, ``checks``, ``threads``.
 """
 
+import copy
 import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -360,18 +361,39 @@ def advancer(loss, optimizer, batch_size, width):
     with np.errstate(over="ignore"):  # a step size of infinity diverges at once, and is told so
         rates = tuple(map(loss.dtype.type, (lr, lr * loss.arch.readout_rate(d), momentum)))
 
-    def exact(state, n):
-        kernels.population_loop(loss.units_star, state.U, state.A, state.VU, state.VA, rates, n)
+    shared = []  # what two threads have in common; made at the first call
+
+    fresh = isinstance(loss, losses.OnlineLoss)
+    if isinstance(loss, losses.PopulationLoss):
+        loop, room, parts = kernels.population_loop(d, width, width + loss.units_star[0].shape[1], m)
+    else:
+        loop, room, parts = kernels.sampled_loop(d, width, m, fresh)
+
+    def advance(state, n, work, *sizes):
+        """n steps, with the help of another thread."""
+        if not shared:
+            shared.append(room(*sizes))
+            work(0, parts, np.zeros((parts, 16), np.int64), 0)  # two threads must not compile at one time
+        total = threads.together(work, parts)
         state.step += n
         state.window_steps += n
+        return total
+
+    def exact(state, n):
+        def work(first, last, marks, n_steps=n):
+            loop(first, last, marks, shared[0], loss.units_star, state.U, state.A, state.VU, state.VA, rates, n_steps)
+
+        advance(state, n, work)
 
     def sampled(state, n, batch, rows, teacher):
-        moving = (state.U, state.A, state.VU, state.VA)
-        state.window_loss = kernels.sampled_loop(d, width, m, threads.each)(
-            rows, state.order, state.position, state.rng, teacher, *moving, rates, batch, n, state.window_loss
-        )
-        state.step += n
-        state.window_steps += n
+        helpers = copy.deepcopy(state.rng) if fresh and parts > 1 else state.rng
+
+        def work(first, last, marks, n_steps=n):
+            rng = helpers if first else state.rng
+            return loop(first, last, marks, shared[0], rows, state.order, state.position, rng, teacher,
+                        state.U, state.A, state.VU, state.VA, rates, batch, n_steps, state.window_loss)
+
+        state.window_loss = advance(state, n, work, batch, loss.dtype)
 
     def online(state, n):
         sampled(state, n, batch_size or BATCH, np.empty((0, 0), loss.dtype), loss.units_star)

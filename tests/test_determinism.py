@@ -8,9 +8,10 @@ import sys
 import threading
 import warnings
 
+import numpy as np
 import pytest
 
-from resgrad import experiment, protocol, threads
+from resgrad import experiment, kernels, protocol, threads
 
 SMALL = ["--arch", "modresnet", "--d", "4", "--samples", "1000", "--steps", "300"]
 WIDE = ["--arch", "two-weight", "--d", "110", "--samples", "2000", "--steps", "12"]  # matrix products; long sums
@@ -65,18 +66,22 @@ import hashlib, os, sys
 if sys.argv[1:]:
     os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 import numpy as np, resgrad as rg
-for d in 100, 260:  # below and above kernels.ALONE
+for d in 12, 100:  # registers and matrix products
     for dtype in np.float64, np.float32:
         teacher = rg.Network("resnet-sum", rg.draw("resnet-sum", "normal", d, rng=1), d)
         data = rg.EmpiricalLoss("two-weight", *rg.dataset(teacher, 450, rng=0, dtype=dtype))
         for loss, batch in (data, 200), (data, None), (rg.OnlineLoss("two-weight", teacher, dtype), 200):
             run = rg.train(loss, rg.draw("two-weight", "small", d, rng=2), rg.Nesterov(1e-7, 0.9), 4, batch)
             print(d, dtype.__name__, batch, hashlib.sha1(run.theta.tobytes() + run.loss.tobytes()).hexdigest())
+for d in 8, 20, 40:  # alone, registers, matrix products
+    exact = rg.PopulationLoss("modresnet", rg.Network("resnet", rg.draw("resnet", "normal", d, rng=1), d))
+    run = rg.train(exact, rg.draw("modresnet", "small", d, rng=2), rg.Nesterov(1e-3, 0.9), 50)
+    print(d, hashlib.sha1(run.theta.tobytes() + run.loss.tobytes()).hexdigest())
 """
 
 
 def test_across_threads_without_the_command_line():
-    """Batches, whole data sets and fresh samples; NumPy's and SciPy's BLAS, and the helper of `threads.each`."""
+    """Batches, whole data sets, fresh samples and the expectation; NumPy's and SciPy's BLAS, and the helper."""
     line = [sys.executable, "-c", TRAIN]
     one, two, confined = (
         subprocess.run(line + more, env=os.environ | {"OPENBLAS_NUM_THREADS": n}, capture_output=True, text=True,
@@ -84,30 +89,68 @@ def test_across_threads_without_the_command_line():
         for n, more in (("1", []), ("2", []), ("2", ["confined"] * hasattr(os, "sched_setaffinity")))
     )
     assert one == two == confined
-    assert len(set(one)) == 12
+    assert len(set(one)) == 15
 
 
-def test_the_helper_helps_and_a_busy_one_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(threads, "_BEFORE", [[2]])
-    meet = threading.Barrier(2, timeout=20)
-    assert threads.each(lambda part: (meet.wait(), part)[1], [(0,), (1,)]) == [0, 1]  # side by side, or a timeout
-    free = threading.Event()
-    busy = threads._helper(os.getpid()).submit(free.wait, 20)
-    assert threads.each(threading.get_ident, [(), ()]) == [threading.get_ident()] * 2
-    free.set()
-    assert busy.result()
-    monkeypatch.setattr(threads, "_BEFORE", [[1]])
-    assert threads.each(threading.get_ident, [(), ()]) == [threading.get_ident()] * 2
+def meeting(first, last, marks):
+    """Who does the parts, and whether both are at it side by side."""
+    if last - first == len(marks):
+        return "alone"
+    kernels._meet(marks, first, 1)
+    return threading.get_ident()
+
+
+@pytest.fixture
+def two_processors(monkeypatch):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one processor")
+    kernels._meet(np.full((2, 16), 9), 0, 1)  # compiled
+    monkeypatch.setattr(threads, "blas", lambda: [(lambda: 2, lambda count: None)])
+    monkeypatch.setattr(threads, "_a_processor_is_free", lambda moment: True)
+
+
+def test_a_helper_comes_only_where_a_thread_can_be_spared(two_processors, monkeypatch):
+    assert threads.together(meeting, 2) == "alone"  # nothing says that no one else is at work
+    with threads.one_thread():
+        assert threads.together(meeting, 2) == threading.get_ident()
+        assert threads.together(meeting, 1) == "alone"
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            assert pool.submit(threads.together, meeting, 2).result(20) == "alone"
+        with threads.one_thread():  # nested
+            assert threads.together(meeting, 2) == threading.get_ident()
+        with threads.one_thread(helped=False):
+            assert threads.together(meeting, 2) == "alone"
+        with threads._helper(os.getpid()).lock:  # busy
+            assert threads.together(meeting, 2) == "alone"
+        monkeypatch.setattr(threads, "_BEFORE", [1, 2])
+        assert threads.together(meeting, 2) == "alone"
+    assert threads._USERS == []
+
+
+@pytest.mark.parametrize("culprit", [0, 1])
+def test_an_error_in_one_thread_stops_both(two_processors, culprit):
+    def work(first, last, marks):
+        if first == culprit:
+            raise MemoryError(f"part {first}")
+        for turn in range(1, 1000):
+            if not kernels._meet(marks, first, turn):
+                break
+
+    with threads.one_thread():
+        with pytest.raises(MemoryError, match=f"part {culprit}"):
+            threads.together(work, 2)
+        assert threads.together(meeting, 2) == threading.get_ident()  # and both are there for the next
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_process_gets_a_helper_of_its_own():
-    threads._helper(os.getpid()).submit(int).result()
+    together = lambda: threads._helper(os.getpid()).together(meeting, np.zeros((2, 16), np.int64))  # noqa: E731
+    assert together() == threading.get_ident()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on: fork with threads; the point here
         child = os.fork()
     if child == 0:
-        os._exit(threads._helper(os.getpid()).submit(lambda: 7).result(20))
+        os._exit(7 if together() == threading.get_ident() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 

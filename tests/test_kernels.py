@@ -1,6 +1,5 @@
 """The compiled loss, gradient and training loops are the naive ones, for every shape and batch."""
 
-import functools
 import itertools
 
 import naive
@@ -19,12 +18,12 @@ TWIN = {np.float64: 1e-13, np.float32: 2e-5}
 STEPS = {np.float64: 1e-13, np.float32: 2e-5}
 
 SMALL = {"d": 3, "width": 4}  # the unrolled loop, compiled for this shape
+SHARED = {"d": 3, "width": kernels.LONELY + 1}  # likewise, in two parts
 WIDE = {"d": 2, "width": kernels.UNROLLED + 1}  # the BLAS loop
-WIDEST = {"d": 3, "width": kernels.ALONE + 1}  # the shared loop
 N_SAMPLES, BATCH, N_STEPS = 23, 5, 12  # the fifth batch of an epoch has 3 samples; three epochs
 LR = 1e-2
 
-every_shape = pytest.mark.parametrize("shape", [SMALL, WIDE, WIDEST], ids=["unrolled", "blas", "shared"])
+every_shape = pytest.mark.parametrize("shape", [SMALL, SHARED, WIDE], ids=["unrolled", "shared", "blas"])
 every_momentum = pytest.mark.parametrize("momentum", [0.0, 0.9])
 
 
@@ -167,66 +166,75 @@ def test_the_first_window_is_the_mean_of_its_batch_losses(arch):
 @every_dtype
 @pytest.mark.parametrize("arch", ["two-weight", "modresnet"], ids=["m = 1", "m = d"])
 @pytest.mark.parametrize("source", ["data set", "fresh samples"])
-@pytest.mark.parametrize("d, width", [(3, 4), (9, kernels.UNROLLED)], ids=["short rows", "rows of two cache lines"])
-@pytest.mark.parametrize("batch", [BATCH, 1])
+@pytest.mark.parametrize("d, width", [(1, 1), (3, 4), (9, 20)])
+@pytest.mark.parametrize("batch", [1, BATCH, 17])
 def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
-    """The BLAS loops take any shape, and batches too small to share, so all can be compared on a small one."""
+    """The BLAS loop takes any shape, so all can be compared on small ones; 17 samples fill two registers."""
     m = rg.ARCHITECTURES[arch].outputs(d)
-    X, Y = samples(arch, N_SAMPLES, d, dtype=dtype)
+    X, Y = samples(arch, 40, d, dtype=dtype)
     rows = rg.EmpiricalLoss(arch, X, Y).rows if source == "data set" else np.empty((0, 0), dtype)
-    teacher = rg.OnlineLoss(arch, rg.Network("resnet-sum" if m == 1 else "resnet",
+    teacher = rg.OnlineLoss(arch, rg.Network("resnet-sum" if arch == "two-weight" else "resnet",
                                              point("resnet", d, 2, seed=1), d), dtype).units_star
-    order = np.random.default_rng(0).permutation(N_SAMPLES) if source == "data set" else np.empty(0, np.int64)
+    order = np.random.default_rng(0).permutation(40) if source == "data set" else np.empty(0, np.int64)
     rates, results = tuple(map(dtype, (0.01, 0.02, 0.9))), []
-    shared = functools.partial(kernels._shared_loop, threads.each)
-    for loop in (kernels.sampled_loop(d, width, m), kernels._blas_loop, shared):
+    unrolled, size = kernels._unrolled_loop(d, width, m), d * width + width * m
+    for loop, parts, room in (
+        (unrolled, 1, kernels._unrolled_room(1, size, batch, dtype)),
+        (unrolled, 2, kernels._unrolled_room(2, size, batch, dtype)),
+        (kernels._blas_loop, 2, kernels._blas_room(m, batch, dtype)),
+    ):
+        if source == "fresh samples" and loop is unrolled and parts == 2:
+            continue  # both would have to draw
         U, A = rg.ARCHITECTURES[arch].canonical(point(arch, d, width, dtype=dtype), d)
-        moving = (U, A, np.zeros_like(U), np.zeros_like(A))
-        total = loop(rows, order, 0, np.random.default_rng(5), teacher, *moving, rates, batch, 5, 1.5)
+        moving, marks = (U, A, np.zeros_like(U), np.zeros_like(A)), np.zeros((parts, 16), np.int64)
+        rng = np.random.default_rng(5)
+        total = loop(0, parts, marks, room, rows, order, 0, rng, teacher, *moving, rates, batch, 3, 1.5)
         results.append([np.array([total]), *moving])
-    for unrolled, blas, shared in zip(*results):
-        assert relative_error(unrolled, blas) < STEPS[dtype]
-        assert relative_error(shared, blas) < STEPS[dtype]
+    for result in results[1:]:
+        for got, wanted in zip(result, results[0]):
+            assert relative_error(got, wanted) < STEPS[dtype]
 
 
 @every_dtype
-@pytest.mark.parametrize("source", ["data set", "fresh samples"])
-def test_shared_steps_do_not_depend_on_who_makes_them_nor_on_where_calls_are_split(dtype, source):
-    d, m = 5, 5
-    rows = rg.EmpiricalLoss("modresnet", *samples("modresnet", N_SAMPLES, d, dtype=dtype)).rows
-    rows = rows if source == "data set" else rows[:0]
-    teacher = rg.OnlineLoss("modresnet", rg.Network("resnet", point("resnet", d, 2, seed=1), d), dtype).units_star
-    order = np.random.default_rng(0).permutation(N_SAMPLES) if source == "data set" else np.empty(0, np.int64)
-    ends = []
-    alone = lambda function, calls: [function(*call) for call in calls]  # noqa: E731
-    for each, calls in ((threads.each, [5]), (alone, [5]), (threads.each, [1, 3, 1])):
-        U, A = rg.ARCHITECTURES["modresnet"].canonical(point("modresnet", d, 9, dtype=dtype), d)
-        moving, rng, total, start = (U, A, np.zeros_like(U), np.zeros_like(A)), np.random.default_rng(5), 0.0, 0
-        loop = kernels.sampled_loop(d, kernels.ALONE + 1, m, each)
-        for n_steps in calls:
-            total = loop(rows, order, start, rng, teacher, *moving, (dtype(0.01),) * 3, BATCH, n_steps, total)
-            start += n_steps * BATCH
-        ends.append([total, *(part.tobytes() for part in moving)])
+@pytest.mark.parametrize("source", ["data set", "fresh samples", "expectation"])
+@pytest.mark.parametrize("width", [9, kernels.UNROLLED + 1], ids=["registers", "blas"])
+def test_bits_do_not_depend_on_who_makes_the_steps_nor_on_where_calls_are_split(dtype, source, width):
+    d, arch = 14, "modresnet"
+    teacher = rg.Network("resnet", point("resnet", d, 3, seed=1), d)
+    loss = {
+        "data set": lambda: rg.EmpiricalLoss(arch, *samples("modresnet", N_SAMPLES, d, dtype=dtype)),
+        "fresh samples": lambda: rg.OnlineLoss(arch, teacher, dtype),
+        "expectation": lambda: rg.PopulationLoss(arch, teacher),
+    }[source]()
+    batch, ends, helped = None if source == "expectation" else BATCH, [], []
+    for alone, calls in ((False, [7]), (True, [7]), (False, [1, 4, 2])):
+        state = training.State.start(loss, point(arch, d, width, dtype=dtype), np.random.default_rng(5))
+        advance = training.advancer(loss, rg.Nesterov(1e-3, 0.9), batch, width)
+        with threads.one_thread(helped=not alone):
+            helped.append(threads.spare())
+            for n_steps in calls:
+                advance(state, n_steps)
+        ends.append([state.window_loss, *(part.tobytes() for part in (state.U, state.A, state.VU, state.VA))])
     assert ends[0] == ends[1] == ends[2]
-    for function in (kernels._share_samples, kernels._share_weights):
-        assert 0 < len(function.signatures) <= 2  # one a dtype: the empty calls compile what the full ones need
+    assert not helped[1]  # and the others are, where there are two processors
 
 
 def test_only_wide_networks_take_the_blas_loops():
-    limit = kernels.ALONE
-    assert kernels.sampled_loop(limit + 1, 1, 1, map).func is kernels.sampled_loop(1, limit + 1, 1, map).func
-    assert kernels.sampled_loop(limit, limit, 1, map) is kernels._blas_loop
-    limit = kernels.UNROLLED
-    assert kernels.sampled_loop(limit + 1, 1, 1) is kernels.sampled_loop(1, limit + 1, 1) is kernels._blas_loop
-    assert kernels.sampled_loop(limit, limit, 1) is not kernels._blas_loop
-    assert kernels.sampled_loop(3, 4, 1) is kernels.sampled_loop(3, 4, 1)
+    for loop, limit, extra in (
+        (lambda d, k: kernels.sampled_loop(d, k, 1, False)[0], kernels.UNROLLED, kernels._blas_loop),
+        (lambda d, k: kernels.population_loop(d, k, 2 * k, 1)[0], kernels.EXACT_UNROLLED,
+         kernels._population_loop(0, 0, 0, 0)),
+    ):
+        assert loop(limit + 1, 1) is loop(1, limit + 1) is extra
+        assert loop(limit, limit) is not extra
+        assert loop(3, 4) is loop(3, 4)
 
 
 # ------------------------------------------------------------------------------- no recompilation
 
 COMPILED = [kernels.dataset_gradient, kernels.forward, kernels.population_gradient, kernels.population_hessian,
             kernels.population_value, kernels.population_value_plain, kernels._blas_loop,
-            *(kernels.sampled_loop(3, 4, m) for m in (1, 3)),
+            *(kernels._unrolled_loop(3, 4, m) for m in (1, 3)),
             *(kernels._population_loop(3, 4, 6, m) for m in (1, 3))]
 
 
@@ -272,13 +280,15 @@ def test_training_leaves_its_inputs_alone():
 def test_the_exact_loop_is_the_same_for_one_shape_and_for_all(arch):
     teacher = rg.Network(arch, point(arch, 3, 2, seed=1), 3)
     loss, ends = rg.PopulationLoss(arch, teacher), []
-    for shape in ((3, 4, 6, loss.arch.outputs(3)), (0, 0, 0, 0)):
+    m = loss.arch.outputs(3)
+    for shape in ((3, 4, 6, m), (0, 0, 0, 0)):
         U, A = loss.arch.canonical(point(arch, 3, 4), 3)
         kernels._population_loop(*shape)(
-            loss.units_star, U, A, np.zeros_like(U), np.zeros_like(A), (0.01, 0.01, 0.5), 20
+            0, 2, np.zeros((2, 16), np.int64), np.empty((2, 4, 3 + m)), loss.units_star,
+            U, A, np.zeros_like(U), np.zeros_like(A), (0.01, 0.01, 0.5), 20,
         )
         ends.append(np.concatenate([U.ravel(), A.ravel()]))
-    assert relative_error(*ends) < 1e-14  # a few EPS: multiplications and additions may be fused
+    assert relative_error(*ends) < 1e-14  # a few EPS: sums are in another order
 
 
 def test_the_arcsine_polynomial_is_good_to_the_last_digit():

@@ -12,7 +12,7 @@ from . import System
 
 
 def prepare(threads):
-    """`resgrad.threads.each` goes by OpenBLAS, which reads the environment."""
+    """`resgrad.threads.together` goes by OpenBLAS, which reads the environment."""
 
 
 def step(job):
