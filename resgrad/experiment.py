@@ -172,7 +172,7 @@ def _summary(config, trajectory, teacher, seconds):
     import numba
     import scipy
 
-    from . import landscape, losses, symmetry
+    from . import landscape, losses, symmetry, threads
     from .report import LARGEST
 
     history, result = table(trajectory), {"steps": int(trajectory.steps[-1]), "seconds": round(seconds, 3)}
@@ -193,7 +193,7 @@ def _summary(config, trajectory, teacher, seconds):
     versions = {"resgrad": __version__, "python": sys.version.split()[0]}
     versions |= {package.__name__: package.__version__ for package in (np, scipy, numba)}
     return {
-        "config": dataclasses.asdict(config), "versions": versions, "threads": 1,
+        "config": dataclasses.asdict(config), "versions": versions, "threads": threads.allowed(),
         "stop_reason": trajectory.stop_reason, "result": result,
     }  # fmt: skip
 

@@ -56,21 +56,25 @@ def one_thread(helped=True):
                     set_threads(count)
 
 
+def allowed():
+    """How many threads one training may use, 1 or 2: no more than processors, or than BLAS had."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(2, processors, *(_BEFORE if _USERS else [get_threads() for get_threads, _ in blas()]))
+
+
 def spare():
-    """Whether a second thread may help: BLAS had two, nothing else here is at work, a processor is free."""
-    if min(_BEFORE, default=2) < 2 or set(_USERS) != {(threading.get_ident(), True)}:
-        return False
-    return _a_processor_is_free(time.monotonic() // 0.05)
+    """Whether a second thread may help: it is `allowed`, nothing else here is at work, a processor is free."""
+    alone_here = set(_USERS) == {(threading.get_ident(), True)}
+    return alone_here and allowed() > 1 and _a_processor_is_free(time.monotonic() // 0.05)
 
 
 @functools.lru_cache(maxsize=1)
 def _a_processor_is_free(moment):
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
         running = int(Path("/proc/loadavg").read_text().split()[3].split("/")[0])  # of all processes, now
-    except OSError:
-        running = 1
-    return running < processors
+    except (OSError, ValueError, IndexError):
+        return True  # no such file: other systems than Linux
+    return running < len(os.sched_getaffinity(0))
 
 
 class _Helper:
