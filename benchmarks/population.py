@@ -7,6 +7,7 @@ import resgrad as rg
 from . import ensemble, timing
 
 TOLERANCE = 1e-9  # of the mean final loss, and of the Hessian's largest entry
+LONGEST = 5000  # steps from one start
 DIFFERENCES = 1e-5  # NumPy's Hessian is a central difference
 
 
@@ -19,7 +20,8 @@ def descent(peers, options, d, runs):
     def judge(U, A):
         return ensemble.final_loss(job, np.reshape(U, shape), np.reshape(A, shape))[0]
 
-    return timing.race(peers, "population", job, judge, TOLERANCE, options) | {"runs": runs}
+    longest = LONGEST // chunk
+    return timing.race(peers, "population", job, judge, TOLERANCE, options, longest) | {"runs": runs}
 
 
 def hessian(peers, options, d):

@@ -338,6 +338,14 @@ def dataset_gradient(rows, U, A, dU, dA):
 
 
 @_inline
+def _copy(source, target):
+    """target[:] = source.  Numba's own takes seconds to compile, with what it would say of shapes that differ."""
+    for i in range(source.shape[0]):
+        for j in range(source.shape[1]):
+            target[i, j] = source[i, j]
+
+
+@_inline
 def _products(p, q, s, count, W, X, out):
     """out = W'X for samples in the lanes, 2 x 2 registers at a time, so that each number loaded serves twice.
 
@@ -395,7 +403,7 @@ def sampled_loop(d, k, m, fresh):
     if max(d, k) > UNROLLED:
         return _blas_loop, functools.partial(_blas_room, m), PARTS
     parts = 1 if fresh or max(d, k) <= LONELY else PARTS
-    return _unrolled_loop(d, k, m), functools.partial(_unrolled_room, parts, d * k + k * m), parts
+    return _unrolled_loop(d, k, m, fresh), functools.partial(_unrolled_room, parts, d * k + k * m), parts
 
 
 def _unrolled_room(parts, size, batch, dtype):
@@ -404,7 +412,7 @@ def _unrolled_room(parts, size, batch, dtype):
 
 
 @functools.cache
-def _unrolled_loop(d, k, m):
+def _unrolled_loop(d, k, m, fresh):
     """`sampled_loop` for one shape: the samples are shared out, and each thread keeps weights of its own."""
 
     @_sampled_jit
@@ -414,7 +422,7 @@ def _unrolled_loop(d, k, m):
         XT, R = _registers(count, d + m, U), _registers(count, m, U)
         H, G = _registers(count, k, U), _registers(count, k, U)
         k_star, linear = teacher[0].shape[1], np.any(teacher[2])
-        H_star = _registers(0 if order.size else count, k_star, U)
+        H_star = _registers(count if fresh else 0, k_star, U)
         starts, A_T = np.empty(lanes, np.int64), np.empty((m, k), U.dtype)
         # Views are made before the loop: each one counts a reference, which threads must not do together.
         flat, xt = rows.reshape(-1), XT.reshape(-1)
@@ -423,7 +431,7 @@ def _unrolled_loop(d, k, m):
         u, a = weights[:cut].reshape((d, k)), weights[cut:].reshape((k, m))
         dU, dA = gradient[:cut].reshape((d, k)), gradient[cut:end].reshape((k, m))
         for step in range(n_steps):
-            if order.size:
+            if not fresh:
                 n = min(batch, order.size - start)
                 count = -(-n // lanes)
             for j in range(k):
@@ -432,11 +440,11 @@ def _unrolled_loop(d, k, m):
             for part in range(first, last):
                 begin = count * part // parts
                 c = count * (part + 1) // parts - begin
-                if order.size:
-                    _gather(d + m, flat, order, start + begin * lanes, start + n, starts, c, XT, xt)
-                else:
+                if fresh:
                     _draw(d, rng, n, XT)
                     _label(d, k_star, m, c, teacher, linear, XT, H_star, R)
+                else:
+                    _gather(d + m, flat, order, start + begin * lanes, start + n, starts, c, XT, xt)
                 _products(d, k, d + m, c, u, XT, H)  # (1)
                 _keep_active_lanes(c * k, H, H)
                 _products(k, m, k, c, a, H, R)
@@ -459,7 +467,10 @@ def _unrolled_loop(d, k, m):
             _update(0, cut, weights, velocities, gradient, rates[0], rates[2])
             _update(cut, end, weights, velocities, gradient, rates[1], rates[2])
         if first == 0:
-            U[:], A[:], VU[:], VA[:] = u, a, velocities[:cut].reshape((d, k)), velocities[cut:].reshape((k, m))
+            _copy(u, U)
+            _copy(a, A)
+            _copy(velocities[:cut].reshape((d, k)), VU)
+            _copy(velocities[cut:].reshape((k, m)), VA)
         return total
 
     return loop
@@ -571,9 +582,7 @@ def _blas_loop(first, last, marks, room, rows, order, start, rng, teacher, U, A,
                     share += np.dot(x, D)
         if last - first < parts and not _meet(marks, first, step + 1):
             return total
-        r[:] = room[step % 2, 0, :n]
-        for part in range(1, parts):
-            r += room[step % 2, part, :n]
+        np.add(room[step % 2, 0, :n], room[step % 2, 1, :n], r)
         total += _residual(n, r.reshape(-1), t.reshape(-1))
         for part in range(first, last):
             i, j = k * part // parts - low, k * (part + 1) // parts - low
@@ -588,7 +597,10 @@ def _blas_loop(first, last, marks, room, rows, order, start, rng, teacher, U, A,
         )
     if last - first < parts and not _meet(marks, first, n_steps + 1):
         return total
-    U[:, low:high], A[low:high], VU[:, low:high], VA[low:high] = units.T, readout, v_units.T, v_readout
+    _copy(units.T, U[:, low:high])
+    _copy(v_units.T, VU[:, low:high])
+    _copy(readout, A[low:high])
+    _copy(v_readout, VA[low:high])
     if last - first < parts:
         _meet(marks, first, n_steps + 2)  # all is written
     return total
@@ -649,8 +661,9 @@ def _residual_network(U, A, U_star, A_star):
     _normalize(U.T, d, 0, rows, columns, norm)
     _normalize(U_star.T, d, k, rows, columns, norm)
     Q, Q_T = np.zeros((K, m)), _registers(m, count, U).reshape((m, K))
-    Q[:k], Q[k : k + k_star] = A, -A_star
-    Q_T[:] = Q.T
+    _copy(A, Q[:k])
+    _copy(-A_star, Q[k : k + k_star])
+    _copy(Q.T, Q_T)
     return rows, columns, norm, Q, Q_T
 
 
@@ -720,11 +733,17 @@ def _population_gradient(low, high, d, count, m, network, room, weights, D, grad
                 others = _fma(_load(value, c), _load(Q_T, o * count + c), others)
             gradient[j, d + o] = norm[j] / math.pi * _total(others)  # (11)
         if linear:
-            for i in range(d):
-                for o in range(m):
-                    if norm[j] > 0.0:
-                        gradient[j, i] += D[i, o] * weights[j, d + o]
-                    gradient[j, d + o] += D[i, o] * weights[j, i]
+            _add_linear(j, d, m, norm, weights, D, gradient)
+
+
+@_inline_exact
+def _add_linear(j, d, m, norm, weights, D, gradient):
+    """The terms in D of (10) and (11)."""
+    for i in range(d):
+        for o in range(m):
+            if norm[j] > 0.0:
+                gradient[j, i] += D[i, o] * weights[j, d + o]
+            gradient[j, d + o] += D[i, o] * weights[j, i]
 
 
 @_exact
@@ -744,11 +763,13 @@ def _population_gradient_blas(low, high, d, network, room, weights, D, gradient)
     np.dot(value, Q, da)
     for j in range(low, high):
         alive = 1.0 if norm[j] > 0.0 else 0.0  # relu'(0) = 0
-        gradient[j, :d] = alive * (dz[j - low] + np.sum(plus[j - low]) * rows[j]) / math.pi  # (10)
-        gradient[j, d:] = norm[j] * da[j - low] / math.pi  # (11)
+        own = np.sum(plus[j - low])
+        for i in range(d):
+            gradient[j, i] = alive * (dz[j - low, i] + own * rows[j, i]) / math.pi  # (10)
+        for o in range(da.shape[1]):
+            gradient[j, d + o] = norm[j] * da[j - low, o] / math.pi  # (11)
         if linear:
-            gradient[j, :d] += alive * np.dot(D, weights[j, d:])
-            gradient[j, d:] += np.dot(weights[j, :d], D)
+            _add_linear(j, d, da.shape[1], norm, weights, D, gradient)
 
 
 @_inline_exact
@@ -764,19 +785,28 @@ def _room_blas(units, d, K, m):
     return np.empty((units, K)), np.empty((units, d)), np.empty((units, m))
 
 
+@_inline
+def _side_by_side(X, Y):
+    joined = np.empty((X.shape[0], X.shape[1] + Y.shape[1]))
+    _copy(X, joined[:, : X.shape[1]])
+    _copy(Y, joined[:, X.shape[1] :])
+    return joined
+
+
 @_exact
 def population_gradient(U, A, U_star, A_star, D, dU, dA):
     """(10) into dU and (11) into dA: O(k (k + k*) (d + m)) time, O(k (k + k*)) memory at most."""
     network = _residual_network(U, A, U_star, A_star)
     d, k, K, m = U.shape[0], U.shape[1], network[2].size, A.shape[1]
-    weights = np.hstack((U.T, A))
+    weights = _side_by_side(U.T, A)
     gradient = np.empty_like(weights)
     if max(d, k) > EXACT_UNROLLED:
         _population_gradient_blas(0, k, d, network, _room_blas(k, d, K, m), weights, D, gradient)
     else:
         count = K // _lanes(U)
         _population_gradient(0, k, d, count, m, network, _room(count, D), weights, D, gradient)
-    dU[:], dA[:] = gradient[:, :d].T, gradient[:, d:]
+    _copy(gradient[:, :d].T, dU)
+    _copy(gradient[:, d:], dA)
 
 
 def population_loop(d, k, K, m):
@@ -802,7 +832,7 @@ def _population_loop(d, k, K, m):
         inputs, units, outputs = U.shape[0], U.shape[1], A.shape[1]
         parts = len(marks)
         low, high = units * first // parts, units * last // parts
-        weights, velocities = np.hstack((U.T, A)), np.hstack((VU.T, VA))
+        weights, velocities = _side_by_side(U.T, A), _side_by_side(VU.T, VA)
         gradient = np.empty_like(weights)
         w, v, g = weights.reshape(-1), velocities.reshape(-1), gradient.reshape(-1)
         if small:
@@ -837,8 +867,10 @@ def _population_loop(d, k, K, m):
                             weights[j, i] = room[step % 2, j, i]
         if last - first < parts and not _meet(marks, first, n_steps + 1):
             return
-        U[:, low:high], VU[:, low:high] = weights[low:high, :inputs].T, velocities[low:high, :inputs].T
-        A[low:high], VA[low:high] = weights[low:high, inputs:], velocities[low:high, inputs:]
+        _copy(weights[low:high, :inputs].T, U[:, low:high])
+        _copy(velocities[low:high, :inputs].T, VU[:, low:high])
+        _copy(weights[low:high, inputs:], A[low:high])
+        _copy(velocities[low:high, inputs:], VA[low:high])
         if last - first < parts:
             _meet(marks, first, n_steps + 2)  # all is written
 
@@ -870,8 +902,10 @@ def population_hessian(U, A, U_star, A_star, D):
     for j in range(k):
         aa[j, j] = norm[j] * norm[j]
         if norm[j] > 0.0:  # the pair of a unit with itself: phi = 0
-            uu[j, j] += np.dot(A[j], A[j]) * np.eye(d)
-            ua[j, j] += D + 2.0 * np.outer(U[:, j], A[j])
+            for i in range(d):
+                uu[j, j, i, i] += np.dot(A[j], A[j])
+                for o in range(m):
+                    ua[j, j, i, o] += D[i, o] + 2.0 * U[i, j] * A[j, o]
         for l in range(j + 1, K):
             c, s, p = _angle(unit[j], unit[l])
             w = np.dot(Q[j], Q[l]) / math.pi
@@ -885,14 +919,16 @@ def population_hessian(U, A, U_star, A_star, D):
                             s_n = unit[j, e] - c * unit[l, e]
                             uu[j, l, i, e] = w * (s * unit[j, i] * unit[l, e] + s_m * s_n)  # (14)
                         uu[j, l, i, i] += w * p
-                    uu[l, j] = uu[j, l].T
+                    _copy(uu[j, l].T, uu[l, j])
             for a, b in ((j, l), (l, j)):  # what unit b adds to the blocks of unit a
                 if a >= k or norm[a] == 0.0:
                     continue
                 slope = norm[b] * (s * unit[a] + p * unit[b]) / math.pi  # twice (9)
-                ua[a, a] += np.outer(slope, Q[b])  # (16)
-                if b < k:
-                    ua[a, b] = np.outer(slope, A[a])
+                for i in range(d):
+                    for o in range(m):
+                        ua[a, a, i, o] += slope[i] * Q[b, o]  # (16)
+                        if b < k:
+                            ua[a, b, i, o] = slope[i] * A[a, o]
                 ratio = w * norm[b] / norm[a]
                 across = unit[b] - c * unit[a]  # s m
                 for i in range(d):

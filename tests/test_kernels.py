@@ -177,7 +177,7 @@ def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
                                              point("resnet", d, 2, seed=1), d), dtype).units_star
     order = np.random.default_rng(0).permutation(40) if source == "data set" else np.empty(0, np.int64)
     rates, results = tuple(map(dtype, (0.01, 0.02, 0.9))), []
-    unrolled, size = kernels._unrolled_loop(d, width, m), d * width + width * m
+    unrolled, size = kernels._unrolled_loop(d, width, m, source == "fresh samples"), d * width + width * m
     for loop, parts, room in (
         (unrolled, 1, kernels._unrolled_room(1, size, batch, dtype)),
         (unrolled, 2, kernels._unrolled_room(2, size, batch, dtype)),
@@ -234,7 +234,7 @@ def test_only_wide_networks_take_the_blas_loops():
 
 COMPILED = [kernels.dataset_gradient, kernels.forward, kernels.population_gradient, kernels.population_hessian,
             kernels.population_value, kernels.population_value_plain, kernels._blas_loop,
-            *(kernels._unrolled_loop(3, 4, m) for m in (1, 3)),
+            *(kernels._unrolled_loop(3, 4, m, fresh) for m in (1, 3) for fresh in (False, True)),
             *(kernels._population_loop(3, 4, 6, m) for m in (1, 3))]
 
 
