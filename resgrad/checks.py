@@ -19,11 +19,11 @@ def suggest(name, what, known):
 def integer(value, name, minimum=1, limit=2**63):
     """``value`` as an int of at least ``minimum`` and below ``limit``: what compiled loops can count to."""
     try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} is {shown(value)}, but must be an integer") from None
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} is {value!r}, but must be an integer")
     if number < minimum:
         raise ValueError(f"{name} is {shown(value)}, but must be at least {minimum}")
     if number >= limit:
