@@ -46,12 +46,12 @@ def real(value, name, low=-np.inf, high=np.inf, *, above=None):
     return number
 
 
-def generator(value, name="rng"):
-    """``value`` as a `numpy.random.Generator`: one stays, a seed makes a new one."""
+def generator(rng):
+    """``rng`` as a `numpy.random.Generator`: one stays, a seed makes a new one."""
     try:
-        return np.random.default_rng(value)
+        return np.random.default_rng(rng)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} is {shown(value)}, but must be a seed or a numpy.random.Generator") from None
+        raise TypeError(f"rng is {shown(rng)}, but must be a seed or a numpy.random.Generator") from None
 
 
 def floating(dtype):

@@ -421,7 +421,7 @@ def convexity_region(gammas, d, n_pairs=200, rng=None, arch="li"):
     """
     arch, d = architectures.resolve(arch), checks.integer(d, "d")
     gammas, n_pairs = checks.array(gammas, "gammas", ("n",)), checks.integer(n_pairs, "n_pairs")
-    rng = np.random.default_rng(rng)
+    rng = checks.generator(rng)
     if arch.trains_readout:
         raise ValueError(f"arch is {arch.name}, but the region is defined for a fixed read-out")
     if not (gammas > 0).all():

@@ -333,3 +333,8 @@ def test_convexity_region_leaves_out_pairs_that_coincide():
 def test_convexity_region_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         landscape.convexity_region(*arguments)
+
+
+def test_convexity_region_says_what_a_seed_is():
+    with pytest.raises(TypeError, match="rng is 'x', but must be a seed or a numpy.random.Generator"):
+        landscape.convexity_region([1.0], 3, rng="x")
