@@ -295,8 +295,6 @@ def census(
     >>> found.counts["global"] + found.counts["spurious"]
     20
     """
-    from tqdm import tqdm
-
     from . import threads
 
     task = prepare(arch, d, runs, seed, **given)
@@ -315,10 +313,7 @@ def census(
             stack.enter_context(files.claim(out))
             done, write, save = _journal(out / "runs.jsonl", task, resume)
         stack.enter_context(threads.one_thread())
-        bar = stack.enter_context(tqdm(
-            total=runs, initial=len(done), unit=" runs", file=sys.stderr, leave=False,
-            dynamic_ncols=True, disable=quiet or not command.terminal(),
-        ))  # fmt: skip
+        bar = stack.enter_context(command.progress_bar(quiet, total=runs, initial=len(done), unit=" runs"))
         if missing := [run for run in task.numbers if run not in done]:
             for run, basin in _results(task, missing, executor, workers):
                 write(run, basin)

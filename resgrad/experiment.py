@@ -121,13 +121,7 @@ class _Watch:
         self.saved, self.stop, self.latest, self.handlers = time.perf_counter(), False, None, {}
 
     def __enter__(self):
-        from tqdm import tqdm
-
-        terminal = sys.stderr is not None and sys.stderr.isatty()
-        self.bar = tqdm(
-            total=self.config.steps, unit=" steps", delay=1, disable=self.quiet or not terminal, leave=False,
-            file=sys.stderr, dynamic_ncols=True,
-        )  # fmt: skip
+        self.bar = command.progress_bar(self.quiet, total=self.config.steps, unit=" steps", delay=1)
         return self
 
     def __call__(self, state, records):
@@ -213,8 +207,8 @@ def _write(out, summary, trajectory, teacher, plot, report):
     if report:
         from .report import page
 
-        words, command = verdict(summary), command_line(Config(**summary["config"]))
-        files.write(out / "report.html", page(summary, history, trajectory.theta, teacher, words, command))
+        words, again = verdict(summary), command_line(Config(**summary["config"]))
+        files.write(out / "report.html", page(summary, history, trajectory.theta, teacher, words, again))
 
 
 # ------------------------------------------------------------------------------ the command line
