@@ -478,8 +478,7 @@ def _parser():
     add("--k", type=int, help="dimension and teacher units of the preset")
     add("--d", type=int, help="input dimension (10)")
     add("--width", type=int, help="units of the student (d)")
-    draws = "uniform, fan-in, normal, small, spectral, phases, zero, identity"  # training.DRAWS
-    add("--teacher", help=f"{draws} (drawn anew in each run; for vanilla: identity), or a weights.npz")
+    add("--teacher", help=f"{protocol.DRAWS} (drawn anew in each run; for vanilla: identity), or a weights.npz")
     add("--teacher-width", type=int, metavar="WIDTH", help="units of the teacher (d)")
     add("--init", help="where the student starts: as for --teacher, but no file (fan-in; for vanilla: normal)")
     add("--data", help="population: the exact expected loss (default), online, or dataset")

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__, architectures, command, files, optimizers
-from .protocol import PRESETS, Config, command_line, prepare, resolve, rows, simulate, table
+from .protocol import DRAWS, PRESETS, Config, command_line, prepare, resolve, rows, simulate, table
 
 RUN_FILES = ("run.json", "checkpoint.npz", "history.csv", "weights.npz", "figure.png", "report.html")
 SAVE_EVERY = 3.0  # seconds between checkpoints
@@ -315,8 +315,7 @@ def _parser():
     add("--batch-size", type=int, help="samples a step (200)")
     add("--samples", type=int, help="size of the data set (100000)")
     add("--steps", type=int, help="number of steps (by architecture)")
-    draws = "uniform, fan-in, normal, small, spectral, phases, zero, identity"  # training.DRAWS
-    add("--teacher", help=f"{draws}, or a weights.npz (normal; uniform for two-weight and modresnet*)")
+    add("--teacher", help=f"{DRAWS}, or a weights.npz (normal; uniform for two-weight and modresnet*)")
     add("--init", help="where the student starts: as for --teacher (small)")
     add("--dtype", help="float64 (default) or float32")
     add("--seed", type=int, help="of everything random (0)")

@@ -34,6 +34,7 @@ class Config:
     record_every: int | None = None
 
 
+DRAWS = "uniform, fan-in, normal, small, spectral, phases, zero, identity"  # as in ``training``, which --help spares
 DATA = ("dataset", "online", "population")
 DTYPES = ("float64", "float32")
 BASE = {
