@@ -195,14 +195,10 @@ class Task:
         return training.draw(self.arch, self.config.init, self.config.d, self.config.width, streams.init)
 
 
+@threads.one_thread(helped=False)
 def work(task):
     """[(run, Basin)] of a task."""
-    with threads.one_thread(helped=False):
-        return list(_work(task))
-
-
-def _work(task):
-    config = task.config
+    config, found = task.config, []
     for run in task.numbers:
         streams = training.streams(config.seed, run)
         exact = loss = task.loss(streams)
@@ -211,6 +207,6 @@ def _work(task):
             loss = losses.EmpiricalLoss(task.arch, X, Y)
         elif config.data == "online":
             loss = losses.OnlineLoss(task.arch, exact.teacher)
-        batch_size = None if config.data == "population" else config.batch_size
-        how = (config.steps, config.lr, config.momentum, batch_size, streams.batches)
-        yield run, descend(exact, loss, task.start(streams), *how)
+        how = (config.steps, config.lr, config.momentum, config.batch_size, streams.batches)
+        found.append((run, descend(exact, loss, task.start(streams), *how)))
+    return found
