@@ -83,13 +83,13 @@ def descend(exact, loss, theta0, n_steps, lr=None, momentum=0.0, batch_size=None
         if not np.abs(theta).max() < FAR:
             return Basin("unconverged", np.inf, np.inf, np.nan, NONE, state.step, theta)
         norm = float(np.linalg.norm(exact.grad(theta)))
-        peak, point = max(peak, norm), None
+        peak = max(peak, norm)
         still = norm <= HANDOVER * peak
         if last or (still and state.step >= look):
             point = _polish(exact, theta, min(norm, HANDOVER * peak), last and still)
+            if point is not None:
+                return _basin(exact, theta0, point, state.step)
             look = WAIT * state.step
-        if point is not None:
-            return _basin(exact, theta0, point, state.step)
         if last:
             smallest = float(np.linalg.eigvalsh(exact.hessian(theta))[0])
             return Basin("unconverged", exact.value(theta), norm, smallest, NONE, state.step, theta)
