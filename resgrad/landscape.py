@@ -312,9 +312,8 @@ class OnePoint(NamedTuple):
 def potential(arch, theta, theta_star, d):
     """Li & Yuan's potential g = sum_i (|e_i + w*_i| - |e_i + w_i|): the units' lengths, a float."""
     arch = architectures.resolve(arch)
-    points = (np.asarray(at, dtype=np.float64) for at in (theta_star, theta))
-    lengths = (np.linalg.norm(arch.canonical(at, d)[0], axis=0).sum() for at in points)
-    return float(next(lengths) - next(lengths))
+    U_star, U = (arch.canonical(np.asarray(at, dtype=np.float64), d)[0] for at in (theta_star, theta))
+    return float(np.linalg.norm(U_star, axis=0).sum() - np.linalg.norm(U, axis=0).sum())
 
 
 def one_point(loss, thetas, theta_star=None, aligned=None):
