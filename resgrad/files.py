@@ -8,6 +8,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -170,8 +171,7 @@ def claim(directory):
 
 def fresh(parent, name):
     """A new directory ``parent/name-NNN``, the first number that is free."""
-    number = 1
-    while True:
+    for number in itertools.count(1):
         directory = Path(parent) / f"{name}-{number:03d}"
         try:
             directory.mkdir(parents=True)
@@ -179,6 +179,5 @@ def fresh(parent, name):
         except FileExistsError:
             if not directory.exists():
                 raise FileError(f"out is {parent}, a file, but must be a directory") from None
-            number += 1
         except OSError as error:
             raise FileError(f"out is {directory}, but it cannot be written: {error.strerror}") from None
