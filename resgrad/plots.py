@@ -4,6 +4,7 @@ One color per architecture, everywhere (Okabe & Ito's, safe for the color-blind)
 """
 
 import contextlib
+import io
 
 import numpy as np
 
@@ -62,15 +63,12 @@ def image(picture, kind="png"):
 
     "png", "svg", or "inline": an SVG without background for a page, whose letters are the page's.
     """
-    import io
-
     from matplotlib import rc_context
 
     buffer, inline = io.BytesIO(), kind == "inline"
     with rc_context(STYLE | {"svg.fonttype": "none" if inline else "path"}):
-        form = "png" if kind == "png" else "svg"
-        metadata = {{"png": "Software", "svg": "Date"}[form]: None}
-        picture.savefig(buffer, format=form, transparent=inline, metadata=metadata)
+        form, changing = ("png", "Software") if kind == "png" else ("svg", "Date")
+        picture.savefig(buffer, format=form, transparent=inline, metadata={changing: None})
     return buffer.getvalue()
 
 
