@@ -389,6 +389,17 @@ def test_hessian_errors_are_found():
         check_hessian(rg.EmpiricalLoss("li", [[1.0]], [1.0]), [1.0])
 
 
+def test_a_hessian_needs_a_gradient_and_nothing_else():
+    class Quadratic:
+        def grad(self, theta):
+            return 2 * theta
+
+        def hessian(self, theta):
+            return 2 * np.eye(theta.size)
+
+    assert check_hessian(Quadratic(), np.ones(3)).ok
+
+
 # ----------------------------------------------------------------------------------- bad input
 
 
