@@ -321,7 +321,7 @@ def _parser():
     add("--seed", type=int, help="of everything random (0)")
     add("--record-every", type=int, metavar="STEPS", help="default: every 2%% of the way")
     add("--out", metavar="DIR", help="run directory (default: a fresh one under runs/)")
-    add("--no-plot", action="store_true", help="no figure.png")
+    add("--no-plot", action="store_false", dest="plot", help="no figure.png")
     add("--report", action="store_true", help="add report.html, the run on one page")
     add("--quiet", action="store_true", help="no progress, no summary")
     again = parser.add_mutually_exclusive_group()
@@ -338,9 +338,7 @@ def _parser():
 def main(argv=None):
     """The command line; returns the exit code."""
     arguments = vars(_parser().parse_args(argv))
-    out, mode, no_plot, report, quiet = (
-        arguments.pop(name) for name in ("out", "mode", "no_plot", "report", "quiet")
-    )
+    out, mode, plot, report, quiet = (arguments.pop(name) for name in ("out", "mode", "plot", "report", "quiet"))
     given = {key: value for key, value in arguments.items() if value is not None}
     if mode in ("resume", "verify") and out is None:
         raise ValueError(f"{mode} is given without out, but must know the run's directory: --out DIR")
@@ -366,8 +364,8 @@ def main(argv=None):
         else:
             _check_free(out, mode, quiet)
             problem, checkpoint = prepare(config), None
-        options = {"plot": not no_plot, "report": report, "quiet": quiet, "replace": mode == "overwrite"}
-        summary = run(config, out, problem, resume=checkpoint, **options)
+        again = mode == "overwrite"
+        summary = run(config, out, problem, resume=checkpoint, plot=plot, report=report, quiet=quiet, replace=again)
     if not quiet:
         command.say(describe(summary, out))
     reason = summary["stop_reason"]
