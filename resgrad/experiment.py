@@ -370,7 +370,7 @@ def main(argv=None):
         command.say(describe(summary, out))
     reason = summary["stop_reason"]
     if reason.startswith("diverged"):
-        command.tell("error", f"{reason}; {_advice(config, *problem)}")
+        command.tell("error", f"{reason}; {_advice(config, *problem[1:])}")
         return 3
     if reason.startswith("interrupted"):
         command.tell(f"{reason}; go on with --resume --out {shlex.quote(str(out))}")
@@ -460,7 +460,7 @@ def verify(out, **given):
     )
 
 
-def _advice(config, loss, theta0, teacher):
+def _advice(config, theta0, teacher):
     """A step size to try instead of one that diverged."""
     from . import losses, training
 
