@@ -170,8 +170,9 @@ def _summary(config, trajectory, teacher, seconds):
     from .report import LARGEST
 
     history, result = table(trajectory), {"steps": int(trajectory.steps[-1]), "seconds": round(seconds, 3)}
-    for name in (name for name in QUANTITIES if name in history):
-        result |= {f"{name}_initial": history[name][0], f"{name}_final": history[name][-1]}
+    for name in QUANTITIES:
+        if name in history:
+            result |= {f"{name}_initial": history[name][0], f"{name}_final": history[name][-1]}
     if "inner_product" in history:
         away = np.append(np.flatnonzero(history["inner_product"] <= 0), -1).max()  # the last record that points away
         result["toward_from"] = None if away + 1 == len(history["step"]) else int(history["step"][away + 1])
