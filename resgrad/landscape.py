@@ -359,14 +359,12 @@ def one_point(loss, thetas, theta_star=None, aligned=None):
         if not hasattr(loss, "teacher"):
             raise ValueError("theta_star is missing, and the loss has no teacher")
         theta_star = symmetry.convert(loss.teacher.theta, loss.d, loss.teacher.arch, loss.arch)
-    theta_star = checks.array(theta_star, "theta_star", ("n",))
     thetas = np.atleast_2d(checks.array(thetas, "thetas"))
-    if aligned is None:
-        aligned = loss.arch.trains_readout or not loss.arch.identity
     if not len(thetas):
         raise ValueError(f"thetas has shape {thetas.shape}, but must hold at least one point")
-    if not aligned:
-        checks.array(theta_star, "theta_star", thetas.shape[1:])
+    if aligned is None:
+        aligned = loss.arch.trains_readout or not loss.arch.identity
+    theta_star = checks.array(theta_star, "theta_star", ("n",) if aligned else thetas.shape[1:])
     rows = []
     for theta in thetas:
         target = symmetry.align(loss.arch, theta, theta_star, loss.d).teacher if aligned else theta_star
