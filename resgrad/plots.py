@@ -116,8 +116,9 @@ def distances(axes, history, color):
     axes.legend(loc="best")
 
 
-def eigenvalues(axes, values, predicted, color, floor=1e-18):
+def eigenvalues(axes, values, predicted, color):
     """Sizes of a Hessian's eigenvalues by rank; those that symmetry predicts to vanish in gray."""
+    floor = 1e-18
     values = np.sort(np.maximum(np.abs(values), floor))[::-1]
     rank, regular = np.arange(1, values.size + 1), values.size - predicted
     axes.axvspan(regular + 0.5, values.size + 0.5, color=GRID, lw=0)
