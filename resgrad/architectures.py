@@ -59,10 +59,9 @@ class Architecture:
 
     def __post_init__(self):
         for field in ("name", "formula", "source"):
-            if not isinstance(getattr(self, field), str) or not getattr(self, field):
-                raise TypeError(
-                    f"{field} is {checks.shown(getattr(self, field))}, but must be a non-empty string"
-                )
+            value = getattr(self, field)
+            if not isinstance(value, str) or not value:
+                raise TypeError(f"{field} is {checks.shown(value)}, but must be a non-empty string")
         for field in ("identity", "skip"):
             object.__setattr__(self, field, checks.real(getattr(self, field), field))
         if self.readout not in READOUTS:
@@ -135,11 +134,9 @@ class Architecture:
 
     def unflatten(self, theta, d):
         """(W1, W2), views into ``theta``; W2 is None where the read-out is fixed."""
-        theta = theta if isinstance(theta, np.ndarray) else np.asarray(theta)
+        theta = np.asarray(theta)
         if theta.ndim != 1:
-            raise ValueError(
-                f"theta has shape {theta.shape}, but {self.name} with d={d} needs ({self.size(d)},)"
-            )
+            raise ValueError(f"theta has shape {theta.shape}, but {self.name} with d={d} needs ({self.size(d)},)")
         k = self.width(theta.size, d)
         W1 = theta[: d * k].reshape(d, k)
         return W1, theta[d * k :].reshape(k, d) if self.trains_readout else None
@@ -233,10 +230,8 @@ class Network:
     def __post_init__(self):
         arch, d = resolve(self.arch), checks.integer(self.d, "d")
         theta = checks.array(self.theta, "theta", dtype=None).copy()
+        theta.flags.writeable = False  # and so are views of it
         W1, W2 = arch.unflatten(theta, d)
-        theta.flags.writeable = W1.flags.writeable = False
-        if W2 is not None:
-            W2.flags.writeable = False
         fields = {"arch": arch, "theta": theta, "d": d, "W1": W1, "W2": W2, "width": W1.shape[1]}
         for name, value in fields.items():
             object.__setattr__(self, name, value)

@@ -83,13 +83,13 @@ def descend(exact, loss, theta0, n_steps, lr=None, momentum=0.0, batch_size=None
         if not np.abs(theta).max() < FAR:
             return Basin("unconverged", np.inf, np.inf, np.nan, NONE, state.step, theta)
         norm = float(np.linalg.norm(exact.grad(theta)))
-        peak, point = max(peak, norm), None
+        peak = max(peak, norm)
         still = norm <= HANDOVER * peak
         if last or (still and state.step >= look):
             point = _polish(exact, theta, min(norm, HANDOVER * peak), last and still)
+            if point is not None:
+                return _basin(exact, theta0, point, state.step)
             look = WAIT * state.step
-        if point is not None:
-            return _basin(exact, theta0, point, state.step)
         if last:
             smallest = float(np.linalg.eigvalsh(exact.hessian(theta))[0])
             return Basin("unconverged", exact.value(theta), norm, smallest, NONE, state.step, theta)
@@ -195,14 +195,10 @@ class Task:
         return training.draw(self.arch, self.config.init, self.config.d, self.config.width, streams.init)
 
 
+@threads.one_thread(helped=False)
 def work(task):
     """[(run, Basin)] of a task."""
-    with threads.one_thread(helped=False):
-        return list(_work(task))
-
-
-def _work(task):
-    config = task.config
+    config, found = task.config, []
     for run in task.numbers:
         streams = training.streams(config.seed, run)
         exact = loss = task.loss(streams)
@@ -211,6 +207,6 @@ def _work(task):
             loss = losses.EmpiricalLoss(task.arch, X, Y)
         elif config.data == "online":
             loss = losses.OnlineLoss(task.arch, exact.teacher)
-        batch_size = None if config.data == "population" else config.batch_size
-        how = (config.steps, config.lr, config.momentum, batch_size, streams.batches)
-        yield run, descend(exact, loss, task.start(streams), *how)
+        how = (config.steps, config.lr, config.momentum, config.batch_size, streams.batches)
+        found.append((run, descend(exact, loss, task.start(streams), *how)))
+    return found

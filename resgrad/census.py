@@ -1,7 +1,7 @@
 """``rg.census`` and ``python -m resgrad.census``: which minima gradient descent ends in, and how often.
 
-Imports ``basins``, ``threads``, ``training``, ``losses``, ``protocol``, ``plots`` and below, but only once a census
-starts: ``--help`` costs nothing.
+Imports ``protocol``; ``basins``, ``training``, ``threads`` and ``plots`` only once a census starts: ``--help`` costs
+nothing.
 """
 
 import signal
@@ -295,8 +295,6 @@ def census(
     >>> found.counts["global"] + found.counts["spurious"]
     20
     """
-    from tqdm import tqdm
-
     from . import threads
 
     task = prepare(arch, d, runs, seed, **given)
@@ -315,10 +313,7 @@ def census(
             stack.enter_context(files.claim(out))
             done, write, save = _journal(out / "runs.jsonl", task, resume)
         stack.enter_context(threads.one_thread())
-        bar = stack.enter_context(tqdm(
-            total=runs, initial=len(done), unit=" runs", file=sys.stderr, leave=False,
-            dynamic_ncols=True, disable=quiet or not command.terminal(),
-        ))  # fmt: skip
+        bar = stack.enter_context(command.progress_bar(quiet, total=runs, initial=len(done), unit=" runs"))
         if missing := [run for run in task.numbers if run not in done]:
             for run, basin in _results(task, missing, executor, workers):
                 write(run, basin)
@@ -483,8 +478,7 @@ def _parser():
     add("--k", type=int, help="dimension and teacher units of the preset")
     add("--d", type=int, help="input dimension (10)")
     add("--width", type=int, help="units of the student (d)")
-    draws = "uniform, fan-in, normal, small, spectral, phases, zero, identity"  # training.DRAWS
-    add("--teacher", help=f"{draws} (drawn anew in each run; for vanilla: identity), or a weights.npz")
+    add("--teacher", help=f"{protocol.DRAWS} (drawn anew in each run; for vanilla: identity), or a weights.npz")
     add("--teacher-width", type=int, metavar="WIDTH", help="units of the teacher (d)")
     add("--init", help="where the student starts: as for --teacher, but no file (fan-in; for vanilla: normal)")
     add("--data", help="population: the exact expected loss (default), online, or dataset")

@@ -19,11 +19,11 @@ def suggest(name, what, known):
 def integer(value, name, minimum=1, limit=2**63):
     """``value`` as an int of at least ``minimum`` and below ``limit``: what compiled loops can count to."""
     try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} is {shown(value)}, but must be an integer") from None
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} is {value!r}, but must be an integer")
     if number < minimum:
         raise ValueError(f"{name} is {shown(value)}, but must be at least {minimum}")
     if number >= limit:
@@ -46,12 +46,12 @@ def real(value, name, low=-np.inf, high=np.inf, *, above=None):
     return number
 
 
-def generator(value, name="rng"):
-    """``value`` as a `numpy.random.Generator`: one stays, a seed makes a new one."""
+def generator(rng):
+    """``rng`` as a `numpy.random.Generator`: one stays, a seed makes a new one."""
     try:
-        return np.random.default_rng(value)
+        return np.random.default_rng(rng)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} is {shown(value)}, but must be a seed or a numpy.random.Generator") from None
+        raise TypeError(f"rng is {shown(rng)}, but must be a seed or a numpy.random.Generator") from None
 
 
 def floating(dtype):

@@ -1,4 +1,7 @@
-"""What the command lines share: errors in one line, exit codes, Ctrl-C.  Imports nothing of resgrad, nor NumPy."""
+"""What the command lines share: errors in one line, exit codes, Ctrl-C, progress.
+
+Imports nothing of resgrad, nor NumPy.
+"""
 
 import argparse
 import contextlib
@@ -22,6 +25,13 @@ class Parser(argparse.ArgumentParser):
 def terminal():
     """Whether standard error, which may be closed, is a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+def progress_bar(quiet, **options):
+    """A `tqdm.tqdm` on standard error, if that is a terminal and not to be ``quiet``."""
+    from tqdm import tqdm
+
+    return tqdm(file=sys.stderr, leave=False, dynamic_ncols=True, disable=quiet or not terminal(), **options)
 
 
 def tell(*words):

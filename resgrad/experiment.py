@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__, architectures, command, files, optimizers
-from .protocol import PRESETS, Config, command_line, prepare, resolve, rows, simulate, table
+from .protocol import DRAWS, PRESETS, Config, command_line, prepare, resolve, rows, simulate, table
 
 RUN_FILES = ("run.json", "checkpoint.npz", "history.csv", "weights.npz", "figure.png", "report.html")
 SAVE_EVERY = 3.0  # seconds between checkpoints
@@ -121,13 +121,7 @@ class _Watch:
         self.saved, self.stop, self.latest, self.handlers = time.perf_counter(), False, None, {}
 
     def __enter__(self):
-        from tqdm import tqdm
-
-        terminal = sys.stderr is not None and sys.stderr.isatty()
-        self.bar = tqdm(
-            total=self.config.steps, unit=" steps", delay=1, disable=self.quiet or not terminal, leave=False,
-            file=sys.stderr, dynamic_ncols=True,
-        )  # fmt: skip
+        self.bar = command.progress_bar(self.quiet, total=self.config.steps, unit=" steps", delay=1)
         return self
 
     def __call__(self, state, records):
@@ -176,8 +170,9 @@ def _summary(config, trajectory, teacher, seconds):
     from .report import LARGEST
 
     history, result = table(trajectory), {"steps": int(trajectory.steps[-1]), "seconds": round(seconds, 3)}
-    for name in (name for name in QUANTITIES if name in history):
-        result |= {f"{name}_initial": history[name][0], f"{name}_final": history[name][-1]}
+    for name in QUANTITIES:
+        if name in history:
+            result |= {f"{name}_initial": history[name][0], f"{name}_final": history[name][-1]}
     if "inner_product" in history:
         away = np.append(np.flatnonzero(history["inner_product"] <= 0), -1).max()  # the last record that points away
         result["toward_from"] = None if away + 1 == len(history["step"]) else int(history["step"][away + 1])
@@ -213,8 +208,8 @@ def _write(out, summary, trajectory, teacher, plot, report):
     if report:
         from .report import page
 
-        words, command = verdict(summary), command_line(Config(**summary["config"]))
-        files.write(out / "report.html", page(summary, history, trajectory.theta, teacher, words, command))
+        words, again = verdict(summary), command_line(Config(**summary["config"]))
+        files.write(out / "report.html", page(summary, history, trajectory.theta, teacher, words, again))
 
 
 # ------------------------------------------------------------------------------ the command line
@@ -321,14 +316,13 @@ def _parser():
     add("--batch-size", type=int, help="samples a step (200)")
     add("--samples", type=int, help="size of the data set (100000)")
     add("--steps", type=int, help="number of steps (by architecture)")
-    draws = "uniform, fan-in, normal, small, spectral, phases, zero, identity"  # training.DRAWS
-    add("--teacher", help=f"{draws}, or a weights.npz (normal; uniform for two-weight and modresnet*)")
+    add("--teacher", help=f"{DRAWS}, or a weights.npz (normal; uniform for two-weight and modresnet*)")
     add("--init", help="where the student starts: as for --teacher (small)")
     add("--dtype", help="float64 (default) or float32")
     add("--seed", type=int, help="of everything random (0)")
     add("--record-every", type=int, metavar="STEPS", help="default: every 2%% of the way")
     add("--out", metavar="DIR", help="run directory (default: a fresh one under runs/)")
-    add("--no-plot", action="store_true", help="no figure.png")
+    add("--no-plot", action="store_false", dest="plot", help="no figure.png")
     add("--report", action="store_true", help="add report.html, the run on one page")
     add("--quiet", action="store_true", help="no progress, no summary")
     again = parser.add_mutually_exclusive_group()
@@ -345,9 +339,7 @@ def _parser():
 def main(argv=None):
     """The command line; returns the exit code."""
     arguments = vars(_parser().parse_args(argv))
-    out, mode, no_plot, report, quiet = (
-        arguments.pop(name) for name in ("out", "mode", "no_plot", "report", "quiet")
-    )
+    out, mode, plot, report, quiet = (arguments.pop(name) for name in ("out", "mode", "plot", "report", "quiet"))
     given = {key: value for key, value in arguments.items() if value is not None}
     if mode in ("resume", "verify") and out is None:
         raise ValueError(f"{mode} is given without out, but must know the run's directory: --out DIR")
@@ -373,13 +365,13 @@ def main(argv=None):
         else:
             _check_free(out, mode, quiet)
             problem, checkpoint = prepare(config), None
-        options = {"plot": not no_plot, "report": report, "quiet": quiet, "replace": mode == "overwrite"}
-        summary = run(config, out, problem, resume=checkpoint, **options)
+        again = mode == "overwrite"
+        summary = run(config, out, problem, resume=checkpoint, plot=plot, report=report, quiet=quiet, replace=again)
     if not quiet:
         command.say(describe(summary, out))
     reason = summary["stop_reason"]
     if reason.startswith("diverged"):
-        command.tell("error", f"{reason}; {_advice(config, *problem)}")
+        command.tell("error", f"{reason}; {_advice(config, *problem[1:])}")
         return 3
     if reason.startswith("interrupted"):
         command.tell(f"{reason}; go on with --resume --out {shlex.quote(str(out))}")
@@ -469,7 +461,7 @@ def verify(out, **given):
     )
 
 
-def _advice(config, loss, theta0, teacher):
+def _advice(config, theta0, teacher):
     """A step size to try instead of one that diverged."""
     from . import losses, training
 

@@ -8,11 +8,11 @@ import contextlib
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
 import tempfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -116,17 +116,13 @@ def read_archive(path, kind):
     if hashlib.sha256(body).digest() != digest:
         reason = "its checksum does not match" if content else "it is empty"
         raise FileError(f"{path} is damaged, or not a {kind}.npz that resgrad wrote: {reason}")
-    try:
-        with np.load(io.BytesIO(body), allow_pickle=False) as archive:
-            arrays = dict(archive)
-        header = json.loads(arrays.pop("header").tobytes())
-        found, version = header["kind"], int(header["format"])
-    except (ValueError, TypeError, KeyError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise FileError(f"{path} is not a {kind}.npz that resgrad wrote: {error}") from None
-    if found != kind:
-        raise FileError(f"{path} is a resgrad {found}, but must be a {kind}")
-    if version > FORMAT:
-        raise FileError(f"{path} has format {version}, but this resgrad reads up to {FORMAT}")
+    with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+        arrays = dict(archive)
+    header = json.loads(arrays.pop("header").tobytes())
+    if header["kind"] != kind:
+        raise FileError(f"{path} is a resgrad {header['kind']}, but must be a {kind}")
+    if header["format"] > FORMAT:
+        raise FileError(f"{path} has format {header['format']}, but this resgrad reads up to {FORMAT}")
     return arrays, header
 
 
@@ -170,8 +166,7 @@ def claim(directory):
 
 def fresh(parent, name):
     """A new directory ``parent/name-NNN``, the first number that is free."""
-    number = 1
-    while True:
+    for number in itertools.count(1):
         directory = Path(parent) / f"{name}-{number:03d}"
         try:
             directory.mkdir(parents=True)
@@ -179,6 +174,5 @@ def fresh(parent, name):
         except FileExistsError:
             if not directory.exists():
                 raise FileError(f"out is {parent}, a file, but must be a directory") from None
-            number += 1
         except OSError as error:
             raise FileError(f"out is {directory}, but it cannot be written: {error.strerror}") from None

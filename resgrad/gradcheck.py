@@ -170,6 +170,8 @@ def check_gradient(loss, theta, *, rtol=None, atol=None, shapes=None, smooth=Non
     >>> report.ok, report.blocks[0].hint
     (False, 'analytic is 2 times numeric')
     """
+    if not callable(loss) and not hasattr(loss, "value_and_grad"):
+        raise TypeError(f"loss is {checks.shown(loss)}, but must be callable or have value_and_grad")
     theta, rtol, atol = _arguments(loss, theta, rtol, atol)
     rng = np.random.default_rng(checks.integer(seed, "seed", 0))
     if shapes is None:
@@ -254,8 +256,6 @@ def check_hessian(loss, theta, *, rtol=None, atol=None):
 
 def _arguments(loss, theta, rtol, atol):
     """theta in the loss's arithmetic, and the tolerances."""
-    if not callable(loss) and not hasattr(loss, "value_and_grad"):
-        raise TypeError(f"loss is {checks.shown(loss)}, but must be callable or have value_and_grad")
     theta = checks.array(theta, "theta", ("n",), dtype=getattr(loss, "dtype", None))
     if theta.size == 0:
         raise ValueError("theta has shape (0,), but must hold at least one entry")

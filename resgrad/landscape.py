@@ -312,9 +312,8 @@ class OnePoint(NamedTuple):
 def potential(arch, theta, theta_star, d):
     """Li & Yuan's potential g = sum_i (|e_i + w*_i| - |e_i + w_i|): the units' lengths, a float."""
     arch = architectures.resolve(arch)
-    points = (np.asarray(at, dtype=np.float64) for at in (theta_star, theta))
-    lengths = (np.linalg.norm(arch.canonical(at, d)[0], axis=0).sum() for at in points)
-    return float(next(lengths) - next(lengths))
+    U_star, U = (arch.canonical(np.asarray(at, dtype=np.float64), d)[0] for at in (theta_star, theta))
+    return float(np.linalg.norm(U_star, axis=0).sum() - np.linalg.norm(U, axis=0).sum())
 
 
 def one_point(loss, thetas, theta_star=None, aligned=None):
@@ -360,14 +359,12 @@ def one_point(loss, thetas, theta_star=None, aligned=None):
         if not hasattr(loss, "teacher"):
             raise ValueError("theta_star is missing, and the loss has no teacher")
         theta_star = symmetry.convert(loss.teacher.theta, loss.d, loss.teacher.arch, loss.arch)
-    theta_star = checks.array(theta_star, "theta_star", ("n",))
     thetas = np.atleast_2d(checks.array(thetas, "thetas"))
-    if aligned is None:
-        aligned = loss.arch.trains_readout or not loss.arch.identity
     if not len(thetas):
         raise ValueError(f"thetas has shape {thetas.shape}, but must hold at least one point")
-    if not aligned:
-        checks.array(theta_star, "theta_star", thetas.shape[1:])
+    if aligned is None:
+        aligned = loss.arch.trains_readout or not loss.arch.identity
+    theta_star = checks.array(theta_star, "theta_star", ("n",) if aligned else thetas.shape[1:])
     rows = []
     for theta in thetas:
         target = symmetry.align(loss.arch, theta, theta_star, loss.d).teacher if aligned else theta_star
@@ -421,7 +418,7 @@ def convexity_region(gammas, d, n_pairs=200, rng=None, arch="li"):
     """
     arch, d = architectures.resolve(arch), checks.integer(d, "d")
     gammas, n_pairs = checks.array(gammas, "gammas", ("n",)), checks.integer(n_pairs, "n_pairs")
-    rng = np.random.default_rng(rng)
+    rng = checks.generator(rng)
     if arch.trains_readout:
         raise ValueError(f"arch is {arch.name}, but the region is defined for a fixed read-out")
     if not (gammas > 0).all():

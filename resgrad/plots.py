@@ -4,6 +4,7 @@ One color per architecture, everywhere (Okabe & Ito's, safe for the color-blind)
 """
 
 import contextlib
+import io
 
 import numpy as np
 
@@ -62,15 +63,12 @@ def image(picture, kind="png"):
 
     "png", "svg", or "inline": an SVG without background for a page, whose letters are the page's.
     """
-    import io
-
     from matplotlib import rc_context
 
     buffer, inline = io.BytesIO(), kind == "inline"
     with rc_context(STYLE | {"svg.fonttype": "none" if inline else "path"}):
-        form = "png" if kind == "png" else "svg"
-        metadata = {{"png": "Software", "svg": "Date"}[form]: None}
-        picture.savefig(buffer, format=form, transparent=inline, metadata=metadata)
+        form, changing = ("png", "Software") if kind == "png" else ("svg", "Date")
+        picture.savefig(buffer, format=form, transparent=inline, metadata={changing: None})
     return buffer.getvalue()
 
 
@@ -118,8 +116,9 @@ def distances(axes, history, color):
     axes.legend(loc="best")
 
 
-def eigenvalues(axes, values, predicted, color, floor=1e-18):
+def eigenvalues(axes, values, predicted, color):
     """Sizes of a Hessian's eigenvalues by rank; those that symmetry predicts to vanish in gray."""
+    floor = 1e-18
     values = np.sort(np.maximum(np.abs(values), floor))[::-1]
     rank, regular = np.arange(1, values.size + 1), values.size - predicted
     axes.axvspan(regular + 0.5, values.size + 0.5, color=GRID, lw=0)

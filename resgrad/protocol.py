@@ -34,6 +34,7 @@ class Config:
     record_every: int | None = None
 
 
+DRAWS = "uniform, fan-in, normal, small, spectral, phases, zero, identity"  # as in ``training``, which --help spares
 DATA = ("dataset", "online", "population")
 DTYPES = ("float64", "float32")
 BASE = {
@@ -73,7 +74,7 @@ _PHASES = _SGD | {
     "d": 1500, "data": "online", "teacher": "zero", "init": "phases", "batch_size": 300, "steps": 300,
     "record_every": 10, "dtype": "float32",
 }  # fmt: skip
-LI_YUAN = dict.fromkeys(("li", "vanilla"), _LI_YUAN) | {"vanilla": _LI_YUAN | {"init": "spectral"}}
+LI_YUAN = {"li": _LI_YUAN, "vanilla": _LI_YUAN | {"init": "spectral"}}
 PRESETS = {
     "default": DEFAULT, "notebook": NOTEBOOK, "li-yuan": LI_YUAN, "li-yuan-phases": {"li": _PHASES},
 }  # fmt: skip

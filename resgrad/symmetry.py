@@ -142,15 +142,16 @@ class Alignment:
     extra = cached_property(lambda self: _indices(self.permutation < 0))
     dead = cached_property(lambda self: _indices(self.units[0].dead()))
     dead_star = cached_property(lambda self: _indices(self.units[1].dead()))
-    parallel = cached_property(lambda self: tuple((i, j) for i, j in self._along(0, 0) if i < j))
-    parallel_star = cached_property(lambda self: tuple((i, j) for i, j in self._along(1, 1) if i < j))
+    parallel = cached_property(lambda self: self._along(0, 0))
+    parallel_star = cached_property(lambda self: self._along(1, 1))
     flipped = cached_property(lambda self: self._along(0, 1, -1))
 
     def _along(self, one, other, sign=1):
-        """Pairs of live units, the first's direction u being ``sign`` times the second's."""
+        """Pairs of live units, the first's direction u being ``sign`` times the second's; of one network, each once."""
         dead = self.dead, self.dead_star
         first, second = (_directions(self.units[i].u) for i in (one, other))
-        pairs = np.argwhere(_chords(first, sign * second) < PARALLEL**2).tolist()
+        close = _chords(first, sign * second) < PARALLEL**2
+        pairs = np.argwhere(np.triu(close, 1) if one == other else close).tolist()
         return tuple((i, j) for i, j in pairs if i not in dead[one] and j not in dead[other])
 
     @cached_property

@@ -237,10 +237,7 @@ def test_a_cluster_that_loses_a_worker():
 def test_a_census_goes_on_from_any_byte(small, tmp_path):
     assert identical(census(**SMALL, out=tmp_path), small)
     names = ("census.json", "census.npz", "figure.png")
-    wanted, journal = (
-        [(tmp_path / name).read_bytes() for name in names],
-        (tmp_path / "runs.jsonl").read_bytes(),
-    )
+    wanted, journal = [(tmp_path / name).read_bytes() for name in names], (tmp_path / "runs.jsonl").read_bytes()
     for size in (journal.index(b"\n") + 1, len(journal) // 2, len(journal) - 1, len(journal)):
         (tmp_path / "runs.jsonl").write_bytes(journal[:size])
         assert identical(census(**SMALL, out=tmp_path, resume=True), small)
@@ -422,17 +419,7 @@ def test_standard_error_may_be_closed(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
 def test_interrupt_and_resume(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "resgrad.census",
-        "--preset",
-        "safran-shamir",
-        "--k",
-        "6",
-        "--out",
-        str(tmp_path),
-    ]
+    command = [sys.executable, "-m", "resgrad.census", "--preset", "safran-shamir", "--k", "6", "--out", str(tmp_path)]
     process = subprocess.Popen([*command, "--runs", "100000"], stderr=subprocess.PIPE, text=True)
     journal, deadline = tmp_path / "runs.jsonl", time.monotonic() + 60
     while not journal.exists() or journal.read_bytes().count(b"\n") < 10:
@@ -531,9 +518,7 @@ def test_help_names_every_teacher_and_architecture():
 
 def test_help_is_cheap():
     code = "import sys; from resgrad import census; census._parser().format_help(); print(*sys.modules)"
-    modules = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numba", "scipy", "matplotlib", "tqdm", "dask"} & set(modules)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import resgrad as rg
-from resgrad import experiment, files, protocol
+from resgrad import experiment, files, protocol, training
 
 SMALL = ["--d", "4", "--samples", "1000", "--steps", "300"]  # one shape for all, compiled once
 
@@ -248,6 +248,11 @@ def test_without_out_a_run_gets_a_fresh_name(tmp_path):
 
 def test_quiet_is_silent(tmp_path):
     assert command("--arch", "li", *SMALL, "--quiet", cwd=tmp_path) == (0, "", "")
+
+
+def test_help_names_every_teacher():
+    told = {action.dest: action.help for action in experiment._parser()._actions}
+    assert told["teacher"].startswith(", ".join(training.DRAWS))
 
 
 def test_help_imports_neither_numba_nor_matplotlib():

@@ -6,12 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import ARCHS, every_arch
 
 import resgrad as rg
 from resgrad import gradcheck
 from resgrad.gradcheck import check_gradient, check_hessian
 
-ARCHS = list(rg.ARCHITECTURES)
 POINTS = 200
 
 
@@ -116,13 +116,13 @@ def setting(name, seed, d=2, n=9):
     return theta, rg.EmpiricalLoss(arch, X, Y), X, Y
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@every_arch
 def test_the_chain_rule_without_a_mistake_is_right(arch):
     theta, loss, X, Y = setting(arch, 0)
     assert check_gradient(Planted(loss, None, X, Y), theta).ok
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@every_arch
 def test_no_planted_error_is_accepted(arch):
     accepted = dict.fromkeys(mistakes(rg.ARCHITECTURES[arch]), 0)
     for seed in range(POINTS):
@@ -136,7 +136,7 @@ def test_no_planted_error_is_accepted(arch):
 
 
 @pytest.mark.parametrize("mistake", STALE)
-@pytest.mark.parametrize("arch", ARCHS)
+@every_arch
 def test_no_stale_buffer_is_accepted(arch, mistake):
     for seed in range(POINTS // len(STALE)):
         theta, loss, X, Y = setting(arch, seed)
@@ -145,7 +145,7 @@ def test_no_stale_buffer_is_accepted(arch, mistake):
         assert any("buffer" in problem or "another" in problem for problem in report.problems)
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@every_arch
 def test_no_planted_error_is_accepted_from_a_foreign_callable(arch):
     for seed in range(3):
         theta, loss, X, Y = setting(arch, seed)
@@ -154,7 +154,7 @@ def test_no_planted_error_is_accepted_from_a_foreign_callable(arch):
             assert report.verdict == "wrong", f"{mistake}: {report}"
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@every_arch
 def test_no_planted_error_is_accepted_in_expectation(arch):
     rng = np.random.default_rng(1)
     other = {"li": "resnet-sum", "vanilla": "resnet-sum"}.get(arch, arch)  # a mixed pair, by the skip
@@ -178,7 +178,7 @@ def test_no_planted_error_is_accepted_in_expectation(arch):
                 assert max(report.taylor_slopes) < 1.2, report
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@every_arch
 def test_float32_hidden_in_value_and_gradient(arch):
     for seed in range(10):
         theta, _, X, Y = setting(arch, seed)
@@ -259,7 +259,7 @@ def test_kink_reports_both_sides_and_accepts_what_lies_between():
         assert report.verdict == "wrong" and "kink: left 1, right 3" in str(report)
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@every_arch
 def test_at_a_sampled_kink_only_the_bracket_is_accepted(arch):
     theta, _, X, Y = setting(arch, 3)
     X[0] = [2.0, 0.0]  # then the first unit's pre-activation on it vanishes exactly
@@ -275,7 +275,7 @@ def test_at_a_sampled_kink_only_the_bracket_is_accepted(arch):
         assert check_gradient(planted, theta).ok == ok
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@every_arch
 def test_at_a_kink_with_samples_on_either_side(arch):
     """One turns on to the left, one to the right; with relu'(0) = 0 neither counts."""
     theta, _, X, Y = setting(arch, 3)
@@ -292,7 +292,7 @@ def test_at_a_kink_with_samples_on_either_side(arch):
         assert check_gradient(planted, theta).failures[0].index == 0
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@every_arch
 def test_a_factor_close_to_one_is_rejected_close_to_the_teacher(arch):
     theta, _, X, _ = setting(arch, 2)
     Y = rg.Network(arch, theta, 2)(X)
@@ -387,6 +387,17 @@ def test_hessian_errors_are_found():
     assert "hessian is nan (NaN or infinite) at (0, 0)" in str(check_hessian(loss, theta))
     with pytest.raises(TypeError, match="must have grad and hessian"):
         check_hessian(rg.EmpiricalLoss("li", [[1.0]], [1.0]), [1.0])
+
+
+def test_a_hessian_needs_a_gradient_and_nothing_else():
+    class Quadratic:
+        def grad(self, theta):
+            return 2 * theta
+
+        def hessian(self, theta):
+            return 2 * np.eye(theta.size)
+
+    assert check_hessian(Quadratic(), np.ones(3)).ok
 
 
 # ----------------------------------------------------------------------------------- bad input
@@ -487,7 +498,7 @@ def test_what_breaks_late_in_a_foreign_callable():
 
 
 @pytest.mark.parametrize("name", ["value", "gradient"])
-@pytest.mark.parametrize("arch", ARCHS)
+@every_arch
 def test_float32_inside_an_expected_loss(arch, name):
     rng = np.random.default_rng(3)
     loss = rg.PopulationLoss(arch, rg.Network(arch, rg.draw(arch, "normal", 3, rng=rng), 3))

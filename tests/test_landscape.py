@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import ARCHS, TRAINED_READOUT, every_arch, point, samples
+from conftest import TRAINED_READOUT, every_arch, point, samples
 
 import resgrad as rg
 from resgrad import landscape, symmetry
@@ -271,7 +271,7 @@ def test_one_point_along_a_trajectory():
     np.testing.assert_allclose(sampled.inner, found.inner[:20], rtol=0.1)
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@every_arch
 def test_at_the_teacher_delta_is_undefined_and_the_rest_zero(arch):
     loss, theta_star = task(arch, 3)
     found = landscape.one_point(loss, theta_star)
@@ -333,3 +333,8 @@ def test_convexity_region_leaves_out_pairs_that_coincide():
 def test_convexity_region_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         landscape.convexity_region(*arguments)
+
+
+def test_convexity_region_says_what_a_seed_is():
+    with pytest.raises(TypeError, match="rng is 'x', but must be a seed or a numpy.random.Generator"):
+        landscape.convexity_region([1.0], 3, rng="x")
