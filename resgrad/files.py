@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -116,13 +117,17 @@ def read_archive(path, kind):
     if hashlib.sha256(body).digest() != digest:
         reason = "its checksum does not match" if content else "it is empty"
         raise FileError(f"{path} is damaged, or not a {kind}.npz that resgrad wrote: {reason}")
-    with np.load(io.BytesIO(body), allow_pickle=False) as archive:
-        arrays = dict(archive)
-    header = json.loads(arrays.pop("header").tobytes())
-    if header["kind"] != kind:
-        raise FileError(f"{path} is a resgrad {header['kind']}, but must be a {kind}")
-    if header["format"] > FORMAT:
-        raise FileError(f"{path} has format {header['format']}, but this resgrad reads up to {FORMAT}")
+    try:
+        with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+            arrays = dict(archive)
+        header = json.loads(arrays.pop("header").tobytes())
+        found, version = header["kind"], int(header["format"])
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise FileError(f"{path} is not a {kind}.npz that resgrad wrote: {error}") from None
+    if found != kind:
+        raise FileError(f"{path} is a resgrad {found}, but must be a {kind}")
+    if version > FORMAT:
+        raise FileError(f"{path} has format {version}, but this resgrad reads up to {FORMAT}")
     return arrays, header
 
 
