@@ -62,6 +62,20 @@ def allowed():
     return min(2, processors, *(_BEFORE if _USERS else [get_threads() for get_threads, _ in blas()]))
 
 
+def _forked():
+    """A forked process has but the thread that forked: no other uses BLAS or holds the lock any more."""
+    global _LOCK
+    _LOCK, before = threading.Lock(), len(_USERS)
+    _USERS[:] = [user for user in _USERS if user[0] == threading.get_ident()]
+    if before and not _USERS:
+        for (_, set_threads), count in zip(blas(), _BEFORE):
+            set_threads(count)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 def spare():
     """Whether a second thread may help: it is `allowed`, nothing else here is at work, a processor is free."""
     alone_here = set(_USERS) == {(threading.get_ident(), True)}
@@ -81,40 +95,47 @@ class _Helper:
     """A thread that helps `together`."""
 
     def __init__(self):
-        self.lock, self.calls, self.errors = threading.Lock(), queue.SimpleQueue(), queue.SimpleQueue()
+        self.lock, self.calls = threading.Lock(), queue.SimpleQueue()
         self.current = getattr(ctypes.CDLL(None), "sched_getcpu", None) if hasattr(os, "sched_setaffinity") else None
-        self.avoided = None
         threading.Thread(target=self._serve, name="resgrad", daemon=True).start()
 
     def _serve(self):
+        places = set()
         while True:
-            work, marks, avoid = self.calls.get()
+            work, marks, errors, elsewhere = self.calls.get()
             try:
-                if avoid != self.avoided:  # some schedulers wake a thread where the one it is to help runs
-                    os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()) - {avoid})
-                    self.avoided = avoid
+                if elsewhere and elsewhere != places:  # some schedulers wake a thread where the one it is to help runs
+                    places = elsewhere
+                    with contextlib.suppress(OSError):  # they may just have been taken away
+                        os.sched_setaffinity(0, places)
                 work(1, len(marks), marks)
             except BaseException as error:
-                self.errors.put(error)
+                errors.append(error)
                 marks[1, 0] = STOPPED
+            del work, marks, errors  # and the data that they hold
 
     def together(self, work, marks):
         """What ``work(0, 1, marks)`` returns, with the rest done by the helper."""
-        self.calls.put((work, marks, self.current and self.current()))
-        try:
+        errors = []
+        elsewhere = os.sched_getaffinity(0) - {self.current()} if self.current else None
+        try:  # wherever Ctrl-C comes, the helper must not wait for ever
+            self.calls.put((work, marks, errors, elsewhere))
             result = work(0, 1, marks)
         finally:
             stopped = marks[1, 0] == STOPPED
             marks[0, 0] = STOPPED
         if stopped:
-            raise self.errors.get()
+            raise errors[0]
         return result
 
 
 @functools.cache
 def _helper(process):
-    """The `_Helper` of a process: a forked one needs its own."""
-    return _Helper()
+    """The `_Helper` of a process, or None where it can have no more threads.  A forked one needs its own."""
+    try:
+        return _Helper()
+    except RuntimeError:
+        return None
 
 
 def together(work, parts):
@@ -124,7 +145,8 @@ def together(work, parts):
     disturbs the other.  The result is that of the call made here.
     """
     marks = np.zeros((parts, 16), np.int64)
-    if parts < 2 or not spare() or not (helper := _helper(os.getpid())).lock.acquire(blocking=False):
+    helper = _helper(os.getpid()) if parts > 1 and spare() else None
+    if helper is None or not helper.lock.acquire(blocking=False):
         return work(0, parts, marks)
     try:
         return helper.together(work, marks)

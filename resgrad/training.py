@@ -298,7 +298,7 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
             due = next_record(records[-1][0], record_every)
             while state.step < min(due, n_steps):
                 tick, count = time.perf_counter(), min(pace, min(due, n_steps) - state.step)
-                advance(state, count)
+                _all_or_nothing(advance, state, count)
                 pace = 1 + int(count * PATIENCE / (time.perf_counter() - tick))
                 if progress is not None:
                     progress(state, records)
@@ -350,6 +350,21 @@ def curvature(loss, theta, iterations=30):
         if not 0 < size < np.inf:
             break
     return float(size)
+
+
+def _all_or_nothing(advance, state, n):
+    """``advance(state, n)``; where Ctrl-C or an error comes amid, ``state`` is again what it was before."""
+    kept = vars(state).copy()
+    weights = {name: kept[name].copy() for name in ("U", "A", "VU", "VA")}
+    drawn = state.rng.bit_generator.state
+    try:
+        advance(state, n)
+    except BaseException:
+        vars(state).update(kept)
+        state.rng.bit_generator.state = drawn
+        for name, values in weights.items():
+            kept[name][:] = values
+        raise
 
 
 def advancer(loss, optimizer, batch_size, width):

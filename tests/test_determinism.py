@@ -4,9 +4,13 @@ import concurrent.futures
 import multiprocessing
 import os
 import subprocess
+import signal
 import sys
 import threading
+import time
+import types
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -140,6 +144,94 @@ def test_an_error_in_one_thread_stops_both(two_processors, culprit):
         with pytest.raises(MemoryError, match=f"part {culprit}"):
             threads.together(work, 2)
         assert threads.together(meeting, 2) == threading.get_ident()  # and both are there for the next
+
+
+def test_an_interruption_leaves_no_helper_waiting(two_processors, monkeypatch):
+    """Ctrl-C may come as soon as the helper has been called."""
+    with threads.one_thread():
+        assert threads.together(meeting, 2) == threading.get_ident()
+        helper, marks = threads._helper(os.getpid()), np.zeros((2, 16), np.int64)
+
+        def put(call):
+            calls.put(call)
+            raise KeyboardInterrupt
+
+        calls = helper.calls
+        monkeypatch.setattr(helper, "calls", types.SimpleNamespace(put=put, get=calls.get))
+        with pytest.raises(KeyboardInterrupt):
+            helper.together(meeting, marks)
+        monkeypatch.setattr(helper, "calls", calls)
+        assert threads.together(meeting, 2) == threading.get_ident()
+
+
+def test_a_helper_goes_where_its_caller_may_run_and_not_where_the_main_thread_may(two_processors, monkeypatch):
+    places, results = os.sched_getaffinity(0), []
+
+    def train():
+        os.sched_setaffinity(0, places)
+        with threads.one_thread():
+            threads.together(meeting, 2)  # there is a helper
+            monkeypatch.setattr(threads._helper(os.getpid()), "current", lambda: min(places))
+            results.append(threads.together(meeting, 2) == threading.get_ident())
+
+    os.sched_setaffinity(0, {min(places)})
+    try:
+        thread = threading.Thread(target=train)
+        thread.start()
+        thread.join(20)
+    finally:
+        os.sched_setaffinity(0, places)
+    assert results == [True]
+
+
+def test_a_helper_keeps_nothing_alive(two_processors):
+    data = np.zeros(1)
+    alive = weakref.ref(data)
+    with threads.one_thread():
+        threads.together(lambda first, last, marks, data=data: meeting(first, last, marks), 2)
+    del data
+    deadline = time.monotonic() + 20
+    while alive() is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_without_another_thread_it_works_alone(two_processors, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    threads._helper.cache_clear()
+    with monkeypatch.context() as patch, threads.one_thread():
+        patch.setattr(threading.Thread, "start", refuse)
+        assert threads.together(meeting, 2) == "alone"
+    threads._helper.cache_clear()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("amid", ["training", "the lock"])
+def test_a_forked_process_does_not_wait_for_the_threads_it_lacks(amid):
+    there, done = threading.Event(), threading.Event()
+
+    def other():
+        with threads.one_thread() if amid == "training" else threads._LOCK:
+            there.set()
+            done.wait(20)
+
+    before = [get_threads() for get_threads, _ in threads.blas()]
+    thread = threading.Thread(target=other)
+    thread.start()
+    there.wait(20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        restored = not threads._USERS and [get_threads() for get_threads, _ in threads.blas()] == before
+        with threads.one_thread():
+            os._exit(7 if restored and len(threads._USERS) == 1 else 1)
+    done.set()
+    thread.join(20)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

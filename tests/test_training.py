@@ -8,7 +8,7 @@ import pytest
 from conftest import TRAINED_READOUT, every_arch, point, relative_error, samples
 
 import resgrad as rg
-from resgrad import training
+from resgrad import threads, training
 
 D, WIDTH, BATCH = 3, 4, 5
 N_SAMPLES = 23  # five batches an epoch, the last of 3 samples
@@ -313,6 +313,25 @@ def test_an_interruption_keeps_what_there_is(kind, stepwise):
     assert stopped.stop_reason == "interrupted at step 7"
     assert stopped.theta.tobytes() == whole.theta.tobytes()
     assert stopped.steps.tolist() == [0, 3, 6] and stopped.loss.tobytes() == whole.loss[:3].tobytes()
+
+
+@every_kind
+def test_ctrl_c_amid_compiled_steps_undoes_them(kind, monkeypatch):
+    """Python raises it where compiled code returns: the weights have moved, and nothing says so yet."""
+    together, calls, live = threads.together, [], []
+
+    def interrupted(work, parts):
+        calls.append(together(work, parts))
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return calls[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threads, "together", interrupted)
+        stopped = run(kind, 40, progress=lambda *both: live.__setitem__(slice(None), both))
+    assert stopped.stop_reason == "interrupted at step 7"
+    assert stopped.theta.tobytes() == run(kind, 7).theta.tobytes()
+    assert_same_bytes(run(kind, 40, resume=live), run(kind, 40))
 
 
 def test_other_exceptions_of_progress_are_not_swallowed():
