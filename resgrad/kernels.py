@@ -98,7 +98,7 @@ LONELY, EXACT_LONELY = 8, 12  # widest network whose step takes less time than t
 PARTS = 2  # of each step, for two threads or one: the last bits depend on it, so it is no option
 REGISTER = 64  # bytes computed with at once; where registers are smaller, in as many as it takes
 STOPPED = 2**62  # the mark of a thread that comes to no more meetings
-BLOCK = 1024  # samples per block where a whole data set is evaluated
+BLOCK = 1024  # samples at a time where there are more, so that they stay in the cache
 
 
 # ------------------------------------------------------------- registers, memory and the other thread
@@ -320,17 +320,20 @@ def _residual(n, r, t):
 @_sampled_jit
 def dataset_gradient(rows, U, A, dU, dA):
     """Mean loss over the data set; its gradient goes into dU and dA.  rows = [x, y - C'x]."""
-    d, total = U.shape[0], 0.0
+    d, k, m, total = U.shape[0], U.shape[1], A.shape[1], 0.0
+    size = min(BLOCK, len(rows))
+    HH, RR, GG = np.empty((size, k), U.dtype), np.empty((size, m), U.dtype), np.empty((size, k), U.dtype)
     dU[:] = 0
     dA[:] = 0
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK]
         X, T = np.ascontiguousarray(block[:, :d]), np.ascontiguousarray(block[:, d:])
-        H = np.dot(X, U)
+        H, R, G = HH[: len(X)], RR[: len(X)], GG[: len(X)]
+        np.dot(X, U, H)
         _keep_active(H.reshape(-1), H.reshape(-1))
-        R = np.dot(H, A)  # (1)
+        np.dot(H, A, R)  # (1)
         total += _residual(len(rows), R.reshape(-1), T.reshape(-1))
-        G = np.dot(R, A.T)
+        np.dot(R, A.T, G)
         _keep_active(H.reshape(-1), G.reshape(-1))  # (3)
         dU += np.dot(X.T, G)  # (4)
         dA += np.dot(H.T, R)  # (2)
@@ -419,10 +422,11 @@ def _unrolled_loop(d, k, m, fresh):
     def loop(first, last, marks, room, rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
         parts, lanes, cut, end = room.shape[1], _lanes(U), d * k, d * k + k * m
         count, n = -(-batch // lanes), batch
-        XT, R = _registers(count, d + m, U), _registers(count, m, U)
-        H, G = _registers(count, k, U), _registers(count, k, U)
+        most = min(count, BLOCK // lanes)
+        XT, R = _registers(most, d + m, U), _registers(most, m, U)
+        H, G = _registers(most, k, U), _registers(most, k, U)
         k_star, linear = teacher[0].shape[1], np.any(teacher[2])
-        H_star = _registers(count if fresh else 0, k_star, U)
+        H_star = _registers(most if fresh else 0, k_star, U)
         starts, A_T = np.empty(lanes, np.int64), np.empty((m, k), U.dtype)
         # Views are made before the loop: each one counts a reference, which threads must not do together.
         flat, xt = rows.reshape(-1), XT.reshape(-1)
@@ -438,23 +442,26 @@ def _unrolled_loop(d, k, m, fresh):
                 for o in range(m):
                     A_T[o, j] = a[j, o]
             for part in range(first, last):
-                begin = count * part // parts
-                c = count * (part + 1) // parts - begin
-                if fresh:
-                    _draw(d, rng, n, XT)
-                    _label(d, k_star, m, c, teacher, linear, XT, H_star, R)
-                else:
-                    _gather(d + m, flat, order, start + begin * lanes, start + n, starts, c, XT, xt)
-                _products(d, k, d + m, c, u, XT, H)  # (1)
-                _keep_active_lanes(c * k, H, H)
-                _products(k, m, k, c, a, H, R)
-                gradient[end] = _residual_lanes(d, m, c, n, R, XT)
-                _products(m, k, m, c, A_T, R, G)
-                _keep_active_lanes(c * k, H, G)  # (3)
-                _sum_outer(d, k, d + m, k, c, XT, G, dU)  # (4)
-                _sum_outer(k, m, k, m, c, H, R, dA)  # (2)
                 for i in range(end + 1):
-                    room[step % 2, part, i] = gradient[i]
+                    room[step % 2, part, i] = 0
+                stop = count * (part + 1) // parts
+                for begin in range(count * part // parts, stop, most):
+                    c = min(most, stop - begin)
+                    if fresh:
+                        _draw(d, rng, n - begin * lanes, c, XT)
+                        _label(d, k_star, m, c, teacher, linear, XT, H_star, R)
+                    else:
+                        _gather(d + m, flat, order, start + begin * lanes, start + n, starts, c, XT, xt)
+                    _products(d, k, d + m, c, u, XT, H)  # (1)
+                    _keep_active_lanes(c * k, H, H)
+                    _products(k, m, k, c, a, H, R)
+                    gradient[end] = _residual_lanes(d, m, c, n, R, XT)
+                    _products(m, k, m, c, A_T, R, G)
+                    _keep_active_lanes(c * k, H, G)  # (3)
+                    _sum_outer(d, k, d + m, k, c, XT, G, dU)  # (4)
+                    _sum_outer(k, m, k, m, c, H, R, dA)  # (2)
+                    for i in range(end + 1):
+                        room[step % 2, part, i] += gradient[i]
             start += n
             if last - first < parts and not _meet(marks, first, step + 1):
                 return total
@@ -516,9 +523,9 @@ def _gather(size, flat, order, start, stop, starts, count, XT, xt):
 
 
 @_inline
-def _draw(d, rng, n, XT):
-    """n fresh samples into the lanes, zeros after them."""
-    for c in range(len(XT)):
+def _draw(d, rng, n, count, XT):
+    """n fresh samples, or as many as fit, into the lanes, zeros after them."""
+    for c in range(count):
         for l in range(XT.shape[2]):
             for i in range(d):
                 XT[c, i, l] = rng.standard_normal() if c * XT.shape[2] + l < n else 0.0

@@ -138,14 +138,15 @@ def _helper(process):
         return None
 
 
-def together(work, parts):
-    """``work(0, parts, marks)``, or, where a thread can be `spare`d, ``work(0, 1, marks)`` here, the rest there.
+def together(work, parts, worth=True):
+    """``work(0, parts, marks)``, or, where that is ``worth`` it and a thread can be `spare`d,
+    ``work(0, 1, marks)`` here, the rest there.
 
     The two meet at ``marks``, zeros of shape (parts, 16): a cache line and more for each, so that neither
     disturbs the other.  The result is that of the call made here.
     """
     marks = np.zeros((parts, 16), np.int64)
-    helper = _helper(os.getpid()) if parts > 1 and spare() else None
+    helper = _helper(os.getpid()) if parts > 1 and worth and spare() else None
     if helper is None or not helper.lock.acquire(blocking=False):
         return work(0, parts, marks)
     try:

@@ -15,6 +15,7 @@ from . import architectures, checks, kernels, losses, optimizers, threads
 BATCH = 200  # the post's
 DIVERGED = 1e12  # a loss this many times the first one will not come back
 STIFF, EXPLICIT = ("BDF", "Radau", "LSODA"), ("RK45", "RK23", "DOP853")  # methods of `gradient_flow`
+WORTH = 2e6  # multiplications that take longer than telling another thread of half of them
 PATIENCE = 0.2  # seconds in compiled code between looks at progress and interruptions
 
 
@@ -389,7 +390,8 @@ def advancer(loss, optimizer, batch_size, width):
         if not shared:
             shared.append(room(*sizes))
             work(0, parts, np.zeros((parts, 16), np.int64), 0)  # two threads must not compile at one time
-        total = threads.together(work, parts)
+        cost = (sizes[0] if sizes else width + loss.units_star[0].shape[1]) * d * width  # of a step
+        total = threads.together(work, parts, n * cost > WORTH)
         state.step += n
         state.window_steps += n
         return total

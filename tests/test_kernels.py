@@ -198,7 +198,8 @@ def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
 @every_dtype
 @pytest.mark.parametrize("source", ["data set", "fresh samples", "expectation"])
 @pytest.mark.parametrize("width", [9, kernels.UNROLLED + 1], ids=["registers", "blas"])
-def test_bits_do_not_depend_on_who_makes_the_steps_nor_on_where_calls_are_split(dtype, source, width):
+def test_bits_do_not_depend_on_who_makes_the_steps_nor_on_where_calls_are_split(dtype, source, width, monkeypatch):
+    monkeypatch.setattr(training, "WORTH", 0)
     d, arch = 14, "modresnet"
     teacher = rg.Network("resnet", point("resnet", d, 3, seed=1), d)
     loss = {
@@ -217,6 +218,17 @@ def test_bits_do_not_depend_on_who_makes_the_steps_nor_on_where_calls_are_split(
         ends.append([state.window_loss, *(part.tobytes() for part in (state.U, state.A, state.VU, state.VA))])
     assert ends[0] == ends[1] == ends[2]
     assert not helped[1]  # and the others are, where there are two processors
+
+
+@every_dtype
+@pytest.mark.parametrize("width", [4, kernels.LONELY + 1, kernels.UNROLLED + 1])
+def test_a_step_on_several_blocks_is_one_gradient(dtype, width):
+    """Of samples that do not fill the last block, nor its last register."""
+    X, Y = samples("modresnet", 2 * kernels.BLOCK + 51, 3, dtype=dtype)
+    loss, theta0 = rg.EmpiricalLoss("modresnet", X, Y), point("modresnet", 3, width, dtype=dtype)
+    run = rg.train(loss, theta0, rg.SGD(0.01), 1)
+    wanted = theta0 - dtype(0.01) * loss.grad(theta0)
+    assert relative_error(run.theta, wanted) < STEPS[dtype]
 
 
 def test_only_wide_networks_take_the_blas_loops():

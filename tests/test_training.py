@@ -320,8 +320,8 @@ def test_ctrl_c_amid_compiled_steps_undoes_them(kind, monkeypatch):
     """Python raises it where compiled code returns: the weights have moved, and nothing says so yet."""
     together, calls, live = threads.together, [], []
 
-    def interrupted(work, parts):
-        calls.append(together(work, parts))
+    def interrupted(*call):
+        calls.append(together(*call))
         if len(calls) == 8:
             raise KeyboardInterrupt
         return calls[-1]
