@@ -117,8 +117,8 @@ def draw(axes, rows):
     axes.minorticks_off()
 
 
-def picture(result):
-    """PNG bytes: time per step against d, one panel a dtype."""
+def picture(result, kind):
+    """PNG or SVG bytes: time per step against d, one panel a dtype."""
     with plots.figure(2, width=8, height=4, sharey=True) as (figure, panels):
         for axes, dtype in zip(panels, ("float64", "float32"), strict=True):
             rows = result["rows"]
@@ -126,7 +126,7 @@ def picture(result):
             axes.set_title(f"modresnet, batch 200, {dtype}")
         panels[0].set_ylabel("µs per step")
         panels[0].legend(fontsize=9)
-        return plots.image(figure)
+        return plots.image(figure, kind)
 
 
 def summary(results):
@@ -157,7 +157,7 @@ def summary(results):
 
 
 def write(results, folder):
-    """``table.md`` and ``step.png``, and the tables in the README."""
+    """``table.md``, ``step.png`` and ``step.svg``, and the tables in the README."""
     machine, versions = (next(iter(results.values()))[key] for key in ("machine", "versions"))
     about = [f"{machine['cpu']}, {machine['processors']} processors, {machine['system']}"]
     about += [f"{name} {version}" for name, version in versions.items() if version]
@@ -165,7 +165,8 @@ def write(results, folder):
     text = "\n".join(lines + [table(name, results[name]) for name in TITLES if name in results])
     files.write(folder / "table.md", text)
     if "step" in results:
-        files.write(folder / "step.png", picture(results["step"]))
+        for kind in ("png", "svg"):
+            files.write(folder / f"step.{kind}", picture(results["step"], kind))
     if {"step", "ensemble", "population", "notebook"} <= results.keys() and not results["step"]["quick"]:
         before, _, rest = README.read_text().partition(MARK)
         files.write(README, before + MARK + "\n" + summary(results) + "\n\n" + END + rest.partition(END)[2])
