@@ -166,7 +166,7 @@ def test_the_first_window_is_the_mean_of_its_batch_losses(arch):
 @every_dtype
 @pytest.mark.parametrize("arch", ["two-weight", "modresnet"], ids=["m = 1", "m = d"])
 @pytest.mark.parametrize("source", ["data set", "fresh samples"])
-@pytest.mark.parametrize("d, width", [(1, 1), (3, 4), (9, 20)])
+@pytest.mark.parametrize("d, width", [(1, 1), (3, 4)])
 @pytest.mark.parametrize("batch", [1, BATCH, 17])
 def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
     """The BLAS loop takes any shape, so all can be compared on small ones; 17 samples fill two registers."""
