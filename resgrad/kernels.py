@@ -77,7 +77,8 @@ def _jit(function=None, **options):
     """The one JIT policy: cached on disk, without the GIL, IEEE division; fastmath is opt-in."""
     if function is None:
         return functools.partial(_jit, **options)
-    options = {"nogil": True, "error_model": "numpy"} | options
+    # Without its own fastmath a function would get that of whichever caller compiles it first.
+    options = {"nogil": True, "error_model": "numpy", "fastmath": False} | options
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no cache folder can be written: compile in every process instead

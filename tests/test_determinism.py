@@ -263,7 +263,6 @@ def test_with_and_without_resume(small, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="compiled or loaded, the expected loss may differ in its last bit: to be mended")
 def test_on_a_cold_and_a_warm_cache_and_a_cold_one_is_announced(small, tmp_path):
     cold, told = command(tmp_path / "cold", *SMALL, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
     assert told.startswith("compiling kernels") and told.count("\n") == 1
