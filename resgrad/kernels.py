@@ -64,7 +64,9 @@ double-double arithmetic (unevaluated hi + lo, about 32 digits) wherever plain s
 import functools
 import math
 from fractions import Fraction
+from typing import NamedTuple
 
+import llvmlite.binding
 import numba
 import numpy as np
 from llvmlite import ir
@@ -93,11 +95,13 @@ _inline = functools.partial(_sampled_jit, inline="always")
 _exact = functools.partial(_jit, fastmath={"contract"})
 _inline_exact = functools.partial(_exact, inline="always")
 
-UNROLLED = 64  # widest network for which the shape-specialized loop beats BLAS
-EXACT_UNROLLED = 32  # likewise for the exact gradient
+NARROW = 64  # widest network for which the loop with samples in the lanes is the faster one
+EXACT_NARROW = 32  # likewise for the exact gradient
 LONELY, EXACT_LONELY = 8, 12  # widest network whose step takes less time than telling another thread of it
 PARTS = 2  # of each step, for two threads or one: the last bits depend on it, so it is no option
-REGISTER = 64  # bytes computed with at once; where registers are smaller, in as many as it takes
+_FEATURES = llvmlite.binding.get_host_cpu_features()
+REGISTER = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16  # bytes computed with at once
+ROWS = 8 if REGISTER != 32 else 4  # of a tile with two columns: all of it in the 32 or 16 registers there are
 STOPPED = 2**62  # the mark of a thread that comes to no more meetings
 BLOCK = 1024  # samples at a time where there are more, so that they stay in the cache
 
@@ -156,15 +160,31 @@ def _store(typing, array, r, x):
 
 
 @intrinsic
-def _load_transposed(typing, rows, starts, i, count, array, r):
-    """``rows[starts + i : starts + i + count]`` of as many samples as there are lanes into registers r, r + 1 ...
+def _prefetch(typing, array, i):
+    """The cache line of the i-th number of a contiguous array is wanted soon."""
+
+    def generate(context, builder, signature, arguments):
+        number = ir.IntType(32)
+        place = _place(context, builder, signature, arguments, ir.IntType(signature.args[0].dtype.bitwidth))
+        place = builder.bitcast(place, ir.IntType(8).as_pointer())
+        prefetch = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [place.type, *[number] * 3]), "llvm.prefetch.p0i8")
+        builder.call(prefetch, [place, number(0), number(2), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
+@intrinsic
+def _load_transposed(typing, rows, starts, i, count, array, r, step):
+    """``rows[starts + i : starts + i + count]`` of as many samples as there are lanes into registers r, r + step ...
 
     A full register of each sample is read, and ``rows`` is contiguous and counted as if flat.
     """
     kind, lanes = _Lanes(array.dtype), REGISTER * 8 // array.dtype.bitwidth
 
     def generate(context, builder, signature, arguments):
-        rows, starts, i, count, array, r = arguments
+        rows, starts, i, count, array, r, step = arguments
         index, number, vector = r.type, ir.IntType(32), context.get_value_type(kind)
         rows, starts, array = (
             context.make_array(signature.args[n])(context, builder, arguments[n]).data for n in (0, 1, 4)
@@ -187,10 +207,25 @@ def _load_transposed(typing, rows, starts, i, count, array, r):
         array = builder.bitcast(array, vector.as_pointer())
         for n in range(lanes):
             with builder.if_then(builder.icmp_signed("<", index(n), count)):
-                builder.store(registers[n], builder.gep(array, [builder.add(r, index(n))]))
+                builder.store(registers[n], builder.gep(array, [builder.add(r, builder.mul(step, index(n)))]))
         return context.get_dummy_value()
 
-    return types.void(rows, starts, types.intp, types.intp, array, types.intp), generate
+    return types.void(rows, starts, types.intp, types.intp, array, types.intp, types.intp), generate
+
+
+def _spread(builder, number, vector):
+    """``number`` in every lane."""
+    index, blank = ir.IntType(32), ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(blank, number, index(0))
+    return builder.shuffle_vector(first, blank, ir.Constant(ir.VectorType(index, vector.count), None))
+
+
+def _reduced(builder, x):
+    """The sum of the lanes."""
+    kind = x.type
+    name = f"llvm.vector.reduce.fadd.v{kind.count}{kind.element.intrinsic_name}"
+    add = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind.element, [kind.element, kind]), name)
+    return builder.call(add, [ir.Constant(kind.element, -0.0), x], fastmath=("reassoc",))
 
 
 @intrinsic
@@ -198,10 +233,7 @@ def _splat(typing, number):
     """``number`` in every lane."""
 
     def generate(context, builder, signature, arguments):
-        kind, index = context.get_value_type(signature.return_type), ir.IntType(32)
-        blank = ir.Constant(kind, ir.Undefined)
-        first = builder.insert_element(blank, arguments[0], index(0))
-        return builder.shuffle_vector(first, blank, ir.Constant(ir.VectorType(index, kind.count), None))
+        return _spread(builder, arguments[0], context.get_value_type(signature.return_type))
 
     return _Lanes(number)(number), generate
 
@@ -233,15 +265,80 @@ def _where_positive(typing, h, x):
 @intrinsic
 def _total(typing, x):
     """The sum of the lanes."""
+    return x.scalar(x), lambda context, builder, signature, arguments: _reduced(builder, arguments[0])
 
-    def generate(context, builder, signature, arguments):
-        kind = arguments[0].type
-        name = f"llvm.vector.reduce.fadd.v{kind.count}{kind.element.intrinsic_name}"
-        of = ir.FunctionType(kind.element, [kind.element, kind])
-        add = cgutils.get_or_insert_function(builder.module, of, name)
-        return builder.call(add, [ir.Constant(kind.element, -0.0), arguments[0]], fastmath=("reassoc",))
 
-    return x.scalar(x), generate
+def _fitting(count):
+    """Rows of a tile, so that it takes few tiles of equal height, at most `ROWS`, to do ``count``."""
+    return -(-count // -(-count // ROWS))
+
+
+@intrinsic(prefer_literal=True)
+def _height(typing, count):
+    """`_fitting` of a constant, when compiling."""
+    height = _fitting(count.literal_value)
+    return types.intp(count), lambda context, builder, signature, arguments: context.get_constant(types.intp, height)
+
+
+def _tiled(kind):
+    """C[i, j] = sum_p A[i, p] B[p, j] for as many i as are `_fitting` into ``rows``, and for ``columns`` of j.
+
+    ``tile(rows, columns, A, B, depth, C)``, the first two constants.  A, B and C are views: (array, first
+    element, stride of the first index, stride of the second), of an array whose last axis is contiguous.
+    [p, j] is a register of B, [i, j] one of C.  [i, p] is a number of A, which meets every lane ("set", or "add"
+    to what is in C); or a register, too ("sum"): then lanes are summed up in the end, and C has numbers.
+    """
+
+    @intrinsic(prefer_literal=True)
+    def tile(typing, rows, columns, A, B, depth, C):
+        height, width = _fitting(rows.literal_value), columns.literal_value
+
+        def generate(context, builder, signature, arguments):
+            index, depth, views = context.get_value_type(types.intp), arguments[4], []
+            for n in (2, 3, 5):
+                array, *place = cgutils.unpack_tuple(builder, arguments[n])
+                views.append((context.make_array(signature.args[n][0])(context, builder, array).data, *place))
+            vector = context.get_value_type(_Lanes(A[0].dtype))
+            align = A[0].dtype.bitwidth // 8
+            name = f"llvm.fmuladd.v{vector.count}{vector.element.intrinsic_name}"
+            fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+
+            def place(view, n, m, register):
+                data, start, *strides = view
+                for stride, count in zip(strides, (n, m)):
+                    start = builder.add(start, builder.mul(stride, count))
+                pointer = builder.gep(data, [start])
+                return builder.bitcast(pointer, vector.as_pointer()) if register else pointer
+
+            tile = [[cgutils.alloca_once(builder, vector) for j in range(width)] for i in range(height)]
+            for i in range(height):
+                for j in range(width):
+                    begin = ir.Constant(vector, None)
+                    if kind == "add":
+                        begin = builder.load(place(views[2], index(i), index(j), True), align=align)
+                    builder.store(begin, tile[i][j])
+            with cgutils.for_range(builder, depth, intp=index) as loop:
+                right = [builder.load(place(views[1], loop.index, index(j), True), align=align) for j in range(width)]
+                for i in range(height):
+                    left = builder.load(place(views[0], index(i), loop.index, kind == "sum"), align=align)
+                    if kind != "sum":
+                        left = _spread(builder, left, vector)
+                    for j in range(width):
+                        builder.store(builder.call(fma, [left, right[j], builder.load(tile[i][j])]), tile[i][j])
+            for i in range(height):
+                for j in range(width):
+                    result = builder.load(tile[i][j])
+                    if kind == "sum":
+                        result = _reduced(builder, result)
+                    builder.store(result, place(views[2], index(i), index(j), kind != "sum"), align=align)
+            return context.get_dummy_value()
+
+        return types.void(rows, columns, A, B, types.intp, C), generate
+
+    return tile
+
+
+_set, _add_to, _sum_to = _tiled("set"), _tiled("add"), _tiled("sum")
 
 
 @intrinsic
@@ -281,10 +378,10 @@ def _meet(marks, part, turn):
     return other < STOPPED
 
 
-@_jit
+@register_jitable  # also called on NumPy arrays
 def _registers(count, rows, like):
     """Zeros (count, rows, lanes): a register each [c, i], in whole cache lines."""
-    lanes = _lanes(like)
+    lanes = REGISTER // like.itemsize
     room = np.zeros((count * rows + 1) * lanes, like.dtype)
     first = (-room.ctypes.data // like.itemsize) % lanes
     return room[first : first + count * rows * lanes].reshape((count, rows, lanes))
@@ -303,8 +400,9 @@ def forward(U, A, C, X):
 def _keep_active(h, g):
     """g where h > 0, else 0, (3); for g = h the forward relu.  relu'(0) = 0."""
     zero = g.dtype.type(0)
-    for i in range(g.size):
-        g[i] = g[i] if h[i] > zero else zero
+    for b in range(g.shape[0]):
+        for i in range(g.shape[1]):
+            g[b, i] = g[b, i] if h[b, i] > zero else zero
 
 
 @_inline
@@ -331,11 +429,11 @@ def dataset_gradient(rows, U, A, dU, dA):
         X, T = np.ascontiguousarray(block[:, :d]), np.ascontiguousarray(block[:, d:])
         H, R, G = HH[: len(X)], RR[: len(X)], GG[: len(X)]
         np.dot(X, U, H)
-        _keep_active(H.reshape(-1), H.reshape(-1))
+        _keep_active(H, H)
         np.dot(H, A, R)  # (1)
         total += _residual(len(rows), R.reshape(-1), T.reshape(-1))
         np.dot(R, A.T, G)
-        _keep_active(H.reshape(-1), G.reshape(-1))  # (3)
+        _keep_active(H, G)  # (3)
         dU += np.dot(X.T, G)  # (4)
         dA += np.dot(H.T, R)  # (2)
     return total
@@ -351,37 +449,26 @@ def _copy(source, target):
 
 @_inline
 def _products(p, q, s, count, W, X, out):
-    """out = W'X for samples in the lanes, 2 x 2 registers at a time, so that each number loaded serves twice.
-
-    W (p, q), X (count, s >= p, lanes), out (count, q, lanes).
-    """
-    zero = _splat(W.dtype.type(0))
+    """out = W'X for samples in the lanes.  W (p, q), X (count, s >= p, lanes), out (count, q, lanes)."""
+    lanes, height = _lanes(X), _height(q)
     for c in range(0, count, 2):
-        e = min(c + 1, count - 1)  # an odd last one is met twice
-        for j in range(0, q, 2):
-            l = min(j + 1, q - 1)
-            cj = cl = ej = el = zero
-            for i in range(p):
-                xc, xe, wj, wl = _load(X, c * s + i), _load(X, e * s + i), _splat(W[i, j]), _splat(W[i, l])
-                cj, cl, ej, el = _fma(wj, xc, cj), _fma(wl, xc, cl), _fma(wj, xe, ej), _fma(wl, xe, el)
-            _store(out, c * q + j, cj)
-            _store(out, c * q + l, cl)
-            _store(out, e * q + j, ej)
-            _store(out, e * q + l, el)
+        beside = lanes if c + 1 < count else 0  # an odd last register is met twice
+        for row in range(0, q, height):
+            j = min(row, q - height)  # and so may be rows
+            weights, samples = (W, j, 1, q), (X, c * s * lanes, lanes, s * beside)
+            _set(q, 2, weights, samples, p, (out, (c * q + j) * lanes, lanes, q * beside))
 
 
 @_inline
 def _sum_outer(p, q, s, t, count, X, Y, out):
     """out = X Y' summed over samples, likewise."""
-    zero = _splat(out.dtype.type(0))
-    for i in range(0, p, 2):
+    lanes, height = _lanes(X), _height(p)
+    for row in range(0, p, height):
+        i = min(row, p - height)
         for j in range(0, q, 2):
-            k, l = min(i + 1, p - 1), min(j + 1, q - 1)
-            ij = il = kj = kl = zero
-            for c in range(count):
-                xi, xk, yj, yl = _load(X, c * s + i), _load(X, c * s + k), _load(Y, c * t + j), _load(Y, c * t + l)
-                ij, il, kj, kl = _fma(xi, yj, ij), _fma(xi, yl, il), _fma(xk, yj, kj), _fma(xk, yl, kl)
-            out[i, j], out[i, l], out[k, j], out[k, l] = _total(ij), _total(il), _total(kj), _total(kl)
+            beside = 1 if j + 1 < q else 0
+            left, right = (X, i * lanes, lanes, s * lanes), (Y, j * lanes, t * lanes, beside * lanes)
+            _sum_to(p, 2, left, right, count, (out, i * q + j, q, beside))
 
 
 @_inline
@@ -392,8 +479,8 @@ def _update(start, stop, w, v, g, lr, momentum):
         w[i] -= lr * (g[i] + momentum * v[i])
 
 
-def sampled_loop(d, k, m, fresh):
-    """(loop, room, parts): the fused training loop on samples, for one shape (small) or for all (BLAS).
+def sampled_loop(d, k, m, k_star=0):
+    """(loop, room, parts): the fused training loop on samples, compiled for one shape (narrow) or for all (wide).
 
     ``loop(first, last, marks, room, rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps,
     total)`` makes ``n_steps`` of (6) in place and returns ``total`` plus the batch losses.  Its batches are
@@ -401,23 +488,24 @@ def sampled_loop(d, k, m, fresh):
     fresh N(0, I) samples from ``rng``, labeled by ``teacher`` = (U*, A*, D).
     ``rates`` = (lr of U, lr of A, momentum).  It does the parts ``first`` to ``last`` of each step; where these
     are not all, another thread does the rest at the same time, meeting this one at ``marks`` (`threads.together`).
-    ``room(batch, dtype)`` makes what the threads share.  Small networks on ``fresh`` samples are one part:
-    most of the work is to draw them, from one stream.
+    ``room(batch, dtype)`` makes what it works with.  A teacher of width ``k_star`` is for fresh samples.  Narrow
+    networks are then one part: most of the work is to draw the samples, from one stream.
     """
-    if max(d, k) > UNROLLED:
-        return _blas_loop, functools.partial(_blas_room, m), PARTS
-    parts = 1 if fresh or max(d, k) <= LONELY else PARTS
-    return _unrolled_loop(d, k, m, fresh), functools.partial(_unrolled_room, parts, d * k + k * m), parts
+    if max(d, k) > NARROW:
+        return _wide_loop, functools.partial(_wide_room, d, k, k_star, m), PARTS
+    parts = 1 if k_star or max(d, k) <= LONELY else PARTS
+    return _narrow_loop(d, k, m, k_star), functools.partial(_narrow_room, parts, d * k + k * m), parts
 
 
-def _unrolled_room(parts, size, batch, dtype):
+def _narrow_room(parts, size, batch, dtype):
     """Each part's gradient and loss, for even and odd steps: who is ahead overwrites nothing that is read."""
     return np.empty((2, parts, size + 1), dtype)
 
 
 @functools.cache
-def _unrolled_loop(d, k, m, fresh):
+def _narrow_loop(d, k, m, k_star):
     """`sampled_loop` for one shape: the samples are shared out, and each thread keeps weights of its own."""
+    fresh = k_star > 0
 
     @_sampled_jit
     def loop(first, last, marks, room, rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
@@ -426,7 +514,7 @@ def _unrolled_loop(d, k, m, fresh):
         most = min(count, BLOCK // lanes)
         XT, R = _registers(most, d + m, U), _registers(most, m, U)
         H, G = _registers(most, k, U), _registers(most, k, U)
-        k_star, linear = teacher[0].shape[1], np.any(teacher[2])
+        linear = np.any(teacher[2])
         H_star = _registers(most if fresh else 0, k_star, U)
         starts, A_T = np.empty(lanes, np.int64), np.empty((m, k), U.dtype)
         # Views are made before the loop: each one counts a reference, which threads must not do together.
@@ -513,7 +601,7 @@ def _gather(size, flat, order, start, stop, starts, count, XT, xt):
             inside &= starts[l] + size + lanes <= flat.size
         if inside:  # a register more than a row can be read from each
             for i in range(0, size, lanes):
-                _load_transposed(flat, starts, i, size - i, XT, c * size + i)
+                _load_transposed(flat, starts, i, size - i, XT, c * size + i, 1)
         else:
             for i in range(size):
                 for l in range(lanes):
@@ -551,77 +639,199 @@ def _label(d, k, m, count, teacher, linear, XT, H, R):
                 _store(XT, t, _fma(minus, _load(R, c * m + o), _load(XT, t)))
 
 
-def _blas_room(m, batch, dtype):
-    """What each part's units add to F, for even and odd steps."""
-    return np.empty((2, PARTS, batch, m), dtype)
+@register_jitable
+def _stride(count):
+    """Room for ``count`` numbers: whole tiles and registers, and an odd count of them, which spreads over the cache."""
+    unit = max(ROWS, REGISTER // 4)
+    return (-(-count // unit) | 1) * unit
+
+
+class _Wide(NamedTuple):
+    """What each part works with in `_wide_loop`: first the number of the part, then matrices of `_stride`.
+
+    They are zero beyond what is used of them, and that adds nothing.
+    """
+
+    X: np.ndarray  # inputs, one sample a row
+    T: np.ndarray  # labels
+    F: np.ndarray  # what the part's units add to F
+    F_next: np.ndarray  # likewise; they take turns, so that who is ahead overwrites nothing that is read
+    R: np.ndarray
+    H: np.ndarray
+    G: np.ndarray
+    units: np.ndarray
+    v_units: np.ndarray
+    d_units: np.ndarray
+    readout: np.ndarray
+    v_readout: np.ndarray
+    d_readout: np.ndarray
+    readout_T: np.ndarray
+
+
+def _wide_room(d, k, k_star, m, batch, dtype):
+    size, inputs, outputs, units = _stride(min(batch, BLOCK)), _stride(d), _stride(m), _stride(-(-k // PARTS))
+    units = _stride(units + -(-k_star // PARTS)) if k_star else units
+    like, tile = np.empty(0, dtype), (ROWS, 2 * REGISTER // np.dtype(dtype).itemsize)
+    shapes = {name: (size, units) for name in "HG"} | {
+        "X": (size, inputs), "T": (size, outputs), "F": (size, outputs), "F_next": (size, outputs), "R": (size, outputs),
+        "units": (inputs, units), "v_units": (inputs, units), "d_units": (inputs, units) if batch > BLOCK else tile,
+        "readout": (units, outputs), "v_readout": (units, outputs), "readout_T": (outputs, units),
+        "d_readout": (units, outputs) if batch > BLOCK else tile,
+    }  # fmt: skip
+    lanes = REGISTER // like.itemsize
+    return _Wide(**{
+        name: _registers(PARTS * rows, columns // lanes, like).reshape((PARTS, rows, columns))
+        for name, (rows, columns) in shapes.items()
+    })  # fmt: skip
 
 
 @_sampled_jit
-def _blas_loop(first, last, marks, room, rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
-    """`sampled_loop` for every shape: the units are shared out, and only what they add to F is exchanged."""
-    d, k, m, parts, n = U.shape[0], U.shape[1], A.shape[1], room.shape[1], batch
-    low, high = k * first // parts, k * last // parts
-    units, readout = U.T[low:high].copy(), A[low:high].copy()
-    v_units, v_readout = VU.T[low:high].copy(), VA[low:high].copy()
-    d_units, d_readout = np.empty_like(units), np.empty_like(readout)
-    X, T, R = np.empty((batch, d), U.dtype), np.zeros((batch, m), U.dtype), np.empty((batch, m), U.dtype)
-    H, G = np.empty(batch * (high - low), U.dtype), np.empty(batch * (high - low), U.dtype)
-    units_star, A_star, D = teacher[0].T.copy(), teacher[1], teacher[2]
+def _times(X, W, Y, rows, depth, columns, data, wanted):
+    """Y[:rows, :columns] = X[:, :depth] W, in whole tiles; meanwhile the ``wanted`` rows of ``data`` are fetched."""
+    lanes, x, w, y = _lanes(X), X.shape[1], W.shape[1], Y.shape[1]
+    tile, tiles = 0, -(-columns // (2 * lanes)) * -(-rows // ROWS)
+    for j in range(0, columns, 2 * lanes):
+        for i in range(0, rows, ROWS):
+            for n in range(wanted.size * tile // tiles, wanted.size * (tile + 1) // tiles):
+                for e in range(0, data.shape[1], lanes):
+                    _prefetch(data, wanted[n] * data.shape[1] + e)
+            tile += 1
+            left, right, product = (X, i * x, x, 1), (W, j, w, lanes), (Y, i * y + j, y, lanes)
+            if j + lanes < columns:
+                _set(ROWS, 2, left, right, depth, product)
+            else:
+                _set(ROWS, 1, left, right, depth, product)
+
+
+@_sampled_jit
+def _descend(X, G, samples, rows, columns, whole, gradient, W, V, W_T, rates, last):
+    """gradient[:rows, :columns] += X'G, in whole tiles; after the ``last`` samples the step (6) of W, and W_T = W'.
+
+    A gradient that is not ``whole`` has room for one tile, used at once: ``samples`` are all there are.
+    """
+    lanes, x, w, size = _lanes(X), X.shape[1], W.shape[1], gradient.shape[1]
+    minus_lr, momentum, starts = _splat(-rates[0]), _splat(rates[1]), np.empty(_lanes(X), np.int64)
+    for j in range(0, columns, 2 * lanes):
+        wide = j + lanes < columns
+        for i in range(0, rows, ROWS):
+            for n in range(i * w + j, (i + ROWS) * w + j, w):  # to be there after the tile
+                for e in range(n, n + 2 * lanes, lanes):
+                    _prefetch(W, e)
+                    _prefetch(V, e)
+            at = i * size + j if whole else 0
+            left, right, product = (X, i, 1, x), (G, j, w, lanes), (gradient, at, size, lanes)
+            if wide:
+                _add_to(ROWS, 2, left, right, samples, product)
+            else:
+                _add_to(ROWS, 1, left, right, samples, product)
+            if last:
+                for r in range(ROWS):
+                    for c in range(2 if wide else 1):
+                        n, g = ((i + r) * w + j) // lanes + c, (at + r * size) // lanes + c
+                        _update_lanes(n, g, W, V, gradient, minus_lr, momentum)
+        if last and len(W_T):
+            _transpose(W, rows, j, min(j + 2 * lanes, columns), W_T, starts)
+
+
+@_inline
+def _update_lanes(n, g, W, V, gradient, minus_lr, momentum):
+    """The step (6) of the n-th register of W, whose gradient is the g-th; it is zero after."""
+    slope = _load(gradient, g)
+    v = _fma(momentum, _load(V, n), slope)
+    _store(V, n, v)
+    _store(W, n, _fma(minus_lr, _fma(momentum, v, slope), _load(W, n)))
+    _store(gradient, g, _splat(gradient.dtype.type(0)))
+
+
+@_inline
+def _transpose(W, rows, first, last, W_T, starts):
+    """W_T[first:last, :rows] = W[:rows, first:last]', in whole registers; ``starts`` is scratch."""
+    lanes, w, w_t = _lanes(W), W.shape[1], W_T.shape[1]
+    for j in range(first, last, lanes):
+        for i in range(0, rows, lanes):
+            for r in range(lanes):
+                starts[r] = (i + r) * w
+            _load_transposed(W, starts, j, lanes, W_T, (j * w_t + i) // lanes, w_t // lanes)
+
+
+@_sampled_jit
+def _wide_loop(first, last, marks, room, rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
+    """`sampled_loop` for every shape: the units are shared out, and only what they add to F is exchanged.
+
+    Fresh samples need the teacher's units, too; with -A*, they stand behind the student's, from ``behind`` on.
+    """
+    d, k, m, parts, fresh = U.shape[0], U.shape[1], A.shape[1], len(room.X), order.size == 0
+    X, T, R, H, G, turn, whole = room.X[first], room.T[first], room.R[first], room.H, room.G, 0, batch > BLOCK
+    behind, k_star, lanes = _stride(-(-k // parts)), teacher[0].shape[1] if fresh else 0, _lanes(U)
+    own, used = np.zeros(parts, np.int64), np.zeros(parts, np.int64)  # units of a part, and with the teacher's
+    for p in range(first, last):
+        low, high = k * p // parts, k * (p + 1) // parts
+        _copy(U[:, low:high], room.units[p])
+        _copy(VU[:, low:high], room.v_units[p])
+        _copy(A[low:high], room.readout[p])
+        _copy(VA[low:high], room.v_readout[p])
+        room.d_units[p] = 0
+        room.d_readout[p] = 0
+        own[p] = used[p] = high - low
+        if fresh:
+            low, high = k_star * p // parts, k_star * (p + 1) // parts
+            _copy(teacher[0][:, low:high], room.units[p, :, behind:])
+            _copy(-teacher[1][low:high], room.readout[p, behind:])
+            used[p] = behind + high - low
+        _transpose(room.readout[p], own[p], 0, m, room.readout_T[p], np.empty(lanes, np.int64))
     for step in range(n_steps):
-        if order.size:
-            n = min(batch, order.size - start)
-            _gather_rows(rows, order[start : start + n], X, T)
-            start += n
-        else:
-            _draw_rows(rng, X)
-        x, r, t = X[:n], R[:n], T[:n]
-        for part in range(first, last):
-            i, j = k * part // parts - low, k * (part + 1) // parts - low
-            h, share = H[i * n : j * n], room[step % 2, part, :n]
-            np.dot(x, units[i:j].T, h.reshape((n, j - i)))
-            _keep_active(h, h)
-            np.dot(h.reshape((n, j - i)), readout[i:j], share)  # (1)
-            if not order.size:  # minus this part of the teacher's units
-                i, j = len(A_star) * part // parts, len(A_star) * (part + 1) // parts
-                h_star = np.dot(x, units_star[i:j].T)
-                _keep_active(h_star.reshape(-1), h_star.reshape(-1))
-                share -= np.dot(h_star, A_star[i:j])
-                if part == 0:
-                    share += np.dot(x, D)
-        if last - first < parts and not _meet(marks, first, step + 1):
-            return total
-        np.add(room[step % 2, 0, :n], room[step % 2, 1, :n], r)
-        total += _residual(n, r.reshape(-1), t.reshape(-1))
-        for part in range(first, last):
-            i, j = k * part // parts - low, k * (part + 1) // parts - low
-            h, g = H[i * n : j * n], G[i * n : j * n]
-            np.dot(r, readout[i:j].T, g.reshape((n, j - i)))
-            _keep_active(h, g)  # (3)
-            np.dot(g.reshape((n, j - i)).T, x, d_units[i:j])  # (4)
-            np.dot(h.reshape((n, j - i)).T, r, d_readout[i:j])  # (2)
-        _update(0, units.size, units.reshape(-1), v_units.reshape(-1), d_units.reshape(-1), rates[0], rates[2])
-        _update(
-            0, readout.size, readout.reshape(-1), v_readout.reshape(-1), d_readout.reshape(-1), rates[1], rates[2]
-        )
-    if last - first < parts and not _meet(marks, first, n_steps + 1):
+        n = batch if fresh else min(batch, order.size - start)
+        for begin in range(0, n, BLOCK):
+            count, ends, at = min(BLOCK, n - begin), begin + BLOCK >= n, start + begin
+            tall = -(-count // ROWS) * ROWS
+            if fresh:
+                _draw_rows(rng, X[:count, :d])
+            else:
+                _gather_rows(rows, order[at : at + count], d, X, T)
+            soon = order[at + count : at + count + min(BLOCK, n - begin - count if not ends else batch)]
+            X[count:tall] = 0
+            T[count:tall] = 0
+            shares = room.F if turn % 2 else room.F_next
+            for p in range(first, last):
+                _times(X, room.units[p], H[p], tall, d, used[p], rows, soon[: soon.size // 2])
+                _keep_active_lanes(tall * H.shape[2] // lanes, H[p], H[p])
+                _times(H[p], room.readout[p], shares[p], tall, used[p], m, rows, soon[:0])  # (1)
+                if fresh and p == 0 and np.any(teacher[2]):
+                    shares[p, :, :m] += np.dot(X[:, :d].copy(), teacher[2])
+            turn += 1
+            if last - first < parts and not _meet(marks, first, turn):
+                return total
+            np.add(shares[0], shares[1], R)
+            total += _residual(n, R[:tall].reshape(-1), T[:tall].reshape(-1))
+            for p in range(first, last):
+                _times(R, room.readout_T[p], G[p], tall, m, own[p], rows, soon[soon.size // 2 :])
+                _keep_active_lanes(tall * H.shape[2] // lanes, H[p], G[p])  # (3)
+                _descend(X, G[p], tall, d, own[p], whole, room.d_units[p], room.units[p], room.v_units[p],
+                         room.readout_T[p, :0], (rates[0], rates[2]), ends)  # (4)
+                _descend(H[p], R, tall, own[p], m, whole, room.d_readout[p], room.readout[p], room.v_readout[p],
+                         room.readout_T[p], (rates[1], rates[2]), ends)  # (2)
+        start += n
+    if last - first < parts and not _meet(marks, first, turn + 1):
         return total
-    _copy(units.T, U[:, low:high])
-    _copy(v_units.T, VU[:, low:high])
-    _copy(readout, A[low:high])
-    _copy(v_readout, VA[low:high])
+    for p in range(first, last):
+        low, high = k * p // parts, k * (p + 1) // parts
+        _copy(room.units[p, :d, : high - low], U[:, low:high])
+        _copy(room.v_units[p, :d, : high - low], VU[:, low:high])
+        _copy(room.readout[p, : high - low, :m], A[low:high])
+        _copy(room.v_readout[p, : high - low, :m], VA[low:high])
     if last - first < parts:
-        _meet(marks, first, n_steps + 2)  # all is written
+        _meet(marks, first, turn + 2)  # all is written
     return total
 
 
 @_inline
-def _gather_rows(rows, picked, X, T):
-    d = X.shape[1]
+def _gather_rows(rows, picked, d, X, T):
+    m = rows.shape[1] - d
     for b in range(picked.size):
         row = picked[b]
         for i in range(d):
             X[b, i] = rows[row, i]
-        for o in range(T.shape[1]):
+        for o in range(m):
             T[b, o] = rows[row, d + o]
 
 
@@ -808,7 +1018,7 @@ def population_gradient(U, A, U_star, A_star, D, dU, dA):
     d, k, K, m = U.shape[0], U.shape[1], network[2].size, A.shape[1]
     weights = _side_by_side(U.T, A)
     gradient = np.empty_like(weights)
-    if max(d, k) > EXACT_UNROLLED:
+    if max(d, k) > EXACT_NARROW:
         _population_gradient_blas(0, k, d, network, _room_blas(k, d, K, m), weights, D, gradient)
     else:
         count = K // _lanes(U)
@@ -823,7 +1033,7 @@ def population_loop(d, k, K, m):
     ``loop(first, last, marks, room, teacher, U, A, VU, VA, rates, n_steps)``.
     """
     room = functools.partial(np.empty, (2, k, d + m))
-    if max(d, k) > EXACT_UNROLLED:
+    if max(d, k) > EXACT_NARROW:
         return _population_loop(0, 0, 0, 0), room, PARTS
     return _population_loop(d, k, K, m), room, PARTS if max(d, k) > EXACT_LONELY else 1
 

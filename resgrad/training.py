@@ -383,7 +383,7 @@ def advancer(loss, optimizer, batch_size, width):
     if isinstance(loss, losses.PopulationLoss):
         loop, room, parts = kernels.population_loop(d, width, width + loss.units_star[0].shape[1], m)
     else:
-        loop, room, parts = kernels.sampled_loop(d, width, m, fresh)
+        loop, room, parts = kernels.sampled_loop(d, width, m, loss.units_star[0].shape[1] if fresh else 0)
 
     def advance(state, n, work, *sizes):
         """n steps, with the help of another thread."""

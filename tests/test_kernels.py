@@ -17,13 +17,13 @@ TWIN = {np.float64: 1e-13, np.float32: 2e-5}
 # After a dozen steps; the steps are small, so errors add up and are not amplified.
 STEPS = {np.float64: 1e-13, np.float32: 2e-5}
 
-SMALL = {"d": 3, "width": 4}  # the unrolled loop, compiled for this shape
+SMALL = {"d": 3, "width": 4}  # the narrow loop, compiled for this shape
 SHARED = {"d": 3, "width": kernels.LONELY + 1}  # likewise, in two parts
-WIDE = {"d": 2, "width": kernels.UNROLLED + 1}  # the BLAS loop
+WIDE = {"d": 2, "width": kernels.NARROW + 1}  # the loop for all shapes
 N_SAMPLES, BATCH, N_STEPS = 23, 5, 12  # the fifth batch of an epoch has 3 samples; three epochs
 LR = 1e-2
 
-every_shape = pytest.mark.parametrize("shape", [SMALL, SHARED, WIDE], ids=["unrolled", "shared", "blas"])
+every_shape = pytest.mark.parametrize("shape", [SMALL, SHARED, WIDE], ids=["narrow", "shared", "wide"])
 every_momentum = pytest.mark.parametrize("momentum", [0.0, 0.9])
 
 
@@ -169,21 +169,21 @@ def test_the_first_window_is_the_mean_of_its_batch_losses(arch):
 @pytest.mark.parametrize("d, width", [(1, 1), (3, 4)])
 @pytest.mark.parametrize("batch", [1, BATCH, 17])
 def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
-    """The BLAS loop takes any shape, so all can be compared on small ones; 17 samples fill two registers."""
-    m = rg.ARCHITECTURES[arch].outputs(d)
+    """The wide loop takes any shape, so all can be compared on small ones; 17 samples fill two registers."""
+    m, k_star = rg.ARCHITECTURES[arch].outputs(d), 2 if source == "fresh samples" else 0
     X, Y = samples(arch, 40, d, dtype=dtype)
     rows = rg.EmpiricalLoss(arch, X, Y).rows if source == "data set" else np.empty((0, 0), dtype)
     teacher = rg.OnlineLoss(arch, rg.Network("resnet-sum" if arch == "two-weight" else "resnet",
                                              point("resnet", d, 2, seed=1), d), dtype).units_star
     order = np.random.default_rng(0).permutation(40) if source == "data set" else np.empty(0, np.int64)
     rates, results = tuple(map(dtype, (0.01, 0.02, 0.9))), []
-    unrolled, size = kernels._unrolled_loop(d, width, m, source == "fresh samples"), d * width + width * m
+    narrow, size = kernels._narrow_loop(d, width, m, k_star), d * width + width * m
     for loop, parts, room in (
-        (unrolled, 1, kernels._unrolled_room(1, size, batch, dtype)),
-        (unrolled, 2, kernels._unrolled_room(2, size, batch, dtype)),
-        (kernels._blas_loop, 2, kernels._blas_room(m, batch, dtype)),
+        (narrow, 1, kernels._narrow_room(1, size, batch, dtype)),
+        (narrow, 2, kernels._narrow_room(2, size, batch, dtype)),
+        (kernels._wide_loop, 2, kernels._wide_room(d, width, k_star, m, batch, dtype)),
     ):
-        if source == "fresh samples" and loop is unrolled and parts == 2:
+        if source == "fresh samples" and loop is narrow and parts == 2:
             continue  # both would have to draw
         U, A = rg.ARCHITECTURES[arch].canonical(point(arch, d, width, dtype=dtype), d)
         moving, marks = (U, A, np.zeros_like(U), np.zeros_like(A)), np.zeros((parts, 16), np.int64)
@@ -197,7 +197,7 @@ def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
 
 @every_dtype
 @pytest.mark.parametrize("source", ["data set", "fresh samples", "expectation"])
-@pytest.mark.parametrize("width", [9, kernels.UNROLLED + 1], ids=["registers", "blas"])
+@pytest.mark.parametrize("width", [9, kernels.NARROW + 1], ids=["narrow", "wide"])
 def test_bits_do_not_depend_on_who_makes_the_steps_nor_on_where_calls_are_split(dtype, source, width, monkeypatch):
     monkeypatch.setattr(training, "WORTH", 0)
     d, arch = 14, "modresnet"
@@ -221,7 +221,7 @@ def test_bits_do_not_depend_on_who_makes_the_steps_nor_on_where_calls_are_split(
 
 
 @every_dtype
-@pytest.mark.parametrize("width", [4, kernels.LONELY + 1, kernels.UNROLLED + 1])
+@pytest.mark.parametrize("width", [4, kernels.LONELY + 1, kernels.NARROW + 1])
 def test_a_step_on_several_blocks_is_one_gradient(dtype, width):
     """Of samples that do not fill the last block, nor its last register."""
     X, Y = samples("modresnet", 2 * kernels.BLOCK + 51, 3, dtype=dtype)
@@ -231,10 +231,10 @@ def test_a_step_on_several_blocks_is_one_gradient(dtype, width):
     assert relative_error(run.theta, wanted) < STEPS[dtype]
 
 
-def test_only_wide_networks_take_the_blas_loops():
+def test_only_wide_networks_take_the_wide_loops():
     for loop, limit, extra in (
-        (lambda d, k: kernels.sampled_loop(d, k, 1, False)[0], kernels.UNROLLED, kernels._blas_loop),
-        (lambda d, k: kernels.population_loop(d, k, 2 * k, 1)[0], kernels.EXACT_UNROLLED,
+        (lambda d, k: kernels.sampled_loop(d, k, 1, False)[0], kernels.NARROW, kernels._wide_loop),
+        (lambda d, k: kernels.population_loop(d, k, 2 * k, 1)[0], kernels.EXACT_NARROW,
          kernels._population_loop(0, 0, 0, 0)),
     ):
         assert loop(limit + 1, 1) is loop(1, limit + 1) is extra
@@ -245,8 +245,8 @@ def test_only_wide_networks_take_the_blas_loops():
 # ------------------------------------------------------------------------------- no recompilation
 
 COMPILED = [kernels.dataset_gradient, kernels.forward, kernels.population_gradient, kernels.population_hessian,
-            kernels.population_value, kernels.population_value_plain, kernels._blas_loop,
-            *(kernels._unrolled_loop(3, 4, m, fresh) for m in (1, 3) for fresh in (False, True)),
+            kernels.population_value, kernels.population_value_plain, kernels._wide_loop,
+            *(kernels._narrow_loop(3, 4, m, k_star) for m in (1, 3) for k_star in (0, 2)),
             *(kernels._population_loop(3, 4, 6, m) for m in (1, 3))]
 
 
@@ -273,7 +273,7 @@ def test_nothing_is_compiled_twice(arch, dtype):
     before = [list(function.signatures) for function in COMPILED]
     frozen = X.copy(order="F")
     frozen.flags.writeable = False
-    use(frozen, Y[::-1], theta[::-1], rg.Network(other, point(other, d, 3, seed=2), d),
+    use(frozen, Y[::-1], theta[::-1], rg.Network(other, point(other, d, 2, seed=2), d),
         rg.Nesterov(1, 0.5), None, np.random.default_rng(0))
     if dtype is np.float64:
         use(X.round().astype(int).tolist(), Y.tolist(), theta.astype(np.float32), teacher, rg.SGD(1), 7, 1)
