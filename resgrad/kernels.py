@@ -439,6 +439,26 @@ def dataset_gradient(rows, U, A, dU, dA):
     return total
 
 
+@_jit
+def shuffle(order, last, numbers):
+    """NumPy's shuffle of order[: last + 1], without its branches: a number too large swaps nothing.
+
+    ``numbers`` are uniform on 0 ... 2^32 - 1, of which as many bits count as ``last`` has.  Returns the ``last`` to
+    go on from with more of them; 0 is the end.
+    """
+    mask = 1
+    while mask < last:
+        mask = 2 * mask + 1
+    for number in numbers:
+        if last <= mask >> 1:
+            mask >>= 1
+        chosen = np.int64(number) & mask
+        other = min(chosen, last)
+        order[last], order[other] = order[other], order[last]
+        last -= chosen <= last
+    return last
+
+
 @_inline
 def _copy(source, target):
     """target[:] = source.  Numba's own takes seconds to compile, with what it would say of shapes that differ."""

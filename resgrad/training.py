@@ -205,6 +205,18 @@ class Trajectory:
     observed: dict = field(default_factory=dict)
 
 
+def permutation(size, rng):
+    """``rng.permutation(size)``, bit for bit, in a quarter of the time: else half of that of a small step.
+
+    >>> permutation(1000, np.random.default_rng(0)).tolist() == np.random.default_rng(0).permutation(1000).tolist()
+    True
+    """
+    order, last = np.arange(size), size - 1
+    while last > 0:  # as many as are sure to be used
+        last = kernels.shuffle(order, last, rng.integers(2**32, size=last, dtype=np.uint32))
+    return order
+
+
 def next_record(step, record_every=None):
     """The step of the next record: a multiple of ``record_every``; by default every 2 % of the way.
 
@@ -283,14 +295,13 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
     sampled = isinstance(loss, losses.EmpiricalLoss) and (batch_size or len(loss.rows)) < len(loss.rows)
     exact = not (sampled or isinstance(loss, losses.OnlineLoss))
 
-    def record(value):
-        theta = state.theta(loss)
+    def record(value, theta):
         records.append((state.step, value, *(function(theta) for function in observe.values())))
 
     if not records:
         if not np.isfinite(first := loss.value(state.theta0)):
             raise ValueError(f"theta0 has the loss {first}, but must have a finite one")
-        record(first)
+        record(first, state.theta0)
     elif state.window_steps and records[-1][0] == state.step:
         records.pop()  # the last record of a shorter run; its window is still open
     stop_reason, pace, ceiling = "finished", 16, DIVERGED * max(1.0, records[0][1])
@@ -303,13 +314,13 @@ def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_ever
                 pace = 1 + int(count * PATIENCE / (time.perf_counter() - tick))
                 if progress is not None:
                     progress(state, records)
-            theta = state.theta(loss)
-            finite = np.isfinite(theta).all()
+            theta = state.theta(loss) if exact or observe else None
+            finite = np.isfinite(state.U).all() and np.isfinite(state.A).all()
             value = loss.value(theta) if exact and finite else state.window_loss / state.window_steps
             if not (finite and value < ceiling):
                 stop_reason = f"diverged at step {state.step}"
                 break
-            record(value)
+            record(value, theta)
             if state.step == due:
                 state.window_loss, state.window_steps = 0.0, 0
     except KeyboardInterrupt:
@@ -420,7 +431,7 @@ def advancer(loss, optimizer, batch_size, width):
         batch = min(batch_size or size, size)
         while n:
             if state.position >= state.order.size:
-                state.order = state.rng.permutation(size) if batch < size else np.arange(size)
+                state.order = permutation(size, state.rng) if batch < size else np.arange(size)
                 state.position = 0
             count = min(n, -(-(size - state.position) // batch))
             sampled(state, count, batch, loss.rows, (state.U, state.A, state.U))
