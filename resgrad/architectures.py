@@ -64,8 +64,7 @@ class Architecture:
                 raise TypeError(f"{field} is {checks.shown(value)}, but must be a non-empty string")
         for field in ("identity", "skip"):
             object.__setattr__(self, field, checks.real(getattr(self, field), field))
-        if self.readout not in READOUTS:
-            raise checks.suggest(self.readout, "readout", READOUTS)
+        checks.choice(self.readout, "readout", READOUTS)
 
     @property
     def trains_readout(self):
@@ -184,11 +183,7 @@ def resolve(arch):
     ValueError
         For an unknown name; the message suggests the nearest.
     """
-    if isinstance(arch, Architecture):
-        return arch
-    if isinstance(arch, str) and arch in ARCHITECTURES:
-        return ARCHITECTURES[arch]
-    raise checks.suggest(arch, "arch", list(ARCHITECTURES))
+    return arch if isinstance(arch, Architecture) else ARCHITECTURES[checks.choice(arch, "arch", ARCHITECTURES)]
 
 
 @dataclass(frozen=True, eq=False)

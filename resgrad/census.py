@@ -80,12 +80,7 @@ def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_wid
         lr, momentum, optimizer = optimizer.lr, optimizer.momentum, type(optimizer).__name__.lower()
     elif optimizer is None:
         optimizer = "sgd" if control and not momentum else "nesterov"
-    init = init or ("normal" if control else "fan-in")
-    for name, value, known in (
-        ("init", init, training.DRAWS), ("data", data, protocol.DATA), ("optimizer", optimizer, optimizers.OPTIMIZERS),
-    ):  # fmt: skip
-        if not isinstance(value, str) or value not in known:
-            raise checks.suggest(value, name, list(known))
+    init = checks.choice(init or ("normal" if control else "fan-in"), "init", training.DRAWS)
     base = protocol.resolve(
         arch, d=checks.integer(d, "d"), width=width, init=init, data=data, optimizer=optimizer,
         lr=1.0 if lr is None else lr, momentum=momentum, batch_size=batch_size, samples=samples,

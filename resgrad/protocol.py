@@ -105,14 +105,12 @@ def resolve(arch, preset="default", **given):
     0.01
     """
     name = architectures.resolve(arch).name
-    if preset not in PRESETS:
-        raise checks.suggest(preset, "preset", list(PRESETS))
-    if preset != "default" and name not in PRESETS[preset]:
+    if checks.choice(preset, "preset", PRESETS) != "default" and name not in PRESETS[preset]:
         raise ValueError(f"preset {preset} is for {' and '.join(PRESETS[preset])}, but arch is {name}")
     given = {key: value for key, value in given.items() if value is not None}
-    if given.get("optimizer") == "sgd":
-        given.setdefault("momentum", 0.0)
     config = {"arch": name, "preset": preset} | BASE | PRESETS[preset].get(name, NEW) | given
+    for field, known in (("data", DATA), ("optimizer", optimizers.OPTIMIZERS), ("dtype", DTYPES)):
+        checks.choice(config[field], field, known)
     unused = {"population": ("batch_size", "samples"), "online": ("samples",)}.get(config["data"], ())
     for field in unused:
         if field in given:
@@ -128,10 +126,9 @@ def resolve(arch, preset="default", **given):
     config["seed"] = checks.integer(config["seed"], "seed", 0, float("inf"))
     if config.get("record_every") is not None:
         config["record_every"] = checks.integer(config["record_every"], "record_every")
-    for field, known in (("data", DATA), ("optimizer", list(optimizers.OPTIMIZERS)), ("dtype", DTYPES)):
-        if config[field] not in known:
-            raise checks.suggest(config[field], field, known)
     config["lr"] = checks.real(config["lr"], "lr", above=0)
+    if config["optimizer"] == "sgd" and "momentum" not in given:
+        config["momentum"] = 0.0
     config["momentum"] = checks.real(config["momentum"], "momentum", 0, 1)
     if config["optimizer"] == "sgd" and config["momentum"]:
         raise ValueError(f"momentum is {config['momentum']:g}, but sgd has none; use --optimizer nesterov")
