@@ -424,39 +424,15 @@ def _line(run, basin):
 
 
 def _write(found, out):
+    from . import plots
+
     shares = {name: dict(zip(("share", "low", "high"), found.share(name))) for name in OUTCOMES}
     content = {"config": dataclasses.asdict(found.config), "version": __version__, **found.counts}
     files.write_json(out / "census.json", content | {"families": found.families, "shares": shares})
     files.write_archive(
         out / "census.npz", "census", {name: getattr(found, name) for name in (*COLUMNS, "family")}
     )
-    files.write(out / "figure.png", picture(found))
-
-
-def picture(found):
-    """PNG bytes: the histogram of the final losses, with the most frequent families marked."""
-    from . import plots
-
-    color = plots.COLORS.get(found.config.arch, plots.INK)
-    shades = {"global": "#b5b5b5", "spurious": color, "saddle": plots.INK, "unconverged": "#e4d9a8"}
-    seen = [name for name in OUTCOMES if found.counts[name]]
-    other = found.loss[np.isfinite(found.loss) & (found.outcome != "global") & (found.loss > 0)]
-    low, high = other.min(initial=1.0) / 4, 4 * max(other.max(initial=0.0), 1e-300)
-    with plots.figure(1, height=3.6) as (canvas, axes):
-        bins = np.geomspace(low, max(high, 4 * low), 120)
-        kinds = [np.clip(found.loss[found.outcome == name], bins[0], bins[-1]) for name in seen]
-        label = [f"{OUTCOMES[name]}: {found.counts[name]:,}" for name in seen]
-        axes.hist(kinds, bins, histtype="barstacked", color=[shades[name] for name in seen], label=label)
-        axes.set(xscale="log", yscale="log", ylim=(0.7, 8 * max(found.counts["runs"], 2)), ylabel="runs",
-                 xlabel="final loss (zero: the leftmost bar)", axisbelow=True)  # fmt: skip
-        for n, family in enumerate(found.families[:6]):
-            height = 1.3 * sum(
-                m["count"] for m in found.families if abs(np.log(m["loss"] / family["loss"])) < 0.01
-            )
-            axes.plot(family["loss"], height, "v", color=plots.INK, ms=4)
-            plots.tag(axes, family["loss"], height, str(n), plots.INK, ha="center", xytext=(0, 4))
-        axes.legend(ncols=2, loc="upper left")
-        return plots.image(canvas)
+    files.write(out / "figure.png", plots.census_figure(found, OUTCOMES))
 
 
 # -------------------------------------------------------------------------------- the command line
