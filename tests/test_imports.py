@@ -17,7 +17,7 @@ FLOORS = [  # a file may import from the floors above it in this list, and from 
     {"losses", "optimizers"},
     {"training", "symmetry", "landscape", "plots", "files", "gradcheck", "differences", "report",
      "basins"},
-    {"protocol"},
+    {"protocol", "journal"},
     {"experiment", "census"},
 ]
 FOUNDATION = FLOORS[0]  # imports nothing of resgrad
