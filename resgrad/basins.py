@@ -1,6 +1,6 @@
 """From a start to the minimum in whose basin it lies, and which minima are the same up to symmetry.
 
-Imports ``landscape``, ``symmetry``, ``training``, ``threads`` and what they import.
+Imports ``protocol``, ``landscape``, ``symmetry``, ``training``, ``threads`` and what they import.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from . import architectures, landscape, losses, optimizers, symmetry, threads, training
+from . import architectures, landscape, losses, optimizers, protocol, symmetry, threads, training
 
 LOOK = 200  # first-order steps between two looks at the gradient
 WAIT = 1.2  # a point that was not accepted is looked at again when this many times the steps are made
@@ -201,12 +201,8 @@ def work(task):
     config, found = task.config, []
     for run in task.numbers:
         streams = training.streams(config.seed, run)
-        exact = loss = task.loss(streams)
-        if config.data == "dataset":
-            X, Y = training.dataset(exact.teacher, config.samples, streams.data)
-            loss = losses.EmpiricalLoss(task.arch, X, Y)
-        elif config.data == "online":
-            loss = losses.OnlineLoss(task.arch, exact.teacher)
+        exact = task.loss(streams)
+        loss = protocol.loss_of(config, task.arch, exact.teacher, streams.data)
         how = (config.steps, config.lr, config.momentum, config.batch_size, streams.batches)
         found.append((run, descend(exact, loss, task.start(streams), *how)))
     return found

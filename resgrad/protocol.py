@@ -155,23 +155,26 @@ def prepare(config, saved=(None, None)):
 
     ``saved`` = (theta_star, theta0) of a checkpoint: files that these came from are not read again.
     """
-    from . import losses, training
+    from . import training
 
     streams = training.streams(config.seed)
     theta_star = _parameters(config, "teacher", streams.teacher, saved[0])
     theta0 = _parameters(config, "init", streams.init, saved[1])
     teacher = architectures.Network(config.arch, theta_star, config.d)
-    dtype = np.dtype(config.dtype)
+    return loss_of(config, config.arch, teacher, streams.data, config.dtype), theta0, teacher
+
+
+def loss_of(config, arch, teacher, rng, dtype="float64"):
+    """What a run, or one of a census, trains on: a data set from ``rng``, fresh samples or the expectation."""
+    from . import losses, training
+
     if config.data == "dataset":
-        X, Y = training.dataset(teacher, config.samples, streams.data, dtype)
-        loss = losses.EmpiricalLoss(config.arch, X, Y)
-    elif config.data == "online":
-        loss = losses.OnlineLoss(config.arch, teacher, dtype)
-    elif dtype != np.float64:
-        raise ValueError(f"dtype is {config.dtype}, but population data needs float64")
-    else:
-        loss = losses.PopulationLoss(config.arch, teacher)
-    return loss, theta0, teacher
+        return losses.EmpiricalLoss(arch, *training.dataset(teacher, config.samples, rng, dtype))
+    if config.data == "online":
+        return losses.OnlineLoss(arch, teacher, dtype)
+    if dtype != "float64":
+        raise ValueError(f"dtype is {dtype}, but population data needs float64")
+    return losses.PopulationLoss(arch, teacher)
 
 
 def _parameters(config, role, rng, saved):
