@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from . import architectures, landscape, losses, optimizers, protocol, symmetry, threads, training
 
@@ -126,12 +125,8 @@ def _newton_length(exact, theta, slack):
     hessian, orbit = exact.hessian(theta), symmetry.tangent(exact.arch, theta, exact.d)
     size = max(np.abs(hessian).max(), 1e-300)
     hessian += size * (orbit @ orbit.T)
-    hessian[np.diag_indices(theta.size)] += max(2 * slack, landscape.SHIFT * size)
-    try:
-        factor = cho_factor(hessian, overwrite_a=True, check_finite=False)
-    except LinAlgError:
-        return None
-    return float(np.linalg.norm(cho_solve(factor, exact.grad(theta))))
+    step = landscape.shifted_step(hessian, exact.grad(theta), max(2 * slack, landscape.SHIFT * size))
+    return None if step is None else float(np.linalg.norm(step))
 
 
 def _basin(exact, theta0, point, steps):
