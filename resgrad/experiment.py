@@ -24,8 +24,6 @@ from .protocol import DRAWS, PRESETS, Config, prepare, resolve, rows, simulate, 
 RUN_FILES = ("run.json", "checkpoint.npz", "history.csv", "weights.npz", "figure.png", "report.html")
 SAVE_EVERY = 3.0  # seconds between checkpoints
 VERIFY = 2.0  # seconds of a run that --verify makes again
-STATE = ("theta0", "U", "A", "VU", "VA", "order")  # what a checkpoint holds of `training.State`: arrays
-COUNTS = ("position", "step", "window_loss", "window_steps")  # and numbers
 
 
 # --------------------------------------------------------------------------------- checkpoints
@@ -33,33 +31,25 @@ COUNTS = ("position", "step", "window_loss", "window_steps")  # and numbers
 
 def save_checkpoint(path, config, teacher, state, records, seconds):
     """Everything that `load_checkpoint` needs to go on, bit for bit; the data are drawn again."""
-    arrays = {name: getattr(state, name) for name in STATE}
+    header = vars(state) | {"config": dataclasses.asdict(config), "seconds": seconds}
+    header["rng"] = state.rng.bit_generator.state
+    arrays = {name: header.pop(name) for name, value in vars(state).items() if isinstance(value, np.ndarray)}
     arrays |= {"records": np.array(records, dtype=np.float64), "theta_star": teacher.theta}
-    counts = {name: getattr(state, name) for name in COUNTS}
-    files.write_archive(
-        path, "checkpoint", arrays,
-        config=dataclasses.asdict(config), rng=state.rng.bit_generator.state, seconds=seconds, **counts,
-    )  # fmt: skip
+    files.write_archive(path, "checkpoint", arrays, **header)
 
 
 def load_checkpoint(path):
-    """(config, theta_star, state, records, seconds) of a checkpoint.
-
-    Raises
-    ------
-    FileError
-        When the file is not a whole checkpoint.
-    """
+    """(config, theta_star, state, records, seconds) of a checkpoint; FileError when it is not a whole one."""
     from . import training
 
     arrays, header = files.read_archive(path, "checkpoint")
     try:
         rng = np.random.default_rng(0)
         rng.bit_generator.state = header["rng"]
-        parts = {name: arrays[name] for name in STATE} | {name: header[name] for name in COUNTS}
+        found = arrays | header | {"rng": rng}
+        state = training.State(**{field.name: found[field.name] for field in dataclasses.fields(training.State)})
         records = [(int(row[0]), *map(float, row[1:])) for row in arrays["records"]]
-        config, state = Config(**header["config"]), training.State(rng=rng, **parts)
-        return config, arrays["theta_star"], state, records, float(header["seconds"])
+        return Config(**header["config"]), arrays["theta_star"], state, records, float(header["seconds"])
     except (KeyError, TypeError, ValueError) as error:
         raise files.FileError(f"{path} is not a checkpoint that this resgrad reads: {error!r}") from None
 
@@ -68,31 +58,13 @@ def load_checkpoint(path):
 
 
 def run(config, out, problem=None, *, resume=None, plot=True, report=False, quiet=False, replace=False):
-    """Train as ``config`` says and leave the files in ``out``.
+    """Train as ``config`` says, leave the files in the directory ``out``, and return what ``run.json`` holds.
 
-    Parameters
-    ----------
-    config : Config
-    out : path
-        An existing directory.
-    problem : tuple, optional
-        What `prepare` makes of ``config``.
-    resume : tuple, optional
-        (state, records, seconds) of a checkpoint.
-    plot, report, quiet : bool
-        Whether to leave ``figure.png`` and ``report.html``, and to show no progress.
-    replace : bool
-        Whether ``out`` holds another run, whose files go once there is something to save.
+    ``problem`` is what `prepare` makes of ``config``; ``resume`` is (state, records, seconds) of a checkpoint.
+    ``plot`` and ``report`` ask for ``figure.png`` and ``report.html``.  With ``replace``, ``out`` holds another
+    run, whose files go once there is something to save.
 
-    Returns
-    -------
-    dict
-        What ``run.json`` holds.
-
-    Raises
-    ------
-    OSError
-        When ``out`` cannot be written; it says where the files are instead.
+    Raises OSError when ``out`` cannot be written; it says where the files are instead.
     """
     *resume, before = resume or (0.0,)
     started, problem = time.perf_counter() - before, problem or prepare(config)
@@ -327,23 +299,8 @@ def _saved(out, given):
 def verify(out, **given):
     """Make the first windows of the run in ``out`` again, as its checkpoint says, and compare ``history.csv``.
 
-    Parameters
-    ----------
-    out : path
-    **given
-        Fields of `Config` that the run must have.
-
-    Returns
-    -------
-    same : bool
-        Whether this machine gives the same bytes.
-    told : str
-        That in words, or by how much it differs.
-
-    Raises
-    ------
-    ValueError
-        When ``out`` does not hold such a run, or its files are damaged.
+    Returns whether this machine gives the same bytes, and that in words, or by how much it differs.  Raises
+    ValueError when ``out`` does not hold a run with the fields ``given``, or its files are damaged.
     """
     config, problem, *_ = _saved(Path(out), given)
     started, path = time.perf_counter(), Path(out) / "history.csv"
