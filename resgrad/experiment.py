@@ -311,14 +311,13 @@ def verify(out, **given):
         if len(records) > 1 and time.perf_counter() - started > VERIFY:
             raise KeyboardInterrupt
 
-    trajectory, _ = simulate(config, problem, progress=enough)
-    ours = rows(table(trajectory))
+    history = table(simulate(config, problem, progress=enough)[0])
+    ours = rows(history)
     try:
         theirs = path.read_text().splitlines()[: len(ours)]
-        here, there = (
-            np.array([line.split(",") for line in lines[1 : len(theirs)]], dtype=np.float64) for lines in (ours, theirs)
-        )
-        if theirs[0] != ours[0] or here.size == 0 or here.shape != there.shape:
+        there = np.array([line.split(",") for line in theirs[1:]], dtype=np.float64)
+        here = np.column_stack(list(history.values()))[: len(there)]
+        if theirs[0] != ours[0] or there.size == 0 or here.shape != there.shape:
             raise ValueError("its columns are others")
     except (OSError, ValueError, IndexError) as error:
         raise files.FileError(f"{path} is not the history of a run that can be verified: {error}") from None

@@ -287,12 +287,18 @@ class _Defect(Exception):
     """The loss cannot be checked, and why."""
 
 
-def _value_and_grad(call, theta):
-    """(value, gradient) of one call on a copy of theta; raises `_Defect`."""
+def _call(function, theta, name):
+    """``function(theta)`` of a copy of theta, which must stay as it is; raises `_Defect`."""
     given = theta.copy()
-    answer = call(given)
+    answer = function(given)
     if not np.array_equal(given, theta):
-        raise _Defect("the loss changes theta in place")
+        raise _Defect(f"the {name} changes theta in place")
+    return answer
+
+
+def _value_and_grad(function, theta):
+    """(value, gradient) of one call; raises `_Defect`."""
+    answer = _call(function, theta, "loss")
     try:
         value, grad = answer
     except (TypeError, ValueError):
@@ -351,13 +357,10 @@ def _careful(function, name, shape):
     """``function(theta)`` as a float64 array; nan where it cannot be evaluated; raises `_Defect`."""
 
     def careful(theta):
-        given = theta.copy()
         try:
-            result = np.asarray(function(given), dtype=np.float64)
+            result = np.asarray(_call(function, theta, name), dtype=np.float64)
         except (ValueError, ArithmeticError):  # outside of its domain, say
             return np.full(shape, np.nan)
-        if not np.array_equal(given, theta):
-            raise _Defect(f"the {name} changes theta in place")
         if result.shape != shape:
             raise _Defect(f"the {name} has shape {result.shape}, but must have {shape}")
         return result
