@@ -37,6 +37,27 @@ def same_outputs(student, teacher):
     return readouts == {"vector"} or "vector" not in readouts
 
 
+def exit_code(main, line):
+    """What a command line returns or exits with."""
+    try:
+        return main(line)
+    except SystemExit as stop:
+        return stop.code
+
+
+@pytest.fixture
+def refusal(capsys):
+    """A function that gives a command line bad input: the one line it says, with exit code 2."""
+
+    def refuse(main, line):
+        code, printed = exit_code(main, line), capsys.readouterr()
+        assert (code, printed.out) == (2, "")
+        assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
+        return printed.err
+
+    return refuse
+
+
 @pytest.fixture
 def stepwise(monkeypatch):
     """Makes `train` look up, and call ``progress``, after every single step."""

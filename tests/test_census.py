@@ -494,20 +494,10 @@ BAD = {
 
 
 @pytest.mark.parametrize("command", BAD)
-def test_bad_input_is_one_line(command, capsys, tmp_path, monkeypatch):
+def test_bad_input_is_one_line(command, refusal, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    try:
-        code = census_module.main(
-            command.split() if "--out" in command or "resume" in command else [*command.split(), "--out", "here"]
-        )
-    except SystemExit as stop:
-        code = stop.code
-    printed = capsys.readouterr()
-    assert code == 2
-    assert printed.out == ""
-    assert printed.err.startswith("error: ")
-    assert printed.err.count("\n") == 1
-    assert BAD[command] in printed.err
+    out = [] if "--out" in command or "resume" in command else ["--out", "here"]
+    assert BAD[command] in refusal(census_module.main, [*command.split(), *out])
     assert not any(tmp_path.rglob("*.json*"))
 
 
@@ -515,12 +505,6 @@ def test_help_names_every_teacher_and_architecture():
     told = {action.dest: action.help for action in census_module._parser()._actions}
     assert told["teacher"].startswith(", ".join(training.DRAWS))
     assert told["arch"] == ", ".join(rg.ARCHITECTURES)
-
-
-def test_help_is_cheap():
-    code = "import sys; from resgrad import census; census._parser().format_help(); print(*sys.modules)"
-    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"numba", "scipy", "matplotlib", "tqdm", "dask"} & set(modules)
 
 
 def test_arguments_are_checked_before_any_run():

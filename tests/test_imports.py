@@ -111,6 +111,18 @@ def test_records_need_no_compiler():
     assert run(code) == []
 
 
+@pytest.mark.parametrize("module", ["experiment", "census", "gradcheck"])
+def test_help_loads_nothing_heavy(module):
+    code = (
+        f"import sys; from resgrad.{module} import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*{'numba', 'scipy', 'matplotlib', 'tqdm', 'dask'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "" and "--arch" in done.stdout
+
+
 def test_every_public_name_resolves():
     assert rg.__all__ == sorted(set(rg.__all__))
     for name in rg.__all__:
