@@ -121,11 +121,10 @@ def resolve(arch, preset="default", **given):
         power = 1 if config["teacher"] != "uniform" else 2 if name == "modresnet" else 3
         size = max(d, config["width"])
         config["lr"] = float(f"{config['lr'] * (10 / size) ** power:.2g}")
-    for field in ("batch_size", "samples", "steps"):
-        config[field] = checks.integer(config[field], field)
+    for field in ("batch_size", "samples", "steps", "record_every"):
+        if field in config:
+            config[field] = checks.integer(config[field], field)
     config["seed"] = checks.integer(config["seed"], "seed", 0, float("inf"))
-    if config.get("record_every") is not None:
-        config["record_every"] = checks.integer(config["record_every"], "record_every")
     config["lr"] = checks.real(config["lr"], "lr", above=0)
     if config["optimizer"] == "sgd" and "momentum" not in given:
         config["momentum"] = 0.0
@@ -242,8 +241,7 @@ def simulate(config, problem=None, *, progress=None, resume=None):
     from . import training
 
     loss, theta0, teacher = problem or prepare(config)
-    momentum = (config.momentum,) if config.optimizer == "nesterov" else ()
-    optimizer = optimizers.OPTIMIZERS[config.optimizer](config.lr, *momentum)
+    optimizer = optimizers.Nesterov(config.lr, config.momentum)  # without momentum SGD, bit for bit
     batch_size = None if config.data == "population" else config.batch_size
     trajectory = training.train(
         loss, theta0, optimizer, config.steps, batch_size, config.seed, config.record_every,
