@@ -23,29 +23,17 @@ OUTCOMES = {
 
 
 class Journal:
-    """{run: Basin} of the runs ``done``; kept in a file of ``directory``, if there is one.
+    """The runs ``done`` of a census, {run: Basin}; kept in a file of ``directory``, if there is one.
 
-    Parameters
-    ----------
-    task : basins.Task
-        Of the whole census.
-    directory : Path, optional
-    resume : bool
-        Whether the directory may hold a journal of this census already.
-
-    Raises
-    ------
-    ValueError
-        When it holds another one, or is not to be resumed.
-    FileError
-        When it is damaged.
+    With ``resume`` it may hold some already.  Raises ValueError when it holds those of another census, or may
+    hold none, and FileError when it is damaged.
     """
 
     def __init__(self, task, directory=None, resume=False):
-        self.task, self.done = task, {}
-        self.path = None if directory is None else directory / NAME
-        if self.path is None:
+        self.task, self.done, self.path = task, {}, None
+        if directory is None:
             return
+        self.path = directory / NAME
         if self.path.exists():
             if not resume:
                 raise ValueError(f"out is {directory}, which holds a census; use --resume or another --out")

@@ -146,18 +146,7 @@ pre {{ background: var(--box); padding: 0.8rem; overflow-x: auto; white-space: p
 
 
 def page(summary, history, theta, teacher):
-    """The page, as text.
-
-    Parameters
-    ----------
-    summary : dict
-        What ``run.json`` holds.
-    history : dict of str to ndarray
-        The columns of ``history.csv``.
-    theta : ndarray, shape (n,)
-        The student at the end.
-    teacher : Network
-    """
+    """The page, as text, from what ``run.json`` and ``history.csv`` hold, the student at the end and its teacher."""
     result, versions = summary["result"], summary["versions"]
     arch, color = teacher.arch, plots.COLORS.get(teacher.arch.name, plots.INK)
     panels = [
