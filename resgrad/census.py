@@ -121,17 +121,18 @@ def _teacher(teacher, width, d):
 
 def _results(task, missing, executor, workers):
     """(run, Basin) of the ``missing`` runs, as they come."""
-    from . import basins, training
+    from . import basins, losses, training
 
     yield from basins.work(dataclasses.replace(task, numbers=tuple(missing[:1])))  # compiles before workers start
-    exact, missing = task.loss(training.streams(task.config.seed)), missing[1:]
-    type(exact)(exact.teacher.arch, exact.teacher).value(exact.teacher.theta)  # so does the precise loss
-    own = concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) if executor is None else None
+    teacher, missing = task.loss(training.streams(task.config.seed)).teacher, missing[1:]
+    losses.PopulationLoss(teacher.arch, teacher).value(teacher.theta)  # so does the precise loss
+    if own := executor is None:
+        executor = concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count())
     size, futures = 1 if own else max(1, min(32, len(missing) // 64)), []
     try:
         for first in range(0, len(missing), size):
             part = dataclasses.replace(task, numbers=tuple(missing[first : first + size]))
-            futures.append((own or executor).submit(basins.work, part))  # a keyword might be dask's own
+            futures.append(executor.submit(basins.work, part))  # a keyword might be dask's own
         for future in concurrent.futures.as_completed(futures):
             yield from future.result()
     except Exception as error:  # of the work or of who does it: every executor has its own
@@ -142,7 +143,7 @@ def _results(task, missing, executor, workers):
         for future in futures:
             future.cancel()
         if own:
-            own.shutdown()
+            executor.shutdown()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -212,19 +213,13 @@ class Census:
     def __str__(self):
         config = self.config
         title = f"{config.arch}, d = {config.d}, width {config.width}; teacher: {config.teacher}"
-        lines = [
-            f"{title}, width {config.teacher_width}",
-            "",
-            f"{'':20}{'runs':>7}{'share':>10}{'95 % interval':>18}",
-        ]
+        head = f"{'':20}{'runs':>7}{'share':>10}{'95 % interval':>18}"
+        lines = [f"{title}, width {config.teacher_width}", "", head]
         for name, label in OUTCOMES.items():
             share, low, high = (100 * p for p in self.share(name))
             lines.append(f"{label:20}{self.counts[name]:7,}{share:8.1f} %{f'{low:.1f} - {high:.1f} %':>18}")
         if published := self.published():
-            lines += [
-                "",
-                "spurious, as published by Safran & Shamir (2018): {:.1%}; z = {:+.2f}".format(*published),
-            ]
+            lines += ["", "spurious, as published by Safran & Shamir (2018): {:.1%}; z = {:+.2f}".format(*published)]
         if self.families:
             lines += ["", f"{'family':>6}{'runs':>8}{'loss':>17}{'smallest eigenvalue':>22}{'first run':>12}"]
         for n, family in enumerate(self.families[:12]):
@@ -232,9 +227,7 @@ class Census:
         return "\n".join(lines + [f"   and {len(self.families) - 12} more"] * (len(self.families) > 12))
 
 
-def census(
-    arch, d, runs=1000, seed=0, *, executor=None, workers=None, out=None, resume=False, quiet=False, **given
-):
+def census(arch, d, runs=1000, seed=0, *, executor=None, workers=None, out=None, resume=False, quiet=False, **given):
     """Train from many starts, polish every end, and count what was found.
 
     Parameters
@@ -245,8 +238,8 @@ def census(
         Run i draws its teacher, start and data from ``streams(seed, run=i)``.
     executor : concurrent.futures.Executor, optional
         Where the work goes; never shut down.  When it fails: BrokenExecutor, and what is done is in ``out``.
-        ``dask.distributed.Client(...).get_executor()`` and
-        ``mpi4py.futures.MPIPoolExecutor()`` are such.  Default: ``workers`` threads, one per core.
+        ``dask.distributed.Client(...).get_executor()`` and ``mpi4py.futures.MPIPoolExecutor()`` are such.
+        Default: ``workers`` threads, one per core.
     workers : int, optional
     out : path, optional
         Directory for ``runs.jsonl``, written one line per run as they end, ``census.json``,
@@ -331,9 +324,7 @@ def _write(found, made, out):
     shares = {name: dict(zip(("share", "low", "high"), found.share(name))) for name in OUTCOMES}
     content = {"config": dataclasses.asdict(found.config), "version": __version__, **found.counts}
     files.write_json(out / "census.json", content | {"families": found.families, "shares": shares})
-    files.write_archive(
-        out / "census.npz", "census", {name: getattr(found, name) for name in (*COLUMNS, "family")}
-    )
+    files.write_archive(out / "census.npz", "census", {name: getattr(found, name) for name in (*COLUMNS, "family")})
     files.write(out / "figure.png", plots.census_figure(found, OUTCOMES))
 
 
@@ -379,8 +370,7 @@ def _request(given, preset=None, k=None):
         if "arch" not in given:
             raise ValueError("arch is missing, but must be given: --arch NAME")
         return {"d": 10} | given
-    if preset != "safran-shamir":
-        raise checks.suggest(preset, "preset", ["safran-shamir"])
+    checks.choice(preset, "preset", ["safran-shamir"])
     if k is None:
         raise ValueError(f"k is missing, but preset {preset} needs it: --k NUMBER")
     fixed = SAFRAN_SHAMIR | {"d": checks.integer(k, "k"), "teacher_width": k}
@@ -443,8 +433,7 @@ def main(argv=None):
 class _Module(types.ModuleType):
     """The module, callable: ``resgrad.census`` is its name, and that of the function."""
 
-    def __call__(self, *args, **kwargs):
-        return census(*args, **kwargs)
+    __call__ = staticmethod(census)
 
 
 sys.modules[__name__].__class__ = _Module
