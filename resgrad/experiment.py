@@ -66,10 +66,10 @@ def run(config, out, problem=None, *, resume=None, plot=True, report=False, quie
 
     Raises OSError when ``out`` cannot be written; it says where the files are instead.
     """
-    *resume, before = resume or (0.0,)
-    started, problem = time.perf_counter() - before, problem or prepare(config)
+    started = time.perf_counter() - (resume[2] if resume else 0.0)
+    problem = problem or prepare(config)
     with _Watch(config, problem[2], Path(out), started, quiet, replace) as watch:
-        trajectory, teacher = simulate(config, problem, progress=watch, resume=resume or None)
+        trajectory, teacher = simulate(config, problem, progress=watch, resume=resume[:2] if resume else None)
         if trajectory.stop_reason != "finished":  # who interrupts may not wait for the summary
             with contextlib.suppress(OSError):  # `files.rescue` tries again
                 watch.save(Path(out))

@@ -15,7 +15,7 @@ FLOORS = [  # a file may import from the floors above it in this list, and from 
     {"checks", "command", "kernels", "threads"},
     {"architectures"},
     {"losses", "optimizers"},
-    {"training", "symmetry", "landscape", "plots", "files", "gradcheck", "differences"},
+    {"training", "symmetry", "landscape", "plots", "files", "gradcheck", "calls", "differences"},
     {"protocol", "basins", "journal", "report"},
     {"experiment", "census"},
 ]
