@@ -165,7 +165,7 @@ def _summary(config, trajectory, teacher, seconds):
 
 def _write(out, summary, trajectory, teacher, plot, page):
     """The files of a run directory."""
-    from . import plots
+    from . import plots, report
 
     arch, d, history = summary["config"]["arch"], summary["config"]["d"], table(trajectory)
     files.write(out / "history.csv", "\n".join(rows(history)) + "\n")
@@ -176,8 +176,6 @@ def _write(out, summary, trajectory, teacher, plot, page):
         title = f"{arch}: {architectures.resolve(arch).formula}, d = {d}"
         files.write(out / "figure.png", plots.run_figure(history, title, plots.COLORS.get(arch, plots.INK)))
     if page:
-        from . import report
-
         files.write(out / "report.html", report.page(summary, history, trajectory.theta, teacher))
 
 

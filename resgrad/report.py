@@ -64,18 +64,22 @@ def is_zero(result):
     return result["population_loss_final"] <= max(ZERO * result["population_loss_initial"], 1e-24)
 
 
+def _direction(result):
+    """Where the gradient points, if that was recorded."""
+    if "toward_from" not in result:
+        return ""
+    if result["toward_from"] is None:
+        return "The gradient points away from the teacher at the end.\n"
+    before = ", and away from it before" if result["inner_product_initial"] <= 0 else ""
+    return f"The gradient points towards the teacher from step {result['toward_from']} on{before}.\n"
+
+
 def verdict(summary):
     """What happened, in words."""
     config, result = summary["config"], summary["result"]
     if summary["stop_reason"].startswith("diverged"):
         return f"The run {summary['stop_reason']}: nothing can be said of it but that the step size is too large."
-    words = ""
-    if "toward_from" in result:
-        first = result["toward_from"]
-        words = "The gradient points away from the teacher at the end.\n" if first is None else (
-            f"The gradient points towards the teacher from step {first} on"
-            + (", and away from it before.\n" if result["inner_product_initial"] <= 0 else ".\n")
-        )  # fmt: skip
+    words = _direction(result)
     if not is_zero(result):
         words += f"The expected loss is {result['population_loss_final']:.3g}, not zero"
         if "polished_verdict" not in result:
