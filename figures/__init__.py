@@ -5,6 +5,8 @@ A script has one function, ``draw()``, and its picture lies beside it, as PNG an
 
 from resgrad.protocol import resolve, simulate, table
 
+POST = ("li", "resnet", "two-weight", "modresnet")  # the post's networks
+
 
 def history(arch, preset="default", **given):
     """The columns of ``history.csv`` of one run, by name."""

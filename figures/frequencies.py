@@ -8,7 +8,9 @@ import resgrad as rg
 from resgrad import plots
 from resgrad.census import OUTCOMES
 
-ARCHS, TEACHERS = ("li", "resnet", "two-weight", "modresnet"), ("uniform", "normal", "small")
+from . import POST
+
+TEACHERS = ("uniform", "normal", "small")
 D, RUNS, STEPS, SEED = 10, 100, 300_000, 0
 LABELS = {
     "uniform": "$w^* \\sim U[0, 1)$", "normal": "$w^* \\sim N(0, 1/d)$",
@@ -19,11 +21,10 @@ SHADES = {"spurious": "#6b6b6b", "saddle": plots.INK, "unconverged": "#d9d9d9"}
 
 def censuses():
     """{(arch, teacher): Census}."""
-    pairs = [(arch, teacher) for arch in ARCHS for teacher in TEACHERS]
     return {
         (arch, teacher): rg.census(arch, D, RUNS, SEED, teacher=teacher, steps=STEPS)
-        for arch, teacher in pairs
-    }
+        for arch in POST for teacher in TEACHERS
+    }  # fmt: skip
 
 
 def table(found):
@@ -41,7 +42,7 @@ def draw():
     found = censuses()
     with plots.figure(3, height=2.5, sharey=True) as (picture, panels):
         for axes, teacher in zip(panels, TEACHERS):
-            for row, arch in enumerate(ARCHS):
+            for row, arch in enumerate(POST):
                 census, left = found[arch, teacher], 0.0
                 for name in OUTCOMES:
                     share = census.counts[name] / RUNS
@@ -49,7 +50,7 @@ def draw():
                     left += share
                 share, low, high = census.share("global")
                 axes.plot([low, high], [row, row], color=plots.INK, lw=1.2)
-            axes.set(xlim=(0, 1), yticks=range(len(ARCHS)), yticklabels=ARCHS, title=LABELS[teacher], axisbelow=True)
+            axes.set(xlim=(0, 1), yticks=range(len(POST)), yticklabels=POST, title=LABELS[teacher], axisbelow=True)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
             axes.set_xticks([0, 0.25, 0.5, 0.75])
             axes.grid(False, axis="y")

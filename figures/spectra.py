@@ -3,12 +3,12 @@
 from resgrad import landscape, losses, plots
 from resgrad.protocol import resolve, simulate
 
-NAMES = ("li", "resnet", "two-weight", "modresnet")
+from . import POST
 
 
 def draw():
     with plots.figure(4, sharey=True) as (picture, panels):
-        for axes, name in zip(panels, NAMES):
+        for axes, name in zip(panels, POST):
             trajectory, teacher = simulate(resolve(name, "default", d=6))
             loss = losses.PopulationLoss(name, teacher)
             polished = landscape.polish(loss, trajectory.theta)

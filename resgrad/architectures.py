@@ -64,8 +64,7 @@ class Architecture:
                 raise TypeError(f"{field} is {checks.shown(value)}, but must be a non-empty string")
         for field in ("identity", "skip"):
             object.__setattr__(self, field, checks.real(getattr(self, field), field))
-        if self.readout not in READOUTS:
-            raise checks.suggest(self.readout, "readout", READOUTS)
+        checks.choice(self.readout, "readout", READOUTS)
 
     @property
     def trains_readout(self):
@@ -73,19 +72,9 @@ class Architecture:
         return self.readout != "fixed"
 
     def shapes(self, d, width=None):
-        """Shapes of the parameter blocks, in their order in theta.
+        """``{"W1": (d, k)}``, and ``"W2": (k, d)`` where there is one, in their order in theta.
 
-        Parameters
-        ----------
-        d : int
-            Input dimension.
-        width : int, optional
-            Number k of hidden units; d unless given.
-
-        Returns
-        -------
-        dict of str to tuple
-            ``{"W1": (d, k)}``, and ``"W2": (k, d)`` where there is one.
+        d is the input dimension, k the number of hidden units: ``width``, or d unless given.
         """
         d = checks.integer(d, "d")
         k = d if width is None else checks.integer(width, "width")
@@ -116,13 +105,7 @@ class Architecture:
         return np.concatenate([W1.ravel(), W2.ravel()])
 
     def width(self, size, d):
-        """The width k of a theta of ``size`` entries at input dimension ``d``.
-
-        Raises
-        ------
-        ValueError
-            When no width fits.
-        """
+        """The width k of a theta of ``size`` entries at input dimension ``d``; ValueError when none fits."""
         d = checks.integer(d, "d")
         k, rest = divmod(size, self.size(d, 1))
         if k == 0 or rest:
@@ -177,18 +160,8 @@ ARCHITECTURES = {
 
 
 def resolve(arch):
-    """The `Architecture` that ``arch`` is or names.
-
-    Raises
-    ------
-    ValueError
-        For an unknown name; the message suggests the nearest.
-    """
-    if isinstance(arch, Architecture):
-        return arch
-    if isinstance(arch, str) and arch in ARCHITECTURES:
-        return ARCHITECTURES[arch]
-    raise checks.suggest(arch, "arch", list(ARCHITECTURES))
+    """The `Architecture` that ``arch`` is or names; a ValueError suggests the nearest name."""
+    return arch if isinstance(arch, Architecture) else ARCHITECTURES[checks.choice(arch, "arch", ARCHITECTURES)]
 
 
 @dataclass(frozen=True, eq=False)

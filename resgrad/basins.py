@@ -1,15 +1,14 @@
 """From a start to the minimum in whose basin it lies, and which minima are the same up to symmetry.
 
-Imports ``landscape``, ``symmetry``, ``training``, ``threads`` and what they import.
+Imports ``protocol``, ``landscape``, ``symmetry``, ``training``, ``threads`` and what they import.
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from . import architectures, landscape, losses, optimizers, symmetry, threads, training
+from . import architectures, landscape, losses, optimizers, protocol, symmetry, threads, training
 
 LOOK = 200  # first-order steps between two looks at the gradient
 WAIT = 1.2  # a point that was not accepted is looked at again when this many times the steps are made
@@ -126,12 +125,8 @@ def _newton_length(exact, theta, slack):
     hessian, orbit = exact.hessian(theta), symmetry.tangent(exact.arch, theta, exact.d)
     size = max(np.abs(hessian).max(), 1e-300)
     hessian += size * (orbit @ orbit.T)
-    hessian[np.diag_indices(theta.size)] += max(2 * slack, landscape.SHIFT * size)
-    try:
-        factor = cho_factor(hessian, overwrite_a=True, check_finite=False)
-    except LinAlgError:
-        return None
-    return float(np.linalg.norm(cho_solve(factor, exact.grad(theta))))
+    step = landscape.shifted_step(hessian, exact.grad(theta), max(2 * slack, landscape.SHIFT * size))
+    return None if step is None else float(np.linalg.norm(step))
 
 
 def _basin(exact, theta0, point, steps):
@@ -201,12 +196,8 @@ def work(task):
     config, found = task.config, []
     for run in task.numbers:
         streams = training.streams(config.seed, run)
-        exact = loss = task.loss(streams)
-        if config.data == "dataset":
-            X, Y = training.dataset(exact.teacher, config.samples, streams.data)
-            loss = losses.EmpiricalLoss(task.arch, X, Y)
-        elif config.data == "online":
-            loss = losses.OnlineLoss(task.arch, exact.teacher)
+        exact = task.loss(streams)
+        loss = protocol.loss_of(config, task.arch, exact.teacher, streams.data)
         how = (config.steps, config.lr, config.momentum, config.batch_size, streams.batches)
         found.append((run, descend(exact, loss, task.start(streams), *how)))
     return found

@@ -1,7 +1,7 @@
 """``rg.census`` and ``python -m resgrad.census``: which minima gradient descent ends in, and how often.
 
-Imports ``protocol``; ``basins``, ``training``, ``threads`` and ``plots`` only once a census starts: ``--help`` costs
-nothing.
+Imports ``journal`` and ``protocol``; ``basins``, ``losses``, ``training``, ``threads`` and ``plots`` only once a
+census starts: ``--help`` costs nothing.
 """
 
 import signal
@@ -9,14 +9,12 @@ import signal
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback, while all is imported
 
-import base64
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib
-import itertools
-import json
 import logging
 import os
 import shlex
@@ -27,13 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__, architectures, checks, command, files, optimizers, protocol
+from . import __version__, architectures, checks, command, files, journal, optimizers, protocol
+from .journal import OUTCOMES
 
-OUTCOMES = {
-    "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle",
-    "unconverged": "not converged",
-}  # fmt: skip
-FORMAT = 1  # of runs.jsonl
 COLUMNS = ("outcome", "loss", "grad_norm", "min_eigenvalue", "steps", "theta")
 
 # Safran & Shamir (2018): exact gradient descent; their step 0.1 is 0.05 here, where the loss has no 1/2.
@@ -80,34 +74,14 @@ def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_wid
         lr, momentum, optimizer = optimizer.lr, optimizer.momentum, type(optimizer).__name__.lower()
     elif optimizer is None:
         optimizer = "sgd" if control and not momentum else "nesterov"
-    init = init or ("normal" if control else "fan-in")
-    for name, value, known in (
-        ("init", init, training.DRAWS), ("data", data, protocol.DATA), ("optimizer", optimizer, optimizers.OPTIMIZERS),
-    ):  # fmt: skip
-        if not isinstance(value, str) or value not in known:
-            raise checks.suggest(value, name, list(known))
+    init = checks.choice(init or ("normal" if control else "fan-in"), "init", training.DRAWS)
     base = protocol.resolve(
-        arch, d=checks.integer(d, "d"), width=width, init=init, data=data, optimizer=optimizer,
-        lr=1.0 if lr is None else lr, momentum=momentum, batch_size=batch_size, samples=samples,
-        steps=checks.integer(steps, "steps"), seed=seed,
+        arch, d=checks.integer(d, "d"), width=width, init=init, data=checks.choice(data, "data", protocol.DATA),
+        optimizer=optimizer, lr=1.0 if lr is None else lr, momentum=momentum, batch_size=batch_size,
+        samples=samples, steps=checks.integer(steps, "steps"), seed=seed,
     )  # fmt: skip
-    teacher, network = ("identity" if control else base.teacher) if teacher is None else teacher, None
-    if isinstance(teacher, str) and teacher.endswith(".npz"):
-        arrays, header = files.read_archive(teacher, "weights")
-        network = architectures.Network(header["arch"], arrays["theta"], header["d"])
-    elif isinstance(teacher, architectures.Network):
-        teacher, network = "network", teacher
-    elif not isinstance(teacher, str) or teacher not in training.DRAWS:
-        raise checks.suggest(teacher, "teacher", [*training.DRAWS, "the path of a weights.npz"])
-    units = base.d if teacher_width is None else checks.integer(teacher_width, "teacher_width")
-    if network is not None:
-        drawn = network.arch.identity, network.arch.skip, network.arch.readout, network.d, network.theta.tobytes()
-        teacher += f", sha256 {hashlib.sha256(repr(drawn).encode()).hexdigest()[:16]}"
-        if network.d != base.d:
-            raise ValueError(f"d is {base.d}, but the teacher has d={network.d}")
-        if teacher_width is not None and units != network.width:
-            raise ValueError(f"teacher_width is {units}, but the teacher has {network.width} units")
-        units = network.width
+    teacher = ("identity" if control else base.teacher) if teacher is None else teacher
+    teacher, network, units = _teacher(teacher, teacher_width, base.d)
     fields = {field.name: getattr(base, field.name, None) for field in dataclasses.fields(Config)} | {
         "arch": arch.name, "teacher": teacher, "teacher_width": units,
         "lr": None if lr is None else base.lr, "runs": checks.integer(runs, "runs"),
@@ -119,22 +93,46 @@ def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_wid
     return task
 
 
+def _teacher(teacher, width, d):
+    """(what it is called, `Network` or None where every run draws its own, number of units)."""
+    from . import training
+
+    units = d if width is None else checks.integer(width, "teacher_width")
+    if isinstance(teacher, str) and teacher in training.DRAWS:
+        return teacher, None, units
+    if isinstance(teacher, architectures.Network):
+        name, network = "network", teacher
+    elif isinstance(teacher, str) and teacher.endswith(".npz"):
+        arrays, header = files.read_archive(teacher, "weights")
+        name, network = teacher, architectures.Network(header["arch"], arrays["theta"], header["d"])
+    else:
+        raise checks.suggest(teacher, "teacher", [*training.DRAWS, "the path of a weights.npz"])
+    if network.d != d:
+        raise ValueError(f"d is {d}, but the teacher has d={network.d}")
+    if width is not None and units != network.width:
+        raise ValueError(f"teacher_width is {units}, but the teacher has {network.width} units")
+    content = network.arch.identity, network.arch.skip, network.arch.readout, d, network.theta.tobytes()
+    digest = hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+    return f"{name}, sha256 {digest}", network, network.width
+
+
 # ---------------------------------------------------------------------------------------- the work
 
 
 def _results(task, missing, executor, workers):
     """(run, Basin) of the ``missing`` runs, as they come."""
-    from . import basins, training
+    from . import basins, losses, training
 
     yield from basins.work(dataclasses.replace(task, numbers=tuple(missing[:1])))  # compiles before workers start
-    exact, missing = task.loss(training.streams(task.config.seed)), missing[1:]
-    type(exact)(exact.teacher.arch, exact.teacher).value(exact.teacher.theta)  # so does the precise loss
-    own = concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) if executor is None else None
+    teacher, missing = task.loss(training.streams(task.config.seed)).teacher, missing[1:]
+    losses.PopulationLoss(teacher.arch, teacher).value(teacher.theta)  # so does the precise loss
+    if own := executor is None:
+        executor = concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count())
     size, futures = 1 if own else max(1, min(32, len(missing) // 64)), []
     try:
         for first in range(0, len(missing), size):
             part = dataclasses.replace(task, numbers=tuple(missing[first : first + size]))
-            futures.append((own or executor).submit(basins.work, part))  # a keyword might be dask's own
+            futures.append(executor.submit(basins.work, part))  # a keyword might be dask's own
         for future in concurrent.futures.as_completed(futures):
             yield from future.result()
     except Exception as error:  # of the work or of who does it: every executor has its own
@@ -145,7 +143,7 @@ def _results(task, missing, executor, workers):
         for future in futures:
             future.cancel()
         if own:
-            own.shutdown()
+            executor.shutdown()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -215,19 +213,13 @@ class Census:
     def __str__(self):
         config = self.config
         title = f"{config.arch}, d = {config.d}, width {config.width}; teacher: {config.teacher}"
-        lines = [
-            f"{title}, width {config.teacher_width}",
-            "",
-            f"{'':20}{'runs':>7}{'share':>10}{'95 % interval':>18}",
-        ]
+        head = f"{'':20}{'runs':>7}{'share':>10}{'95 % interval':>18}"
+        lines = [f"{title}, width {config.teacher_width}", "", head]
         for name, label in OUTCOMES.items():
             share, low, high = (100 * p for p in self.share(name))
             lines.append(f"{label:20}{self.counts[name]:7,}{share:8.1f} %{f'{low:.1f} - {high:.1f} %':>18}")
         if published := self.published():
-            lines += [
-                "",
-                "spurious, as published by Safran & Shamir (2018): {:.1%}; z = {:+.2f}".format(*published),
-            ]
+            lines += ["", "spurious, as published by Safran & Shamir (2018): {:.1%}; z = {:+.2f}".format(*published)]
         if self.families:
             lines += ["", f"{'family':>6}{'runs':>8}{'loss':>17}{'smallest eigenvalue':>22}{'first run':>12}"]
         for n, family in enumerate(self.families[:12]):
@@ -235,9 +227,7 @@ class Census:
         return "\n".join(lines + [f"   and {len(self.families) - 12} more"] * (len(self.families) > 12))
 
 
-def census(
-    arch, d, runs=1000, seed=0, *, executor=None, workers=None, out=None, resume=False, quiet=False, **given
-):
+def census(arch, d, runs=1000, seed=0, *, executor=None, workers=None, out=None, resume=False, quiet=False, **given):
     """Train from many starts, polish every end, and count what was found.
 
     Parameters
@@ -248,8 +238,8 @@ def census(
         Run i draws its teacher, start and data from ``streams(seed, run=i)``.
     executor : concurrent.futures.Executor, optional
         Where the work goes; never shut down.  When it fails: BrokenExecutor, and what is done is in ``out``.
-        ``dask.distributed.Client(...).get_executor()`` and
-        ``mpi4py.futures.MPIPoolExecutor()`` are such.  Default: ``workers`` threads, one per core.
+        ``dask.distributed.Client(...).get_executor()`` and ``mpi4py.futures.MPIPoolExecutor()`` are such.
+        Default: ``workers`` threads, one per core.
     workers : int, optional
     out : path, optional
         Directory for ``runs.jsonl``, written one line per run as they end, ``census.json``,
@@ -306,162 +296,36 @@ def census(
     if resume and out is None:
         raise ValueError("resume is given without out, but must know the directory: --out DIR")
     with contextlib.ExitStack() as stack:
-        done = {}
-        write = done.__setitem__
         if out is not None:
             out = Path(out)
             stack.enter_context(files.claim(out))
-            done, write, save = _journal(out / "runs.jsonl", task, resume)
+        made = journal.Journal(task, out, resume)
         stack.enter_context(threads.one_thread())
-        bar = stack.enter_context(command.progress_bar(quiet, total=runs, initial=len(done), unit=" runs"))
-        if missing := [run for run in task.numbers if run not in done]:
+        bar = stack.enter_context(command.progress_bar(quiet, total=runs, initial=len(made.done), unit=" runs"))
+        if missing := [run for run in task.numbers if run not in made.done]:
             for run, basin in _results(task, missing, executor, workers):
-                write(run, basin)
+                made.add(run, basin)
                 bar.update()
-        found = Census.of(task.config, [done[run] for run in task.numbers])
-
-        def leave(directory):
-            if not (directory / "runs.jsonl").exists():
-                save(directory)
-            _write(found, directory)
-
+        found = Census.of(task.config, [made.done[run] for run in task.numbers])
         if out is not None:
-            files.rescue(out, leave)
+            files.rescue(out, functools.partial(_write, found, made))
     return found
 
 
 # ---------------------------------------------------------------------------------------- the files
 
 
-def _seal(record):
-    """A line of ``runs.jsonl``: JSON whose last entry is a digest of all before it."""
-    text = json.dumps(record)[:-1]
-    return f'{text}, "sha256": "{hashlib.sha256(text.encode()).hexdigest()[:16]}"}}\n'
+def _write(found, made, out):
+    """The files of a census's directory."""
+    from . import plots
 
-
-def _read(path):
-    """(header, a record per run) of a ``runs.jsonl``; a last line that a killed process left half is none."""
-    records = []
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except OSError as error:
-        raise files.FileError(f"{path} cannot be read: {error.strerror}") from None
-    for number, line in enumerate(lines, 1):
-        text = line.rpartition(b', "sha256": ')[0]
-        if not line.endswith(b'"sha256": "%s"}' % hashlib.sha256(text).hexdigest()[:16].encode()):
-            raise files.FileError(f"{path} is damaged: the checksum of line {number} does not match")
-        records.append(json.loads(text + b"}"))
-    if not records or records[0].get("kind") != "census":
-        reason = "its first line is another" if records else "it is empty"
-        raise files.FileError(f"{path} is not a resgrad census: {reason}")
-    if records[0]["format"] != FORMAT:
-        raise files.FileError(f"{path} has format {records[0]['format']}, but this resgrad reads {FORMAT}")
-    return records[0], records[1:]
-
-
-def _basin(record, task):
-    """(run, Basin) of a line."""
-    from . import basins
-
-    run, theta = record.pop("run"), np.frombuffer(base64.b64decode(record.pop("theta"), validate=True))
-    basin = basins.Basin(theta=theta, **record)
-    numbers = [basin.loss, basin.grad_norm, basin.min_eigenvalue, *basin.invariants]
-    if run not in task.numbers:
-        raise ValueError(f"run is {checks.shown(run)}, but must be below {task.config.runs}")
-    if basin.outcome not in OUTCOMES or [type(x) for x in (basin.steps, *numbers)] != [int] + 7 * [float]:
-        raise ValueError("its outcome or its numbers are none")
-    if theta.size != (size := task.arch.size(task.config.d, task.config.width)):
-        raise ValueError(f"theta has {theta.size} entries, but needs {size}")
-    return run, basin
-
-
-def _journal(path, task, resume):
-    """({run: Basin} of the runs already made, function that adds one, function that saves all in a directory)."""
-    header, done = _header(task), {}
-    if path.exists():
-        if not resume:
-            raise ValueError(f"out is {path.parent}, which holds a census; use --resume or another --out")
-        saved, records = _read(path)
-        new, old = (part["config"] | part for part in (header, saved))
-        new["config"] = old["config"] = None
-        differ = [key for key in new if _content(old[key]) != _content(new[key])]
-        if differ and (differ != ["runs"] or new["runs"] < old["runs"]):
-            told = "; ".join(f"{key} is {new[key]}, but was {old[key]}" for key in differ)
-            raise ValueError(f"out is {path.parent}, which holds another census: {told}")
-        for number, record in enumerate(records, 2):
-            try:
-                run, basin = _basin(record, task)
-                if run in done:
-                    raise ValueError(f"run {run} is there twice")
-            except (ValueError, KeyError, TypeError) as error:
-                raise files.FileError(f"{path} is damaged: line {number}: {error}") from None
-            done[run] = basin
-
-    def save(directory):
-        files.write(directory / path.name, "".join([_seal(header), *itertools.starmap(_line, done.items())]))
-
-    def write(run, basin):
-        done[run] = basin
-        try:
-            with path.open("r+b") as file:  # not "a": that would begin a lost file anew
-                file.seek(0, os.SEEK_END)
-                file.write(_line(run, basin).encode())
-        except OSError:
-            files.rescue(path.parent, save)
-
-    files.rescue(path.parent, save)
-    return done, write, save
-
-
-def _header(task):
-    numbers = {name: getattr(task.arch, name) for name in ("identity", "skip", "readout")}
-    fixed = {"kind": "census", "format": FORMAT, "version": __version__}
-    return fixed | numbers | {"config": dataclasses.asdict(task.config)}
-
-
-def _content(value):
-    """``value``; of a teacher from a file its digest alone, since a file may move."""
-    return value.rpartition(", sha256 ")[2] if isinstance(value, str) else value
-
-
-def _line(run, basin):
-    return _seal({"run": run} | basin._asdict() | {"theta": base64.b64encode(basin.theta.tobytes()).decode()})
-
-
-def _write(found, out):
+    if not (out / journal.NAME).exists():
+        made.save(out)
     shares = {name: dict(zip(("share", "low", "high"), found.share(name))) for name in OUTCOMES}
     content = {"config": dataclasses.asdict(found.config), "version": __version__, **found.counts}
     files.write_json(out / "census.json", content | {"families": found.families, "shares": shares})
-    files.write_archive(
-        out / "census.npz", "census", {name: getattr(found, name) for name in (*COLUMNS, "family")}
-    )
-    files.write(out / "figure.png", picture(found))
-
-
-def picture(found):
-    """PNG bytes: the histogram of the final losses, with the most frequent families marked."""
-    from . import plots
-
-    color = plots.COLORS.get(found.config.arch, plots.INK)
-    shades = {"global": "#b5b5b5", "spurious": color, "saddle": plots.INK, "unconverged": "#e4d9a8"}
-    seen = [name for name in OUTCOMES if found.counts[name]]
-    other = found.loss[np.isfinite(found.loss) & (found.outcome != "global") & (found.loss > 0)]
-    low, high = other.min(initial=1.0) / 4, 4 * max(other.max(initial=0.0), 1e-300)
-    with plots.figure(1, height=3.6) as (canvas, axes):
-        bins = np.geomspace(low, max(high, 4 * low), 120)
-        kinds = [np.clip(found.loss[found.outcome == name], bins[0], bins[-1]) for name in seen]
-        label = [f"{OUTCOMES[name]}: {found.counts[name]:,}" for name in seen]
-        axes.hist(kinds, bins, histtype="barstacked", color=[shades[name] for name in seen], label=label)
-        axes.set(xscale="log", yscale="log", ylim=(0.7, 8 * max(found.counts["runs"], 2)), ylabel="runs",
-                 xlabel="final loss (zero: the leftmost bar)", axisbelow=True)  # fmt: skip
-        for n, family in enumerate(found.families[:6]):
-            height = 1.3 * sum(
-                m["count"] for m in found.families if abs(np.log(m["loss"] / family["loss"])) < 0.01
-            )
-            axes.plot(family["loss"], height, "v", color=plots.INK, ms=4)
-            plots.tag(axes, family["loss"], height, str(n), plots.INK, ha="center", xytext=(0, 4))
-        axes.legend(ncols=2, loc="upper left")
-        return plots.image(canvas)
+    files.write_archive(out / "census.npz", "census", {name: getattr(found, name) for name in (*COLUMNS, "family")})
+    files.write(out / "figure.png", plots.census_figure(found, OUTCOMES))
 
 
 # -------------------------------------------------------------------------------- the command line
@@ -506,8 +370,7 @@ def _request(given, preset=None, k=None):
         if "arch" not in given:
             raise ValueError("arch is missing, but must be given: --arch NAME")
         return {"d": 10} | given
-    if preset != "safran-shamir":
-        raise checks.suggest(preset, "preset", ["safran-shamir"])
+    checks.choice(preset, "preset", ["safran-shamir"])
     if k is None:
         raise ValueError(f"k is missing, but preset {preset} needs it: --k NUMBER")
     fixed = SAFRAN_SHAMIR | {"d": checks.integer(k, "k"), "teacher_width": k}
@@ -519,7 +382,7 @@ def _request(given, preset=None, k=None):
 
 def _saved(path):
     """The arguments of `census` that began this ``runs.jsonl``."""
-    config = _read(path)[0]["config"]
+    config = journal.read(path)[0]["config"]
     config["teacher"] = config["teacher"].rpartition(", sha256 ")[0] or config["teacher"]
     return {key: value for key, value in config.items() if value is not None}
 
@@ -544,7 +407,7 @@ def main(argv=None):
     scheduler, out, quiet = given.pop("scheduler", None), given.pop("out", None), given["quiet"]
     started = time.perf_counter()
     if given["resume"] and out:
-        path = Path(out) / "runs.jsonl"
+        path = Path(out) / journal.NAME
         if path.exists() or not {"arch", "preset"} & set(given):
             given = _saved(path) | given
     request = _request(given, given.pop("preset", None), given.pop("k", None))
@@ -570,8 +433,7 @@ def main(argv=None):
 class _Module(types.ModuleType):
     """The module, callable: ``resgrad.census`` is its name, and that of the function."""
 
-    def __call__(self, *args, **kwargs):
-        return census(*args, **kwargs)
+    __call__ = staticmethod(census)
 
 
 sys.modules[__name__].__class__ = _Module

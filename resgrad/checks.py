@@ -16,6 +16,13 @@ def suggest(name, what, known):
     return ValueError(f"{what} is {shown(name)}, but must be one of {', '.join(known)}{hint}")
 
 
+def choice(value, name, known):
+    """``value``, one of the ``known`` names."""
+    if isinstance(value, str) and value in known:
+        return value
+    raise suggest(value, name, known)
+
+
 def integer(value, name, minimum=1, limit=2**63):
     """``value`` as an int of at least ``minimum`` and below ``limit``: what compiled loops can count to."""
     try:

@@ -19,14 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__, architectures, command, files, optimizers
-from .protocol import DRAWS, PRESETS, Config, command_line, prepare, resolve, rows, simulate, table
+from .protocol import DRAWS, PRESETS, Config, prepare, resolve, rows, simulate, table
 
 RUN_FILES = ("run.json", "checkpoint.npz", "history.csv", "weights.npz", "figure.png", "report.html")
 SAVE_EVERY = 3.0  # seconds between checkpoints
 VERIFY = 2.0  # seconds of a run that --verify makes again
-ZERO = 1e-10  # a loss this far below where it started counts as zero: ten orders of magnitude
-STATE = ("theta0", "U", "A", "VU", "VA", "order")  # what a checkpoint holds of `training.State`: arrays
-COUNTS = ("position", "step", "window_loss", "window_steps")  # and numbers
 
 
 # --------------------------------------------------------------------------------- checkpoints
@@ -34,33 +31,25 @@ COUNTS = ("position", "step", "window_loss", "window_steps")  # and numbers
 
 def save_checkpoint(path, config, teacher, state, records, seconds):
     """Everything that `load_checkpoint` needs to go on, bit for bit; the data are drawn again."""
-    arrays = {name: getattr(state, name) for name in STATE}
+    header = vars(state) | {"config": dataclasses.asdict(config), "seconds": seconds}
+    header["rng"] = state.rng.bit_generator.state
+    arrays = {name: header.pop(name) for name, value in vars(state).items() if isinstance(value, np.ndarray)}
     arrays |= {"records": np.array(records, dtype=np.float64), "theta_star": teacher.theta}
-    counts = {name: getattr(state, name) for name in COUNTS}
-    files.write_archive(
-        path, "checkpoint", arrays,
-        config=dataclasses.asdict(config), rng=state.rng.bit_generator.state, seconds=seconds, **counts,
-    )  # fmt: skip
+    files.write_archive(path, "checkpoint", arrays, **header)
 
 
 def load_checkpoint(path):
-    """(config, theta_star, state, records, seconds) of a checkpoint.
-
-    Raises
-    ------
-    FileError
-        When the file is not a whole checkpoint.
-    """
+    """(config, theta_star, state, records, seconds) of a checkpoint; FileError when it is not a whole one."""
     from . import training
 
     arrays, header = files.read_archive(path, "checkpoint")
     try:
         rng = np.random.default_rng(0)
         rng.bit_generator.state = header["rng"]
-        parts = {name: arrays[name] for name in STATE} | {name: header[name] for name in COUNTS}
+        found = arrays | header | {"rng": rng}
+        state = training.State(**{field.name: found[field.name] for field in dataclasses.fields(training.State)})
         records = [(int(row[0]), *map(float, row[1:])) for row in arrays["records"]]
-        config, state = Config(**header["config"]), training.State(rng=rng, **parts)
-        return config, arrays["theta_star"], state, records, float(header["seconds"])
+        return Config(**header["config"]), arrays["theta_star"], state, records, float(header["seconds"])
     except (KeyError, TypeError, ValueError) as error:
         raise files.FileError(f"{path} is not a checkpoint that this resgrad reads: {error!r}") from None
 
@@ -69,36 +58,18 @@ def load_checkpoint(path):
 
 
 def run(config, out, problem=None, *, resume=None, plot=True, report=False, quiet=False, replace=False):
-    """Train as ``config`` says and leave the files in ``out``.
+    """Train as ``config`` says, leave the files in the directory ``out``, and return what ``run.json`` holds.
 
-    Parameters
-    ----------
-    config : Config
-    out : path
-        An existing directory.
-    problem : tuple, optional
-        What `prepare` makes of ``config``.
-    resume : tuple, optional
-        (state, records, seconds) of a checkpoint.
-    plot, report, quiet : bool
-        Whether to leave ``figure.png`` and ``report.html``, and to show no progress.
-    replace : bool
-        Whether ``out`` holds another run, whose files go once there is something to save.
+    ``problem`` is what `prepare` makes of ``config``; ``resume`` is (state, records, seconds) of a checkpoint.
+    ``plot`` and ``report`` ask for ``figure.png`` and ``report.html``.  With ``replace``, ``out`` holds another
+    run, whose files go once there is something to save.
 
-    Returns
-    -------
-    dict
-        What ``run.json`` holds.
-
-    Raises
-    ------
-    OSError
-        When ``out`` cannot be written; it says where the files are instead.
+    Raises OSError when ``out`` cannot be written; it says where the files are instead.
     """
-    *resume, before = resume or (0.0,)
-    started, problem = time.perf_counter() - before, problem or prepare(config)
+    started = time.perf_counter() - (resume[2] if resume else 0.0)
+    problem = problem or prepare(config)
     with _Watch(config, problem[2], Path(out), started, quiet, replace) as watch:
-        trajectory, teacher = simulate(config, problem, progress=watch, resume=resume or None)
+        trajectory, teacher = simulate(config, problem, progress=watch, resume=resume[:2] if resume else None)
         if trajectory.stop_reason != "finished":  # who interrupts may not wait for the summary
             with contextlib.suppress(OSError):  # `files.rescue` tries again
                 watch.save(Path(out))
@@ -166,11 +137,10 @@ def _summary(config, trajectory, teacher, seconds):
     import numba
     import scipy
 
-    from . import landscape, losses, symmetry, threads
-    from .report import LARGEST
+    from . import landscape, losses, report, symmetry, threads
 
     history, result = table(trajectory), {"steps": int(trajectory.steps[-1]), "seconds": round(seconds, 3)}
-    for name in QUANTITIES:
+    for name in report.QUANTITIES:
         if name in history:
             result |= {f"{name}_initial": history[name][0], f"{name}_final": history[name][-1]}
     if "inner_product" in history:
@@ -181,7 +151,7 @@ def _summary(config, trajectory, teacher, seconds):
         alignment = symmetry.align(config.arch, trajectory.theta, teacher.theta, config.d)
         result["units_permuted"] = int(alignment.units_moved)
         finished = trajectory.stop_reason == "finished"
-        if finished and not _zero(result) and trajectory.theta.size <= LARGEST:
+        if finished and not report.is_zero(result) and trajectory.theta.size <= report.LARGEST:
             end = landscape.polish(losses.PopulationLoss(config.arch, teacher), trajectory.theta)
             result |= {"polished_verdict": end.verdict, "polished_loss": end.loss}
             result["polished_distance"] = float(np.linalg.norm(end.theta - trajectory.theta))
@@ -193,9 +163,9 @@ def _summary(config, trajectory, teacher, seconds):
     }  # fmt: skip
 
 
-def _write(out, summary, trajectory, teacher, plot, report):
+def _write(out, summary, trajectory, teacher, plot, page):
     """The files of a run directory."""
-    from . import plots
+    from . import plots, report
 
     arch, d, history = summary["config"]["arch"], summary["config"]["d"], table(trajectory)
     files.write(out / "history.csv", "\n".join(rows(history)) + "\n")
@@ -205,98 +175,11 @@ def _write(out, summary, trajectory, teacher, plot, report):
     if plot:
         title = f"{arch}: {architectures.resolve(arch).formula}, d = {d}"
         files.write(out / "figure.png", plots.run_figure(history, title, plots.COLORS.get(arch, plots.INK)))
-    if report:
-        from .report import page
-
-        words, again = verdict(summary), command_line(Config(**summary["config"]))
-        files.write(out / "report.html", page(summary, history, trajectory.theta, teacher, words, again))
+    if page:
+        files.write(out / "report.html", report.page(summary, history, trajectory.theta, teacher))
 
 
 # ------------------------------------------------------------------------------ the command line
-
-
-QUANTITIES = {  # of ``history.csv`` that the summary shows at start and end; some for li-yuan* alone
-    "loss": "loss",
-    "population_loss": "expected loss",
-    "inner_product": "<-grad L, W* - W>",
-    "delta": "    over the distance squared",
-    "potential": "potential g",
-    "distance": "distance from the teacher",
-    "aligned_distance": "    modulo its symmetries",
-}
-
-
-def describe(summary, out):
-    """The summary of a run, for people."""
-    config, result = summary["config"], summary["result"]
-    arch = architectures.resolve(config["arch"])
-    number = "{:>12.4g}".format
-    momentum = f", momentum {config['momentum']:g}" if config["optimizer"] == "nesterov" else ""
-    source = {
-        "dataset": f"{config['samples']:,} samples in batches of {config['batch_size']}",
-        "online": f"fresh batches of {config['batch_size']}",
-        "population": "the exact expected loss",
-    }[config["data"]]
-    lines = [
-        f"{arch.name}: F(x) = {arch.formula}, d = {config['d']}, width {config['width']}",
-        f"{result['steps']:,} steps of {config['optimizer']} (lr {config['lr']:g}{momentum}) on {source}, "
-        f"{config['dtype']}, seed {config['seed']}: {result['seconds']:.2f} s",
-        "",
-        f"{'':32}{'start':>12}{'end':>12}",
-    ]
-    for name, label in QUANTITIES.items():
-        if f"{name}_initial" in result:
-            lines.append(f"{label:32}{number(result[name + '_initial'])}{number(result[name + '_final'])}")
-    lines += ["", verdict(summary), f"Files: {out}{os.sep}"]
-    return "\n".join(lines)
-
-
-SYMMETRY = {
-    "fixed": "a permutation of its units",
-    "vector": "rescaling and permuting its units",
-    "sum": "rescaling and permuting its units, and the part of W2 that the sum cannot see",
-}
-
-
-def _zero(result):
-    return result["population_loss_final"] <= max(ZERO * result["population_loss_initial"], 1e-24)
-
-
-def verdict(summary):
-    """What happened, in words."""
-    config, result = summary["config"], summary["result"]
-    if summary["stop_reason"].startswith("diverged"):
-        return f"The run {summary['stop_reason']}: nothing can be said of it but that the step size is too large."
-    words = ""
-    if "toward_from" in result:
-        first = result["toward_from"]
-        words = "The gradient points away from the teacher at the end.\n" if first is None else (
-            f"The gradient points towards the teacher from step {first} on"
-            + (", and away from it before.\n" if result["inner_product_initial"] <= 0 else ".\n")
-        )  # fmt: skip
-    if not _zero(result):
-        words += f"The expected loss is {result['population_loss_final']:.3g}, not zero"
-        if "polished_verdict" not in result:
-            return f"{words}: the run was too short, or it is caught in a spurious minimum."
-        return (
-            f"{words}; Newton's method goes on, {result['polished_distance']:.2g} far,\n"
-            f"to a point of loss {result['polished_loss']:.3g}: {result['polished_verdict']}."
-        )
-    moved, apart = result["units_permuted"] or "none", result["distance_final"]
-    close = 1e-5 if config["dtype"] == "float64" else 1e-4
-    if apart < close * max(result["distance_initial"], 1):
-        return f"{words}Loss zero, and the student is the teacher itself, {apart:.1e} away (units permuted: {moved})."
-    symmetry, aligned = SYMMETRY[architectures.resolve(config["arch"]).readout], result["aligned_distance_final"]
-    if aligned > 1e-3 * apart:
-        return (
-            f"{words}Loss zero, but the student is {apart:.3g} away from the teacher, and {aligned:.2g} modulo\n"
-            f"{symmetry}: not yet converged, or units share what one unit of the teacher does."
-        )
-    return (
-        f"{words}Loss zero, but the student is not the teacher: they are {apart:.3g} apart.\n"
-        f"They agree up to {symmetry}:\n"
-        f"modulo these they are {aligned:.2g} apart (units permuted: {moved})."
-    )
 
 
 def _parser():
@@ -368,6 +251,8 @@ def main(argv=None):
         again = mode == "overwrite"
         summary = run(config, out, problem, resume=checkpoint, plot=plot, report=report, quiet=quiet, replace=again)
     if not quiet:
+        from .report import describe
+
         command.say(describe(summary, out))
     reason = summary["stop_reason"]
     if reason.startswith("diverged"):
@@ -412,23 +297,8 @@ def _saved(out, given):
 def verify(out, **given):
     """Make the first windows of the run in ``out`` again, as its checkpoint says, and compare ``history.csv``.
 
-    Parameters
-    ----------
-    out : path
-    **given
-        Fields of `Config` that the run must have.
-
-    Returns
-    -------
-    same : bool
-        Whether this machine gives the same bytes.
-    told : str
-        That in words, or by how much it differs.
-
-    Raises
-    ------
-    ValueError
-        When ``out`` does not hold such a run, or its files are damaged.
+    Returns whether this machine gives the same bytes, and that in words, or by how much it differs.  Raises
+    ValueError when ``out`` does not hold a run with the fields ``given``, or its files are damaged.
     """
     config, problem, *_ = _saved(Path(out), given)
     started, path = time.perf_counter(), Path(out) / "history.csv"
@@ -439,14 +309,13 @@ def verify(out, **given):
         if len(records) > 1 and time.perf_counter() - started > VERIFY:
             raise KeyboardInterrupt
 
-    trajectory, _ = simulate(config, problem, progress=enough)
-    ours = rows(table(trajectory))
+    history = table(simulate(config, problem, progress=enough)[0])
+    ours = rows(history)
     try:
         theirs = path.read_text().splitlines()[: len(ours)]
-        here, there = (
-            np.array([line.split(",") for line in lines[1 : len(theirs)]], dtype=np.float64) for lines in (ours, theirs)
-        )
-        if theirs[0] != ours[0] or here.size == 0 or here.shape != there.shape:
+        there = np.array([line.split(",") for line in theirs[1:]], dtype=np.float64)
+        here = np.column_stack(list(history.values()))[: len(there)]
+        if theirs[0] != ours[0] or there.size == 0 or here.shape != there.shape:
             raise ValueError("its columns are others")
     except (OSError, ValueError, IndexError) as error:
         raise files.FileError(f"{path} is not the history of a run that can be verified: {error}") from None

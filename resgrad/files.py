@@ -29,12 +29,7 @@ class FileError(ValueError):
 def write(path, content):
     """Write bytes or text to ``path`` atomically: a reader sees the old file or the new one.
 
-    One writer at a time: see `claim`.
-
-    Raises
-    ------
-    OSError
-        When it cannot be written; the old file is untouched.
+    One writer at a time: see `claim`.  Raises OSError when it cannot be written; the old file is untouched.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.part")  # what a killed process leaves, the next write replaces
@@ -53,10 +48,7 @@ def write(path, content):
 def rescue(directory, leave):
     """Call ``leave(directory)``; where it cannot write there, leave everything in the next place that has room.
 
-    Raises
-    ------
-    OSError
-        When ``directory`` could not be written: it says why, and where the files are instead.
+    Raises OSError when ``directory`` could not be written: it says why, and where the files are instead.
     """
     try:
         return leave(directory)
@@ -104,10 +96,7 @@ def write_archive(path, kind, arrays, **header):
 def read_archive(path, kind):
     """(arrays, header) of an archive that `write_archive` wrote.
 
-    Raises
-    ------
-    FileError
-        When the file is missing, cut short, altered, of another kind or from a newer version.
+    Raises FileError when the file is missing, cut short, altered, of another kind or from a newer version.
     """
     try:
         content = Path(path).read_bytes()
@@ -132,17 +121,9 @@ def read_archive(path, kind):
 
 
 def claim(directory):
-    """Hold ``directory`` for this process until it ends (however it ends).
+    """Hold ``directory`` for this process until it ends (however it ends), or closes the file that is returned.
 
-    Returns
-    -------
-    file
-        Close it to let go.
-
-    Raises
-    ------
-    FileError
-        When the directory cannot be written or another process holds it.
+    Raises FileError when the directory cannot be written or another process holds it.
     """
     directory = Path(directory)
     try:

@@ -3,15 +3,15 @@
 Takes any loss and knows no architecture (the command line at the end does).  `check_gradient`
 
 1. calls the loss at theta, near by, and at theta again: a wrong shape, NaN, a stale buffer or float32 in
-   disguise is a *problem* of the loss as such;
+   disguise is a *problem* of the loss as such; ``resgrad.calls`` does that;
 2. takes the derivatives to the left and right along every parameter from values alone, each with its
    uncertainty; ``resgrad.differences`` says how;
 3. judges every entry by them: *wrong* where it misses the tolerance by more than the uncertainty,
    *cannot tell* where the uncertainty exceeds the tolerance.  At a kink, where left and right differ,
    whatever lies between them is right.
 
-`check_hessian` does 2 and 3 with the gradient's values.  Imports ``differences``, ``checks`` and ``command``; the
-command line also ``architectures``, ``losses`` and ``training``.
+`check_hessian` does 2 and 3 with the gradient's values.  Imports ``calls``, ``differences``, ``checks`` and
+``command``; the command line also ``architectures``, ``losses`` and ``training``.
 """
 
 import sys
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import checks, command, differences
+from . import calls, checks, command, differences
 
 RTOL = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 1e-4}  # of the loss's arithmetic
 FOREIGN_RTOL = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 1e-2}  # without known parabolas
@@ -178,24 +178,23 @@ def check_gradient(loss, theta, *, rtol=None, atol=None, shapes=None, smooth=Non
         shapes = loss.shapes(theta) if hasattr(loss, "shapes") else {"theta": theta.shape}
     index = _indices(shapes, theta, entries, rng)
     call = getattr(loss, "value_and_grad", loss)
-    value = _careful(getattr(loss, "value", lambda theta: call(theta)[0]), "value", ())
+    value = calls.careful(getattr(loss, "value", lambda theta: call(theta)[0]), "value", ())
     sampled = _sampled(loss)
     method = "parabolas, sample by sample" if sampled else "extrapolated differences"
     rounding = 512 * np.finfo(theta.dtype).eps
     with np.errstate(all="ignore"):
         try:
-            f0, grad, problems = _call_thrice(call, theta, rtol, rng)
-            problems += _coarse(call, theta, f0, grad, rng)
+            f0, grad, problems = calls.answers(call, theta, rtol, rng)
             noise, taylor = differences.rounding_noise(value, theta, rng), ()
             if sampled:
-                values, preactivations = _sample(loss, theta)
+                values, preactivations = calls.sample(loss, theta)
                 mean = np.mean(values(theta))
                 if not np.isclose(mean, f0, rtol=rounding, atol=0):
                     problems.append(f"values(theta) have mean {mean}, but the value is {f0}")
                 slopes = differences.sample_slopes(values, preactivations, theta, index, rounding / rtol)
             else:
                 slopes = differences.slopes(value, theta, index, noise, rounding / rtol)
-        except _Defect as defect:
+        except calls.Defect as defect:
             return GradientReport(method, rtol, problems=(str(defect),))
         blocks = _judge(shapes, index, grad[index], slopes, rtol, atol)
         smooth = hasattr(loss, "hessian") and not sampled if smooth is None else smooth
@@ -204,8 +203,9 @@ def check_gradient(loss, theta, *, rtol=None, atol=None, shapes=None, smooth=Non
     report = GradientReport(method, rtol, blocks, tuple(problems), taylor)
     # a cusp too fine to see has slope 1, too: where every entry was found right, it is not the gradient
     if taylor and max(taylor) < 1.2 and not (report.ok and index.size == theta.size):
-        problems.append(f"the Taylor remainder falls like h^{max(taylor):.2f}, not h^2: wrong gradient")
-    return replace(report, problems=tuple(problems))
+        wrong = f"the Taylor remainder falls like h^{max(taylor):.2f}, not h^2: wrong gradient"
+        report = replace(report, problems=(*problems, wrong))
+    return report
 
 
 def check_hessian(loss, theta, *, rtol=None, atol=None):
@@ -242,11 +242,11 @@ def check_hessian(loss, theta, *, rtol=None, atol=None):
     eps = np.finfo(theta.dtype).eps
     with np.errstate(all="ignore"):
         try:
-            hessian = _finite(_careful(loss.hessian, "hessian", (n, n))(theta), "hessian")
-            grad = _careful(loss.grad, "gradient", (n,))
+            hessian = calls.finite(calls.careful(loss.hessian, "hessian", (n, n))(theta), "hessian")
+            grad = calls.careful(loss.grad, "gradient", (n,))
             noise = differences.rounding_noise(grad, theta, np.random.default_rng(0))
             slopes = differences.slopes(grad, theta, np.arange(n), noise, 512 * eps / rtol)
-        except _Defect as defect:
+        except calls.Defect as defect:
             return GradientReport(method, rtol, problems=(str(defect),))
         slopes = (part.T for part in slopes)
         blocks = _judge({"hessian": (n, n)}, np.arange(n**2), hessian.ravel(), slopes, rtol, atol)
@@ -281,105 +281,6 @@ def _indices(shapes, theta, entries, rng):
         raise ValueError(f"shapes hold {sum(sizes)} entries, but theta has {theta.size}")
     most, ends = theta.size if entries is None else checks.integer(entries, "entries"), np.cumsum(sizes)
     return np.concatenate([np.sort(end - 1 - rng.permutation(n)[:most]) for n, end in zip(sizes, ends)])
-
-
-class _Defect(Exception):
-    """The loss cannot be checked, and why."""
-
-
-def _value_and_grad(call, theta):
-    """(value, gradient) of one call on a copy of theta; raises `_Defect`."""
-    given = theta.copy()
-    answer = call(given)
-    if not np.array_equal(given, theta):
-        raise _Defect("the loss changes theta in place")
-    try:
-        value, grad = answer
-    except (TypeError, ValueError):
-        text = f"the loss returned {checks.shown(answer)}, but must return (value, grad)"
-        raise _Defect(text) from None
-    if np.ndim(value) != 0 or np.asarray(value).dtype.kind not in "iuf" or not np.isfinite(value):
-        raise _Defect(f"the value is {checks.shown(value)}, but must be a finite real number")
-    if np.shape(grad) != theta.shape:
-        raise _Defect(f"the gradient has shape {np.shape(grad)}, but theta has shape {theta.shape}")
-    if np.asarray(grad).dtype.kind not in "iuf":
-        raise _Defect(f"the gradient has dtype {np.asarray(grad).dtype}, but must hold real numbers")
-    for i in np.flatnonzero(~np.isfinite(grad)):
-        raise _Defect(f"the gradient is {grad[i]} (NaN or infinite) at index {i}")
-    return float(value), grad
-
-
-def _call_thrice(call, theta, rtol, rng):
-    """(value, gradient, problems) at theta, from calls there, near by, and there; raises `_Defect`."""
-    value, returned = _value_and_grad(call, theta)
-    grad = np.array(returned, dtype=np.float64)
-    scale = 2.0**-7 * np.where(theta == 0, differences.size(theta), np.abs(theta))
-    near = (theta + scale * rng.standard_normal(theta.size)).astype(theta.dtype)
-    near_value, near_grad = _value_and_grad(call, near)
-    near_grad = np.array(near_grad, dtype=np.float64)
-    if not np.array_equal(returned, grad):
-        raise _Defect("a later call overwrites the gradient returned before: a shared buffer")
-    again, again_grad = _value_and_grad(call, theta)
-    problems, rounding = [], 256 * np.finfo(theta.dtype).eps * (abs(value) + abs(near_value))
-    if abs(again - value) > rtol * abs(value) + rounding:
-        problems.append(f"a later call at theta returned another value: {value!r}, then {again!r}")
-    if not np.allclose(again_grad, grad, rtol, rtol * np.abs(grad).max()):
-        problems.append("a later call at theta returned another gradient: a stale buffer?")
-    if np.array_equal(grad, near_grad):  # then the loss should be linear
-        rise = grad * (near - theta)
-        if abs(near_value - value - rise.sum()) > rounding + rtol * np.abs(rise).sum():
-            problems.append("the gradient is the same near by, but not the slope: a stale buffer?")
-    return value, grad, problems
-
-
-def _coarse(call, theta, value, grad, rng):
-    """Problems: what changes in proportion to theta, but not at all for its smallest changes."""
-    if theta.dtype != np.float64:
-        return []
-    start, v = np.append(value, grad), differences.size(theta) * rng.standard_normal(theta.size)
-    far, half, near = (
-        np.append(*_value_and_grad(call, theta + h * v)) - start for h in (2.0**-12, 2.0**-13, 2.0**-38)
-    )
-    visible = 2.0**-26 * np.abs(far) > 64 * np.finfo(np.float64).eps * np.abs(start)
-    moves = (np.abs(far - 2 * half) < 0.1 * np.abs(far)) & visible
-    frozen = moves & (near == 0)
-    names = ["value"] * bool(frozen[0]) + ["gradient"] * bool(2 * frozen[1:].sum() > moves[1:].sum())
-    return [f"the {name} does not feel a change of theta by 1e-12 of it: float32 inside?" for name in names]
-
-
-def _careful(function, name, shape):
-    """``function(theta)`` as a float64 array; nan where it cannot be evaluated; raises `_Defect`."""
-
-    def careful(theta):
-        given = theta.copy()
-        try:
-            result = np.asarray(function(given), dtype=np.float64)
-        except (ValueError, ArithmeticError):  # outside of its domain, say
-            return np.full(shape, np.nan)
-        if not np.array_equal(given, theta):
-            raise _Defect(f"the {name} changes theta in place")
-        if result.shape != shape:
-            raise _Defect(f"the {name} has shape {result.shape}, but must have {shape}")
-        return result
-
-    return careful
-
-
-def _finite(array, name):
-    """What is finite where the check is made; raises `_Defect`."""
-    for position in np.argwhere(~np.isfinite(array)).tolist():
-        raise _Defect(f"the {name} is {array[tuple(position)]} (NaN or infinite) at {tuple(position)}")
-    return array
-
-
-def _sample(loss, theta):
-    """(values, preactivations) of a sampled loss, as functions; raises `_Defect`."""
-    N, Nk = np.shape(loss.values(theta.copy())), np.shape(loss.preactivations(theta.copy()))
-    if len(N) != 1 or len(Nk) != 2 or N != Nk[:1]:
-        raise _Defect(f"values has shape {N} and preactivations {Nk}, but they must have (N,) and (N, k)")
-    values, preactivations = _careful(loss.values, "values", N), _careful(loss.preactivations, "preactivations", Nk)
-    _finite(values(theta), "values"), _finite(preactivations(theta), "preactivations")
-    return values, preactivations
 
 
 def _judge(shapes, index, analytic, slopes, rtol, atol):

@@ -260,15 +260,25 @@ def _newton(loss, theta, max_steps=50):
 
 def _newton_step(hessian, g, mu):
     """H^-1 g, regularized by ``mu``; see the notes of `polish`."""
-    from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
+    from scipy.linalg import eigh
+
+    step = shifted_step(hessian, g, mu)
+    if step is None:  # not near a minimum
+        values, vectors = eigh(hessian, driver="evd", check_finite=False)
+        step = vectors @ (vectors.T @ g / np.where(np.abs(values) > mu, values, np.inf))
+    return step
+
+
+def shifted_step(hessian, g, mu):
+    """(H + mu I)^-1 g; None where H + mu I is not positive definite."""
+    from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
     shifted = hessian.copy()
     shifted[np.diag_indices(g.size)] += mu
     try:
         return cho_solve(cho_factor(shifted, overwrite_a=True, check_finite=False), g)
-    except LinAlgError:  # not near a minimum
-        values, vectors = eigh(hessian, driver="evd", check_finite=False)
-        return vectors @ (vectors.T @ g / np.where(np.abs(values) > mu, values, np.inf))
+    except LinAlgError:
+        return None
 
 
 def _scale(theta, hessian):

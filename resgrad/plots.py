@@ -98,20 +98,23 @@ def steps_axis(axes, steps):
 
 def losses(axes, history, color):
     """The losses of a run against the step."""
-    axes.plot(history["step"], history["loss"], color=color, label="on the batches drawn", alpha=0.55)
-    axes.plot(history["step"], history["population_loss"], color=INK, lw=1.2, label="expected")
-    decades(axes, [history["loss"], history["population_loss"]])
+    drawn = {"color": color, "label": "on the batches drawn", "alpha": 0.55}
+    _curves(axes, history, loss=drawn, population_loss={"color": INK, "lw": 1.2, "label": "expected"})
     axes.set_title("loss")
-    steps_axis(axes, history["step"])
-    axes.legend(loc="best")
 
 
 def distances(axes, history, color):
     """The distances of a run against the step."""
-    axes.plot(history["step"], history["distance"], color=color, ls="--", label="raw")
-    axes.plot(history["step"], history["aligned_distance"], color=color, label="modulo symmetry")
-    decades(axes, [history["distance"], history["aligned_distance"]])
+    raw = {"color": color, "ls": "--", "label": "raw"}
+    _curves(axes, history, distance=raw, aligned_distance={"color": color, "label": "modulo symmetry"})
     axes.set_title("distance from the teacher")
+
+
+def _curves(axes, history, **columns):
+    """Columns of ``history`` against the step; each is given its style."""
+    for name, style in columns.items():
+        axes.plot(history["step"], history[name], **style)
+    decades(axes, [history[name] for name in columns])
     steps_axis(axes, history["step"])
     axes.legend(loc="best")
 
@@ -137,4 +140,30 @@ def run_figure(history, title, color):
         losses(left, history, color)
         distances(right, history, color)
         picture.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
+        return image(picture)
+
+
+def census_figure(found, outcomes):
+    """PNG bytes: the histogram of a `Census`'s final losses, with the most frequent families marked.
+
+    ``outcomes`` maps the names of outcomes to what they are called here.
+    """
+    color = COLORS.get(found.config.arch, INK)
+    shades = {"global": "#b5b5b5", "spurious": color, "saddle": INK, "unconverged": "#e4d9a8"}
+    seen = [name for name in outcomes if found.counts[name]]
+    other = found.loss[np.isfinite(found.loss) & (found.outcome != "global") & (found.loss > 0)]
+    low, high = other.min(initial=1.0) / 4, 4 * max(other.max(initial=0.0), 1e-300)
+    with figure(1, height=3.6) as (picture, axes):
+        bins = np.geomspace(low, max(high, 4 * low), 120)
+        kinds = [np.clip(found.loss[found.outcome == name], bins[0], bins[-1]) for name in seen]
+        label = [f"{outcomes[name]}: {found.counts[name]:,}" for name in seen]
+        axes.hist(kinds, bins, histtype="barstacked", color=[shades[name] for name in seen], label=label)
+        axes.set(xscale="log", yscale="log", ylim=(0.7, 8 * max(found.counts["runs"], 2)), ylabel="runs",
+                 xlabel="final loss (zero: the leftmost bar)", axisbelow=True)  # fmt: skip
+        for n, family in enumerate(found.families[:6]):
+            here = (m["count"] for m in found.families if abs(np.log(m["loss"] / family["loss"])) < 0.01)
+            height = 1.3 * sum(here)
+            axes.plot(family["loss"], height, "v", color=INK, ms=4)
+            tag(axes, family["loss"], height, str(n), INK, ha="center", xytext=(0, 4))
+        axes.legend(ncols=2, loc="upper left")
         return image(picture)

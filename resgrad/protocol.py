@@ -105,14 +105,12 @@ def resolve(arch, preset="default", **given):
     0.01
     """
     name = architectures.resolve(arch).name
-    if preset not in PRESETS:
-        raise checks.suggest(preset, "preset", list(PRESETS))
-    if preset != "default" and name not in PRESETS[preset]:
+    if checks.choice(preset, "preset", PRESETS) != "default" and name not in PRESETS[preset]:
         raise ValueError(f"preset {preset} is for {' and '.join(PRESETS[preset])}, but arch is {name}")
     given = {key: value for key, value in given.items() if value is not None}
-    if given.get("optimizer") == "sgd":
-        given.setdefault("momentum", 0.0)
     config = {"arch": name, "preset": preset} | BASE | PRESETS[preset].get(name, NEW) | given
+    for field, known in (("data", DATA), ("optimizer", optimizers.OPTIMIZERS), ("dtype", DTYPES)):
+        checks.choice(config[field], field, known)
     unused = {"population": ("batch_size", "samples"), "online": ("samples",)}.get(config["data"], ())
     for field in unused:
         if field in given:
@@ -123,15 +121,13 @@ def resolve(arch, preset="default", **given):
         power = 1 if config["teacher"] != "uniform" else 2 if name == "modresnet" else 3
         size = max(d, config["width"])
         config["lr"] = float(f"{config['lr'] * (10 / size) ** power:.2g}")
-    for field in ("batch_size", "samples", "steps"):
-        config[field] = checks.integer(config[field], field)
+    for field in ("batch_size", "samples", "steps", "record_every"):
+        if field in config:
+            config[field] = checks.integer(config[field], field)
     config["seed"] = checks.integer(config["seed"], "seed", 0, float("inf"))
-    if config.get("record_every") is not None:
-        config["record_every"] = checks.integer(config["record_every"], "record_every")
-    for field, known in (("data", DATA), ("optimizer", list(optimizers.OPTIMIZERS)), ("dtype", DTYPES)):
-        if config[field] not in known:
-            raise checks.suggest(config[field], field, known)
     config["lr"] = checks.real(config["lr"], "lr", above=0)
+    if config["optimizer"] == "sgd" and "momentum" not in given:
+        config["momentum"] = 0.0
     config["momentum"] = checks.real(config["momentum"], "momentum", 0, 1)
     if config["optimizer"] == "sgd" and config["momentum"]:
         raise ValueError(f"momentum is {config['momentum']:g}, but sgd has none; use --optimizer nesterov")
@@ -158,23 +154,26 @@ def prepare(config, saved=(None, None)):
 
     ``saved`` = (theta_star, theta0) of a checkpoint: files that these came from are not read again.
     """
-    from . import losses, training
+    from . import training
 
     streams = training.streams(config.seed)
     theta_star = _parameters(config, "teacher", streams.teacher, saved[0])
     theta0 = _parameters(config, "init", streams.init, saved[1])
     teacher = architectures.Network(config.arch, theta_star, config.d)
-    dtype = np.dtype(config.dtype)
+    return loss_of(config, config.arch, teacher, streams.data, config.dtype), theta0, teacher
+
+
+def loss_of(config, arch, teacher, rng, dtype="float64"):
+    """What a run, or one of a census, trains on: a data set from ``rng``, fresh samples or the expectation."""
+    from . import losses, training
+
     if config.data == "dataset":
-        X, Y = training.dataset(teacher, config.samples, streams.data, dtype)
-        loss = losses.EmpiricalLoss(config.arch, X, Y)
-    elif config.data == "online":
-        loss = losses.OnlineLoss(config.arch, teacher, dtype)
-    elif dtype != np.float64:
-        raise ValueError(f"dtype is {config.dtype}, but population data needs float64")
-    else:
-        loss = losses.PopulationLoss(config.arch, teacher)
-    return loss, theta0, teacher
+        return losses.EmpiricalLoss(arch, *training.dataset(teacher, config.samples, rng, dtype))
+    if config.data == "online":
+        return losses.OnlineLoss(arch, teacher, dtype)
+    if dtype != "float64":
+        raise ValueError(f"dtype is {dtype}, but population data needs float64")
+    return losses.PopulationLoss(arch, teacher)
 
 
 def _parameters(config, role, rng, saved):
@@ -242,8 +241,7 @@ def simulate(config, problem=None, *, progress=None, resume=None):
     from . import training
 
     loss, theta0, teacher = problem or prepare(config)
-    momentum = (config.momentum,) if config.optimizer == "nesterov" else ()
-    optimizer = optimizers.OPTIMIZERS[config.optimizer](config.lr, *momentum)
+    optimizer = optimizers.Nesterov(config.lr, config.momentum)  # without momentum SGD, bit for bit
     batch_size = None if config.data == "population" else config.batch_size
     trajectory = training.train(
         loss, theta0, optimizer, config.steps, batch_size, config.seed, config.record_every,

@@ -1,14 +1,112 @@
-"""``--report``: one run as one HTML page, complete in itself.  Imports ``plots``, ``landscape``, ``losses``.
+"""What is said of a run: its summary in words and, with ``--report``, one HTML page, complete in itself.
 
-Pictures are inline SVG whose ink and grid are CSS variables, so that they follow a dark mode.
+The page's pictures are inline SVG whose ink and grid are CSS variables, so that they follow a dark mode.
+Imports ``protocol``, ``plots``, ``landscape``, ``losses``, ``architectures``.
 """
 
 import html
+import os
 import re
 
-from . import landscape, losses, plots
+from . import architectures, landscape, losses, plots, protocol
 
+ZERO = 1e-10  # a loss this far below where it started counts as zero: ten orders of magnitude
 LARGEST = 1000  # parameters for which Hessians are worth their seconds
+
+QUANTITIES = {  # of ``history.csv`` that the summary shows at start and end; some for li-yuan* alone
+    "loss": "loss",
+    "population_loss": "expected loss",
+    "inner_product": "<-grad L, W* - W>",
+    "delta": "    over the distance squared",
+    "potential": "potential g",
+    "distance": "distance from the teacher",
+    "aligned_distance": "    modulo its symmetries",
+}
+
+
+def _numbers(result):
+    """(label, start, end) of every quantity that a run has."""
+    present = (name for name in QUANTITIES if f"{name}_initial" in result)
+    return [(QUANTITIES[name], result[f"{name}_initial"], result[f"{name}_final"]) for name in present]
+
+
+def describe(summary, out):
+    """The summary of a run, for people."""
+    config, result = summary["config"], summary["result"]
+    arch = architectures.resolve(config["arch"])
+    momentum = f", momentum {config['momentum']:g}" if config["optimizer"] == "nesterov" else ""
+    source = {
+        "dataset": f"{config['samples']:,} samples in batches of {config['batch_size']}",
+        "online": f"fresh batches of {config['batch_size']}",
+        "population": "the exact expected loss",
+    }[config["data"]]
+    lines = [
+        f"{arch.name}: F(x) = {arch.formula}, d = {config['d']}, width {config['width']}",
+        f"{result['steps']:,} steps of {config['optimizer']} (lr {config['lr']:g}{momentum}) on {source}, "
+        f"{config['dtype']}, seed {config['seed']}: {result['seconds']:.2f} s",
+        "",
+        f"{'':32}{'start':>12}{'end':>12}",
+    ]
+    lines += (f"{label:32}{start:>12.4g}{end:>12.4g}" for label, start, end in _numbers(result))
+    lines += ["", verdict(summary), f"Files: {out}{os.sep}"]
+    return "\n".join(lines)
+
+
+SYMMETRY = {
+    "fixed": "a permutation of its units",
+    "vector": "rescaling and permuting its units",
+    "sum": "rescaling and permuting its units, and the part of W2 that the sum cannot see",
+}
+
+
+def is_zero(result):
+    """Whether the loss at the end of a run is none."""
+    return result["population_loss_final"] <= max(ZERO * result["population_loss_initial"], 1e-24)
+
+
+def _direction(result):
+    """Where the gradient points, if that was recorded."""
+    if "toward_from" not in result:
+        return ""
+    if result["toward_from"] is None:
+        return "The gradient points away from the teacher at the end.\n"
+    before = ", and away from it before" if result["inner_product_initial"] <= 0 else ""
+    return f"The gradient points towards the teacher from step {result['toward_from']} on{before}.\n"
+
+
+def verdict(summary):
+    """What happened, in words."""
+    config, result = summary["config"], summary["result"]
+    if summary["stop_reason"].startswith("diverged"):
+        return f"The run {summary['stop_reason']}: nothing can be said of it but that the step size is too large."
+    words = _direction(result)
+    if not is_zero(result):
+        words += f"The expected loss is {result['population_loss_final']:.3g}, not zero"
+        if "polished_verdict" not in result:
+            return f"{words}: the run was too short, or it is caught in a spurious minimum."
+        return (
+            f"{words}; Newton's method goes on, {result['polished_distance']:.2g} far,\n"
+            f"to a point of loss {result['polished_loss']:.3g}: {result['polished_verdict']}."
+        )
+    moved, apart = result["units_permuted"] or "none", result["distance_final"]
+    close = 1e-5 if config["dtype"] == "float64" else 1e-4
+    if apart < close * max(result["distance_initial"], 1):
+        return f"{words}Loss zero, and the student is the teacher itself, {apart:.1e} away (units permuted: {moved})."
+    symmetry, aligned = SYMMETRY[architectures.resolve(config["arch"]).readout], result["aligned_distance_final"]
+    if aligned > 1e-3 * apart:
+        return (
+            f"{words}Loss zero, but the student is {apart:.3g} away from the teacher, and {aligned:.2g} modulo\n"
+            f"{symmetry}: not yet converged, or units share what one unit of the teacher does."
+        )
+    return (
+        f"{words}Loss zero, but the student is not the teacher: they are {apart:.3g} apart.\n"
+        f"They agree up to {symmetry}:\n"
+        f"modulo these they are {aligned:.2g} apart (units permuted: {moved})."
+    )
+
+
+# ------------------------------------------------------------------------------------ the page
+
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -51,23 +149,8 @@ pre {{ background: var(--box); padding: 0.8rem; overflow-x: auto; white-space: p
 """
 
 
-def page(summary, history, theta, teacher, words, command):
-    """The page, as text.
-
-    Parameters
-    ----------
-    summary : dict
-        What ``run.json`` holds.
-    history : dict of str to ndarray
-        The columns of ``history.csv``.
-    theta : ndarray, shape (n,)
-        The student at the end.
-    teacher : Network
-    words : str
-        The verdict.
-    command : str
-        Makes the run again.
-    """
+def page(summary, history, theta, teacher):
+    """The page, as text, from what ``run.json`` and ``history.csv`` hold, the student at the end and its teacher."""
     result, versions = summary["result"], summary["versions"]
     arch, color = teacher.arch, plots.COLORS.get(teacher.arch.name, plots.INK)
     panels = [
@@ -84,18 +167,15 @@ def page(summary, history, theta, teacher, words, command):
             lambda axes: plots.eigenvalues(axes, found.eigenvalues, found.predicted, color),
         ))  # fmt: skip
     rows = [("", "start", "end")]
-    for label, name in (
-        ("loss", "loss"), ("expected loss", "population_loss"), ("distance from the teacher", "distance"),
-        ("… modulo the symmetries", "aligned_distance"),
-    ):  # fmt: skip
-        rows.append((label, *(f"{history[name][n]:.4g}" for n in (0, -1))))
+    rows += ((label.replace("    ", "… "), f"{start:.4g}", f"{end:.4g}") for label, start, end in _numbers(result))
     rows.append(("units permuted", "", result["units_permuted"]))
+    again = protocol.command_line(protocol.Config(**summary["config"]))
     title = f"{arch.name}: F(x) = {arch.formula}"
     return PAGE.format(
-        title=html.escape(title), color=color, words=html.escape(words), numbers=_table(rows),
+        title=html.escape(title), color=color, words=html.escape(verdict(summary)), numbers=_table(rows),
         pictures="".join(_picture(caption, draw) for caption, draw in panels),
         config=_table([("parameter", "value"), *(row for row in summary["config"].items() if row[1] is not None)]),
-        commands=html.escape(f"{command}\npython -m resgrad.experiment --verify --out DIR"),
+        commands=html.escape(f"{again}\npython -m resgrad.experiment --verify --out DIR"),
         footer=html.escape(
             f"{result['steps']:,} steps in {result['seconds']:.2f} s; {summary['stop_reason']}. "
             + ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import resgrad as rg
-from resgrad import training
+from resgrad import experiment, training
 
 ARCHS = list(rg.ARCHITECTURES)
 TRAINED_READOUT = [name for name, arch in rg.ARCHITECTURES.items() if arch.trains_readout]
@@ -35,6 +35,37 @@ def same_outputs(student, teacher):
     """Whether a student of one architecture can learn from a teacher of the other."""
     readouts = {rg.ARCHITECTURES[student].readout, rg.ARCHITECTURES[teacher].readout}
     return readouts == {"vector"} or "vector" not in readouts
+
+
+def run(out, *arguments):
+    """The exit code of a run in this process, which says and draws nothing."""
+    return experiment.main(["--out", str(out), "--quiet", "--no-plot", *map(str, arguments)])
+
+
+def left(out):
+    """What a run left behind that is the same for the same run: the bytes of its numbers."""
+    return [(out / name).read_bytes() for name in ("weights.npz", "history.csv")]
+
+
+def exit_code(main, line):
+    """What a command line returns or exits with."""
+    try:
+        return main(line)
+    except SystemExit as stop:
+        return stop.code
+
+
+@pytest.fixture
+def refusal(capsys):
+    """A function that gives a command line bad input: the one line it says, with exit code 2."""
+
+    def refuse(main, line):
+        code, printed = exit_code(main, line), capsys.readouterr()
+        assert (code, printed.out) == (2, "")
+        assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
+        return printed.err
+
+    return refuse
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import weakref
 
 import numpy as np
 import pytest
+from conftest import left, run
 
 from resgrad import experiment, kernels, protocol, threads
 
@@ -21,9 +22,9 @@ SMALL = ["--arch", "modresnet", "--d", "4", "--samples", "1000", "--steps", "300
 WIDE = ["--arch", "two-weight", "--d", "110", "--samples", "2000", "--steps", "12"]  # matrix products; long sums
 
 
-def run(out, *arguments):
+def numbers(out, *arguments):
     """The bytes of a run in this process."""
-    assert experiment.main(["--out", str(out), "--quiet", "--no-plot", *arguments]) == 0
+    assert run(out, *arguments) == 0
     return left(out)
 
 
@@ -34,10 +35,6 @@ def command(out, *arguments, **environment):
     return left(out), done.stderr
 
 
-def left(out):
-    return [(out / name).read_bytes() for name in ("weights.npz", "history.csv")]
-
-
 def simulated(seed):
     """What an executor is sent: the bytes of a run that writes no files."""
     trajectory, _ = experiment.simulate(protocol.resolve("modresnet", d=4, samples=1000, steps=300, seed=seed))
@@ -46,12 +43,12 @@ def simulated(seed):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("small") / "run", *SMALL)
+    return numbers(tmp_path_factory.mktemp("small") / "run", *SMALL)
 
 
 def test_across_repeated_runs(small, tmp_path):
-    assert run(tmp_path / "again", *SMALL) == small
-    assert run(tmp_path / "other", *SMALL, "--seed", "1") != small
+    assert numbers(tmp_path / "again", *SMALL) == small
+    assert numbers(tmp_path / "other", *SMALL, "--seed", "1") != small
 
 
 def test_across_processes(small, tmp_path):
@@ -258,8 +255,8 @@ def test_across_executors():
 
 
 def test_with_and_without_resume(small, tmp_path):
-    run(tmp_path, *SMALL[:-1], "113")
-    assert run(tmp_path, "--resume", "--steps", "300") == small
+    assert run(tmp_path, *SMALL[:-1], "113") == 0
+    assert numbers(tmp_path, "--resume", "--steps", "300") == small
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ARCHS
+from conftest import ARCHS, left, run
 
 from resgrad import experiment, files, protocol, training
 
@@ -43,20 +43,12 @@ def finish(process):
     return process.returncode, out, err
 
 
-def run(out, *arguments):
-    return experiment.main(["--out", str(out), "--quiet", "--no-plot", *map(str, arguments)])
-
-
 def saved(out):
     """The process has begun and left a checkpoint in ``out``."""
     deadline = time.monotonic() + 60
     while not (out / "checkpoint.npz").exists():
         assert time.monotonic() < deadline, "no checkpoint after a minute"
         time.sleep(0.01)
-
-
-def same_files(one, other):
-    return all((one / name).read_bytes() == (other / name).read_bytes() for name in ("weights.npz", "history.csv"))
 
 
 # ------------------------------------------------------------------------------------ kill and resume
@@ -83,7 +75,7 @@ def test_kill_9_and_resume_end_with_the_same_bytes(arch, data, optimizer, delay,
     steps = experiment.load_checkpoint(tmp_path / "a" / "checkpoint.npz")[2].step + 1234
     assert run(tmp_path / "a", "--resume", "--steps", steps) == 0
     assert run(tmp_path / "b", "--d", 4, *common, "--steps", steps) == 0
-    assert same_files(tmp_path / "a", tmp_path / "b")
+    assert left(tmp_path / "a") == left(tmp_path / "b")
     assert not list((tmp_path / "a").glob(".*.part"))  # what the killed write had begun
 
 
@@ -107,7 +99,7 @@ def test_an_interruption_saves_and_says_how_to_go_on(number, tmp_path, capsys):
     assert f"interrupted at step {steps - 1234};" in told
     assert run(tmp_path / "a", "--resume", "--steps", steps) == 0
     assert run(tmp_path / "b", "--arch", "li", "--d", 4, "--samples", 1000, "--steps", steps) == 0
-    assert same_files(tmp_path / "a", tmp_path / "b")
+    assert left(tmp_path / "a") == left(tmp_path / "b")
 
 
 STARTUP = """
@@ -176,7 +168,7 @@ def test_a_full_disk_at_the_end_moves_the_run_elsewhere(reference, tmp_path, mon
     assert run(tmp_path / "run", *SMALL) == 1
     told = capsys.readouterr().err
     assert "No space left on device" in told and elsewhere(told).parent == tmp_path
-    assert same_files(elsewhere(told), reference)
+    assert left(elsewhere(told)) == left(reference)
     monkeypatch.undo()
     assert run(elsewhere(told), "--resume", "--steps", 400) == 0
 
@@ -196,7 +188,7 @@ def test_a_disk_that_has_room_again_is_no_error(reference, tmp_path, monkeypatch
     monkeypatch.setattr(training, "PATIENCE", 0.0)
     fail_to_write(monkeypatch, tmp_path, times=5)
     assert run(tmp_path, *SMALL) == 0
-    assert capsys.readouterr().err == "" and same_files(tmp_path, reference)
+    assert capsys.readouterr().err == "" and left(tmp_path) == left(reference)
 
 
 @pytest.fixture
@@ -255,7 +247,7 @@ def test_a_full_file_system_moves_the_run_elsewhere(reference, tmp_path):
         pytest.skip("may not mount a file system")
     try:
         code, _, told = finish(start(small / "run", *SMALL))
-        assert code == 1 and "No space left on device" in told and same_files(elsewhere(told), reference)
+        assert code == 1 and "No space left on device" in told and left(elsewhere(told)) == left(reference)
     finally:
         subprocess.run(["umount", small], check=True)
         shutil.rmtree(elsewhere(told))
@@ -291,7 +283,7 @@ def test_a_decimal_comma_changes_nothing(reference, tmp_path):
     code, out, err = finish(start(tmp_path / "run", *SMALL, prelude=comma, LOCPATH=str(tmp_path)))
     if "unsupported locale" in err:
         pytest.skip("the system has no locale with decimal commas")
-    assert code == 0 and out.startswith("0,5\n") and same_files(tmp_path / "run", reference)
+    assert code == 0 and out.startswith("0,5\n") and left(tmp_path / "run") == left(reference)
 
 
 @pytest.mark.slow
@@ -301,7 +293,7 @@ def test_a_decimal_comma_changes_nothing(reference, tmp_path):
 def test_closed_and_full_streams(redirection, code, reference, tmp_path):
     line = f'"{sys.executable}" -m resgrad.experiment {" ".join(SMALL)} --no-plot --out "{tmp_path}" {redirection}'
     done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, timeout=120)
-    assert done.returncode == code and "Traceback" not in done.stderr and same_files(tmp_path, reference)
+    assert done.returncode == code and "Traceback" not in done.stderr and left(tmp_path) == left(reference)
     assert done.stderr == ("error: standard output: No space left on device\n" if code else "")
 
 

@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
+from conftest import exit_code
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -194,10 +195,7 @@ def check_line(out, line, fresh):
     told, error = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(told), contextlib.redirect_stderr(error), warnings.catch_warnings():
         warnings.simplefilter("error")
-        try:
-            code = experiment.main(["--out", str(out), "--no-plot", *line])
-        except SystemExit as exit:
-            code = exit.code
+        code = exit_code(experiment.main, ["--out", str(out), "--no-plot", *line])
     error = [text for text in error.getvalue().splitlines() if not text.startswith(("compiling", "nothing is saved"))]
     assert code in (0, 1, 2, 3)
     assert len(error) == (1 if code > 1 else 0) or "--verify" in line

@@ -15,9 +15,8 @@ FLOORS = [  # a file may import from the floors above it in this list, and from 
     {"checks", "command", "kernels", "threads"},
     {"architectures"},
     {"losses", "optimizers"},
-    {"training", "symmetry", "landscape", "plots", "files", "gradcheck", "differences", "report",
-     "basins"},
-    {"protocol"},
+    {"training", "symmetry", "landscape", "plots", "files", "gradcheck", "calls", "differences"},
+    {"protocol", "basins", "journal", "report"},
     {"experiment", "census"},
 ]
 FOUNDATION = FLOORS[0]  # imports nothing of resgrad
@@ -110,6 +109,18 @@ def test_importing_resgrad_alone_loads_nothing_heavy():
 def test_records_need_no_compiler():
     code = "import sys, resgrad; resgrad.ARCHITECTURES, resgrad.SGD(1); print(*{'numba', 'scipy'} & set(sys.modules))"
     assert run(code) == []
+
+
+@pytest.mark.parametrize("module", ["experiment", "census", "gradcheck"])
+def test_help_loads_nothing_heavy(module):
+    code = (
+        f"import sys; from resgrad.{module} import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*{'numba', 'scipy', 'matplotlib', 'tqdm', 'dask'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "" and "--arch" in done.stdout
 
 
 def test_every_public_name_resolves():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from resgrad import symmetry
-from resgrad.experiment import ZERO
 from resgrad.protocol import resolve, simulate
+from resgrad.report import ZERO
 
 EXPECTED = {  # runs that show the phenomenon, of 20
     "li": 19, "resnet": 20, "two-weight": 20, "modresnet": 20, "modresnet-sum": 20, "resnet-sum": 17,

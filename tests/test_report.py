@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import resgrad as rg
-from resgrad import experiment
+from resgrad import experiment, report
 from resgrad.protocol import PRESETS, command_line, resolve
 
 SMALL = ["--d", "3", "--samples", "500", "--steps", "300", "--quiet", "--report"]
@@ -66,7 +66,7 @@ def test_the_page_says_what_the_files_say(directory):
     for key, value in summary["config"].items():
         assert value is None or (key in words and str(value) in words)
     assert f"{summary['result']['population_loss_final']:.4g}" in words
-    assert experiment.verdict(summary).split("\n")[0] in words
+    assert report.verdict(summary).split("\n")[0] in words
     assert command_line(resolve("modresnet", d=3, samples=500, steps=300)) in words
     assert "symmetry predicts 3 zero ones" in words
 
@@ -112,7 +112,7 @@ def test_the_verdict_in_words(result, words):
     base = {"population_loss_initial": 5.0, "population_loss_final": 1e-20, "distance_initial": 3.0,
             "distance_final": 2.0, "aligned_distance_final": 1e-9, "units_permuted": 0}  # fmt: skip
     config = {"arch": "modresnet", "dtype": "float64"}
-    assert words in experiment.verdict({"config": config, "result": base | result, "stop_reason": "finished"})
+    assert words in report.verdict({"config": config, "result": base | result, "stop_reason": "finished"})
 
 
 def test_an_end_that_is_not_zero_is_polished(tmp_path):
@@ -120,6 +120,6 @@ def test_an_end_that_is_not_zero_is_polished(tmp_path):
     result = run["result"]
     teacher = rg.Network("vanilla", np.load(tmp_path / "weights.npz")["theta_star"], 8)
     loss = rg.PopulationLoss("vanilla", teacher)
-    assert ("polished_verdict" in result) == (not experiment._zero(result))
+    assert ("polished_verdict" in result) == (not report.is_zero(result))
     if "polished_verdict" in result:
         assert result["polished_loss"] <= loss.value(np.load(tmp_path / "weights.npz")["theta"])

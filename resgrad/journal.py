@@ -1,0 +1,133 @@
+"""``runs.jsonl``: the runs of a census, written one line each as they end; a census goes on from any byte of it.
+
+Imports ``basins``, ``files`` and ``checks``, the first only once there is a run to read.
+"""
+
+import base64
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+
+import numpy as np
+
+from . import __version__, checks, files
+
+NAME = "runs.jsonl"
+FORMAT = 1
+OUTCOMES = {
+    "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle",
+    "unconverged": "not converged",
+}  # fmt: skip
+
+
+class Journal:
+    """The runs ``done`` of a census, {run: Basin}; kept in a file of ``directory``, if there is one.
+
+    With ``resume`` it may hold some already.  Raises ValueError when it holds those of another census, or may
+    hold none, and FileError when it is damaged.
+    """
+
+    def __init__(self, task, directory=None, resume=False):
+        self.task, self.done, self.path = task, {}, None
+        if directory is None:
+            return
+        self.path = directory / NAME
+        if self.path.exists():
+            if not resume:
+                raise ValueError(f"out is {directory}, which holds a census; use --resume or another --out")
+            self._load()
+        files.rescue(directory, self.save)
+
+    def _load(self):
+        saved, records = read(self.path)
+        new, old = (part["config"] | part for part in (header(self.task), saved))
+        new["config"] = old["config"] = None
+        differ = [key for key in new if _content(old[key]) != _content(new[key])]
+        if differ and (differ != ["runs"] or new["runs"] < old["runs"]):
+            told = "; ".join(f"{key} is {new[key]}, but was {old[key]}" for key in differ)
+            raise ValueError(f"out is {self.path.parent}, which holds another census: {told}")
+        for number, record in enumerate(records, 2):
+            try:
+                run, basin = _basin(record, self.task)
+                if run in self.done:
+                    raise ValueError(f"run {run} is there twice")
+            except (ValueError, KeyError, TypeError) as error:
+                raise files.FileError(f"{self.path} is damaged: line {number}: {error}") from None
+            self.done[run] = basin
+
+    def add(self, run, basin):
+        """Note where a run ended."""
+        self.done[run] = basin
+        if self.path is None:
+            return
+        try:
+            with self.path.open("r+b") as file:  # not "a": that would begin a lost file anew
+                file.seek(0, os.SEEK_END)
+                file.write(line(run, basin).encode())
+        except OSError:
+            files.rescue(self.path.parent, self.save)
+
+    def save(self, directory):
+        """Write all of it anew, in ``directory``."""
+        files.write(directory / NAME, "".join([seal(header(self.task)), *itertools.starmap(line, self.done.items())]))
+
+
+def header(task):
+    """The first line: all that decides the results."""
+    numbers = {name: getattr(task.arch, name) for name in ("identity", "skip", "readout")}
+    fixed = {"kind": "census", "format": FORMAT, "version": __version__}
+    return fixed | numbers | {"config": dataclasses.asdict(task.config)}
+
+
+def _content(value):
+    """``value``; of a teacher from a file its digest alone, since a file may move."""
+    return value.rpartition(", sha256 ")[2] if isinstance(value, str) else value
+
+
+def line(run, basin):
+    """The line of a run."""
+    return seal({"run": run} | basin._asdict() | {"theta": base64.b64encode(basin.theta.tobytes()).decode()})
+
+
+def seal(record):
+    """A line: JSON whose last entry is a digest of all before it."""
+    text = json.dumps(record)[:-1]
+    return f'{text}, "sha256": "{hashlib.sha256(text.encode()).hexdigest()[:16]}"}}\n'
+
+
+def read(path):
+    """(header, a record per run) of a journal; a last line that a killed process left half is none."""
+    records = []
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise files.FileError(f"{path} cannot be read: {error.strerror}") from None
+    for number, sealed in enumerate(lines, 1):
+        text = sealed.rpartition(b', "sha256": ')[0]
+        if not sealed.endswith(b'"sha256": "%s"}' % hashlib.sha256(text).hexdigest()[:16].encode()):
+            raise files.FileError(f"{path} is damaged: the checksum of line {number} does not match")
+        records.append(json.loads(text + b"}"))
+    if not records or records[0].get("kind") != "census":
+        reason = "its first line is another" if records else "it is empty"
+        raise files.FileError(f"{path} is not a resgrad census: {reason}")
+    if records[0]["format"] != FORMAT:
+        raise files.FileError(f"{path} has format {records[0]['format']}, but this resgrad reads {FORMAT}")
+    return records[0], records[1:]
+
+
+def _basin(record, task):
+    """(run, Basin) of a line."""
+    from . import basins
+
+    run, theta = record.pop("run"), np.frombuffer(base64.b64decode(record.pop("theta"), validate=True))
+    basin = basins.Basin(theta=theta, **record)
+    numbers = [basin.loss, basin.grad_norm, basin.min_eigenvalue, *basin.invariants]
+    if run not in task.numbers:
+        raise ValueError(f"run is {checks.shown(run)}, but must be below {task.config.runs}")
+    if basin.outcome not in OUTCOMES or [type(x) for x in (basin.steps, *numbers)] != [int] + 7 * [float]:
+        raise ValueError("its outcome or its numbers are none")
+    if theta.size != (size := task.arch.size(task.config.d, task.config.width)):
+        raise ValueError(f"theta has {theta.size} entries, but needs {size}")
+    return run, basin
