@@ -2,12 +2,13 @@
 
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 
 from .peers import System, Unavailable
 
-REST = 0.03  # seconds before each repeat, for another library's spinning threads to go to sleep
+REST, NAP = 0.5, 0.03  # seconds: at most before each repeat, and at a time
 PATIENCE = 30.0  # seconds of repeats for one row, after which three of them are enough
 
 
@@ -32,13 +33,22 @@ def compare(runs, options):
         if repeat >= 3 and time.perf_counter() > end:
             break
         for name, (run, n) in chosen.items():
-            time.sleep(REST)
+            settle()
             samples[name].append(run(n) / n)
     quartiles = {name: np.quantile(taken, (0.25, 0.5, 0.75)) for name, taken in samples.items()}
     return {
         name: {"seconds": q[1], "spread": (q[2] - q[0]) / q[1], "variants": tried[name]}
         for name, q in quartiles.items()
     }
+
+
+def settle():
+    """Wait for other libraries' threads, which go on for up to 0.3 s in search of work, to go to sleep."""
+    end, busy = time.perf_counter() + REST, True
+    while busy and time.perf_counter() < end:
+        time.sleep(NAP)
+        path = Path("/proc/loadavg")
+        busy = path.exists() and int(path.read_text().split()[3].split("/")[0]) > 1
 
 
 def race(peers, kind, job, judge, tolerance, options, longest=None):

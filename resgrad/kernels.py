@@ -97,7 +97,7 @@ _inline_exact = functools.partial(_exact, inline="always")
 
 NARROW = 64  # widest network for which the loop with samples in the lanes is the faster one
 EXACT_NARROW = 32  # likewise for the exact gradient
-LONELY, EXACT_LONELY = 8, 12  # widest network whose step takes less time than telling another thread of it
+LONELY, EXACT_LONELY = 4, 8  # widest network whose step takes less time than telling another thread of it
 PARTS = 2  # of each step, for two threads or one: the last bits depend on it, so it is no option
 _FEATURES = llvmlite.binding.get_host_cpu_features()
 REGISTER = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16  # bytes computed with at once
@@ -774,16 +774,14 @@ def _transpose(W, rows, first, last, W_T, starts):
             _load_transposed(W, starts, j, lanes, W_T, (j * w_t + i) // lanes, w_t // lanes)
 
 
-@_sampled_jit
-def _wide_loop(first, last, marks, room, rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
-    """`sampled_loop` for every shape: the units are shared out, and only what they add to F is exchanged.
+@_jit
+def _enter(first, last, room, U, A, VU, VA, teacher, k_star):
+    """What `_wide_loop` begins with; how many units each part has of its own, and how many with the teacher's.
 
-    Fresh samples need the teacher's units, too; with -A*, they stand behind the student's, from ``behind`` on.
+    These stand behind the student's, with -A*: fresh samples need them, too.
     """
-    d, k, m, parts, fresh = U.shape[0], U.shape[1], A.shape[1], len(room.X), order.size == 0
-    X, T, R, H, G, turn, whole = room.X[first], room.T[first], room.R[first], room.H, room.G, 0, batch > BLOCK
-    behind, k_star, lanes = _stride(-(-k // parts)), teacher[0].shape[1] if fresh else 0, _lanes(U)
-    own, used = np.zeros(parts, np.int64), np.zeros(parts, np.int64)  # units of a part, and with the teacher's
+    k, m, parts = U.shape[1], A.shape[1], len(room.X)
+    own, used, starts = np.zeros(parts, np.int64), np.zeros(parts, np.int64), np.empty(_lanes(U), np.int64)
     for p in range(first, last):
         low, high = k * p // parts, k * (p + 1) // parts
         _copy(U[:, low:high], room.units[p])
@@ -793,12 +791,33 @@ def _wide_loop(first, last, marks, room, rows, order, start, rng, teacher, U, A,
         room.d_units[p] = 0
         room.d_readout[p] = 0
         own[p] = used[p] = high - low
-        if fresh:
-            low, high = k_star * p // parts, k_star * (p + 1) // parts
+        if k_star:
+            behind, low, high = _stride(-(-k // parts)), k_star * p // parts, k_star * (p + 1) // parts
             _copy(teacher[0][:, low:high], room.units[p, :, behind:])
             _copy(-teacher[1][low:high], room.readout[p, behind:])
             used[p] = behind + high - low
-        _transpose(room.readout[p], own[p], 0, m, room.readout_T[p], np.empty(lanes, np.int64))
+        _transpose(room.readout[p], own[p], 0, m, room.readout_T[p], starts)
+    return own, used
+
+
+@_jit
+def _leave(first, last, room, U, A, VU, VA):
+    """What `_wide_loop` ends with."""
+    d, k, m, parts = U.shape[0], U.shape[1], A.shape[1], len(room.X)
+    for p in range(first, last):
+        low, high = k * p // parts, k * (p + 1) // parts
+        _copy(room.units[p, :d, : high - low], U[:, low:high])
+        _copy(room.v_units[p, :d, : high - low], VU[:, low:high])
+        _copy(room.readout[p, : high - low, :m], A[low:high])
+        _copy(room.v_readout[p, : high - low, :m], VA[low:high])
+
+
+@_sampled_jit
+def _wide_loop(first, last, marks, room, rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
+    """`sampled_loop` for every shape: the units are shared out, and only what they add to F is exchanged."""
+    d, m, parts, lanes, fresh = U.shape[0], A.shape[1], len(room.X), _lanes(U), order.size == 0
+    X, T, R, H, G, turn, whole = room.X[first], room.T[first], room.R[first], room.H, room.G, 0, batch > BLOCK
+    own, used = _enter(first, last, room, U, A, VU, VA, teacher, teacher[0].shape[1] if fresh else 0)
     for step in range(n_steps):
         n = batch if fresh else min(batch, order.size - start)
         for begin in range(0, n, BLOCK):
@@ -833,12 +852,7 @@ def _wide_loop(first, last, marks, room, rows, order, start, rng, teacher, U, A,
         start += n
     if last - first < parts and not _meet(marks, first, turn + 1):
         return total
-    for p in range(first, last):
-        low, high = k * p // parts, k * (p + 1) // parts
-        _copy(room.units[p, :d, : high - low], U[:, low:high])
-        _copy(room.v_units[p, :d, : high - low], VU[:, low:high])
-        _copy(room.readout[p, : high - low, :m], A[low:high])
-        _copy(room.v_readout[p, : high - low, :m], VA[low:high])
+    _leave(first, last, room, U, A, VU, VA)
     if last - first < parts:
         _meet(marks, first, turn + 2)  # all is written
     return total

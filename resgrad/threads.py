@@ -28,6 +28,7 @@ def blas():
 
 STOPPED = 2**62  # the mark of a thread that comes to no more meetings, as in `kernels`
 _LOCK, _BEFORE = threading.Lock(), []  # BLAS threads before the first `one_thread`
+LOOKS = 3  # for a free processor
 _USERS = []  # (thread, whether it may be helped) of each that is under way
 
 
@@ -84,11 +85,16 @@ def spare():
 
 @functools.lru_cache(maxsize=1)
 def _a_processor_is_free(moment):
-    try:
-        running = int(Path("/proc/loadavg").read_text().split()[3].split("/")[0])  # of all processes, now
-    except (OSError, ValueError, IndexError):
-        return True  # no such file: other systems than Linux
-    return running < len(os.sched_getaffinity(0))
+    """Looked at again where not: what runs for less than a look matters as little as what sleeps."""
+    for _ in range(LOOKS):
+        try:
+            running = int(Path("/proc/loadavg").read_text().split()[3].split("/")[0])  # of all processes, now
+        except (OSError, ValueError, IndexError):
+            return True  # no such file: other systems than Linux
+        if running < len(os.sched_getaffinity(0)):
+            return True
+        time.sleep(2e-4)
+    return False
 
 
 class _Helper:

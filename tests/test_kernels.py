@@ -20,10 +20,11 @@ STEPS = {np.float64: 1e-13, np.float32: 2e-5}
 SMALL = {"d": 3, "width": 4}  # the narrow loop, compiled for this shape
 SHARED = {"d": 3, "width": kernels.LONELY + 1}  # likewise, in two parts
 WIDE = {"d": 2, "width": kernels.NARROW + 1}  # the loop for all shapes
+TALL = {"d": 2 * kernels.ROWS + 3, "width": 2 * kernels.NARROW + 3}  # likewise, in several tiles, not all of them full
 N_SAMPLES, BATCH, N_STEPS = 23, 5, 12  # the fifth batch of an epoch has 3 samples; three epochs
 LR = 1e-2
 
-every_shape = pytest.mark.parametrize("shape", [SMALL, SHARED, WIDE], ids=["narrow", "shared", "wide"])
+every_shape = pytest.mark.parametrize("shape", [SMALL, SHARED, WIDE, TALL], ids=["narrow", "shared", "wide", "tall"])
 every_momentum = pytest.mark.parametrize("momentum", [0.0, 0.9])
 
 

@@ -219,6 +219,17 @@ def test_the_streams_are_independent():
     assert np.array_equal(fresh.init.random(9), used.init.random(9))
 
 
+@pytest.mark.parametrize("bits", ["PCG64", "MT19937", "Philox", "SFC64", "PCG64DXSM"])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 64, 65, 1000, 70_000])
+def test_a_permutation_is_numpys(bits, size):
+    """So are the numbers that the generator gives next; half of a number may be left over from before."""
+    for seed in range(20 if size < 100 else 2):
+        ours, theirs = (np.random.Generator(getattr(np.random, bits)(seed)) for _ in range(2))
+        for drawn in range(2):
+            assert np.array_equal(training.permutation(size, ours), theirs.permutation(size))
+            assert ours.integers(2**32, dtype=np.uint32) == theirs.integers(2**32, dtype=np.uint32)
+
+
 def test_streams_differ_by_purpose_run_and_seed():
     first = [stream.random() for seed, number in ((0, 0), (0, 1), (1, 0)) for stream in rg.streams(seed, number)]
     assert len(set(first)) == 12
