@@ -5,13 +5,13 @@ from pathlib import Path
 
 from resgrad import files, plots
 
-LOOK = {
-    "resgrad": (plots.COLORS["resnet"], "o"),
-    "NumPy": (plots.FAINT, "s"),
-    "PyTorch": (plots.COLORS["modresnet"], "^"),
-    "PyTorch compiled": (plots.COLORS["modresnet-sum"], "D"),
-    "PyTorch, sample by sample": (plots.INK, "x"),
-    "JAX": (plots.COLORS["li"], "P"),
+LOOK = {  # not the colors of architectures
+    "resgrad": (plots.INK, "o"),
+    "NumPy": ("#999999", "s"),
+    "PyTorch": ("#bf812d", "^"),
+    "PyTorch compiled": ("#8c510a", "D"),
+    "PyTorch, sample by sample": ("#543005", "x"),
+    "JAX": ("#01857a", "P"),
 }
 TITLES = {
     "step": "One step on a fixed data set (100,000 samples, batch 200, Nesterov), µs",
@@ -22,7 +22,7 @@ TITLES = {
     "scaling": "Scaling of resgrad",
 }
 STEPS = 50_000  # of the published protocol
-README = Path(__file__).parent.parent / "README.md"
+README, NOTES = Path(__file__).parent.parent / "README.md", Path(__file__).parent / "README.md"
 MARK, END = "<!-- written by python -m benchmarks -->", "<!-- until here -->"
 
 
@@ -69,6 +69,53 @@ def nearest(times):
     return f"{ratio(times, best)} {best or ''}".strip()
 
 
+def agreement(row):
+    """resgrad's loss, and how far the others' are from it, relatively."""
+    found = {system: entry["loss"] for system, entry in row["systems"].items() if "loss" in entry}
+    if "resgrad" not in found:
+        return ["–", "–"]
+    ours = found["resgrad"]
+    return [f"{ours:.6g}", f"{max(abs(loss / ours - 1) for loss in found.values()):.0e}"]
+
+
+AIMS = [  # what was aimed at, and the workload, rows and rival that tell
+    ("`step` at d = 5: 5 times JAX", "step", lambda row: row["d"] == 5, "JAX"),
+    ("`step` at d = 10: 3 times JAX in float64", "step", lambda row: (row["d"], row["dtype"]) == (10, "float64"), "JAX"),
+    ("4 times in float32", "step", lambda row: (row["d"], row["dtype"]) == (10, "float32"), "JAX"),
+    ("12 times PyTorch eager", "step", lambda row: row["d"] == 10, "PyTorch"),
+    ("`ensemble` at d = 10: 4 times JAX's `vmap`", "ensemble", lambda row: row["d"] == 10, "JAX"),
+    ("`population`: 3 times JAX, one run", "population", lambda row: row.get("runs") == 1, "JAX"),
+    ("and 64", "population", lambda row: row.get("runs") == 64, "JAX"),
+    ("`step`: level with the best peer at every d up to 1000", "step", lambda row: True, None),
+    ("beyond: 10 times JAX up to d = 10", "step", lambda row: row["d"] <= 10, "JAX"),
+    ("1.3 times the best peer above", "step", lambda row: row["d"] > 10, None),
+]
+
+
+def aims(results):
+    """What was aimed at, and the smallest and largest ratio reached: modresnet's, and that of all."""
+
+    def span(rows, rival):
+        quotients = []
+        for row in rows:
+            times = {system: entry["seconds"] for system, entry in row["systems"].items()}
+            ours = times.pop("resgrad")
+            quotients.append((times[rival] if rival else min(times.values())) / ours)
+        return f"{min(quotients):.2g} to {max(quotients):.2g}"
+
+    cells = []
+    for text, name, wanted, rival in AIMS:
+        rows = [row for row in results[name]["rows"] if wanted(row)]
+        cells.append([text, span([row for row in rows if row["arch"] == "modresnet"], rival), span(rows, rival)])
+    shares = {row["arch"]: [] for row in results["step"]["rows"]}
+    for row in results["step"]["rows"]:
+        if row["d"] == 1000:
+            shares[row["arch"]].append(row["reached"])
+    text = [f"{min(part):.0%} to {max(part):.0%}" for part in (shares["modresnet"], sum(shares.values(), []))]
+    cells.append(["70 % of the matrix product's peak at d = 1000", *text])
+    return grid(["aim", "reached: modresnet", "all architectures timed"], cells)
+
+
 def notes(result):
     """What was left out or scaled, one line each."""
     lines = {f"{system}: {why}" for system, why in result["left_out"].items()}
@@ -86,6 +133,9 @@ def table(name, result):
     about = f"{result['threads']} thread(s)" + (", quick run: few repeats" if result["quick"] else "")
     if result.get("load") is not None:
         about += f", load average {result['load']:.1f} before it started"
+    if name == "step":
+        peaks = {row["dtype"]: row["peak"] / 1e9 for row in rows}
+        about += "; peak of the matrix product: " + ", ".join(f"{p:,.0f} GFLOP/s ({t})" for t, p in peaks.items())
     head = [f"## {name}: {TITLES[name]}", "", f"{about}.", ""]
     if name == "scaling":
         return "\n".join([*head, scaling(rows), ""])
@@ -99,9 +149,12 @@ def table(name, result):
         line += [ratio(times, "PyTorch"), ratio(times, "JAX"), nearest(times)]
         if name == "step":
             line += [number(row["limit"] * scale), f"{row['reached']:.0%}"]
+        if name != "startup":
+            line += agreement(row)
         cells.append(line)
     header = [*keys, *present, "PyTorch / resgrad", "JAX / resgrad", "best / resgrad"]
     header += ["limit", "reached"] if name == "step" else []
+    header += ["loss", "others differ by"] if name != "startup" else []
     return "\n".join([*head, grid(header, cells), "", *notes(result)])
 
 
@@ -173,5 +226,6 @@ def write(results, folder):
         for kind in ("png", "svg"):
             files.write(folder / f"step.{kind}", picture(results["step"], kind))
     if {"step", "ensemble", "population", "notebook"} <= results.keys() and not results["step"]["quick"]:
-        before, _, rest = README.read_text().partition(MARK)
-        files.write(README, before + MARK + "\n" + summary(results) + "\n\n" + END + rest.partition(END)[2])
+        for path, text in ((README, summary(results)), (NOTES, aims(results))):
+            before, _, rest = path.read_text().partition(MARK)
+            files.write(path, before + MARK + "\n" + text + "\n\n" + END + rest.partition(END)[2])

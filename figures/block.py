@@ -64,7 +64,7 @@ def draw():
         left.plot(steps[1:], losses, color=plots.FAINT)
         left.axhline(c**2 / 4, color=plots.INK, lw=0.9, ls=":")
         left.plot(*zip(*PUBLISHED.items()), "o", color=plots.INK, clip_on=False, zorder=3)
-        note = "limit $c^2/4$ = 1.5415;\ndot: the post's last value"
+        note = f"limit $c^2/4$ = {c**2 / 4:.4f};\ndot: the post's last value"
         plots.tag(left, 49_000, c**2 / 4, note, plots.INK, va="top", xytext=(0, -8))
         left.set_title("as published: a linear student")
         for run in runs:

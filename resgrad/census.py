@@ -1,6 +1,6 @@
 """``rg.census`` and ``python -m resgrad.census``: which minima gradient descent ends in, and how often.
 
-Imports ``journal`` and ``protocol``; ``basins``, ``losses``, ``training``, ``threads`` and ``plots`` only once a
+Imports ``journal``, ``protocol``, ``optimizers``, ``architectures``, ``command``, ``files``, ``checks``; ``basins``, ``losses``, ``training``, ``threads`` and ``plots`` only once a
 census starts: ``--help`` costs nothing.
 """
 
@@ -406,7 +406,11 @@ def main(argv=None):
     given = {key: value for key, value in vars(_parser().parse_args(argv)).items() if value is not None}
     scheduler, out, quiet = given.pop("scheduler", None), given.pop("out", None), given["quiet"]
     started = time.perf_counter()
-    if given["resume"] and out:
+    if given["resume"] and not out:
+        raise ValueError("resume is given without out, but must know the directory: --out DIR")
+    if "workers" in given:
+        checks.integer(given["workers"], "workers")
+    if given["resume"]:
         path = Path(out) / journal.NAME
         if path.exists() or not {"arch", "preset"} & set(given):
             given = _saved(path) | given

@@ -1,6 +1,7 @@
 """``python -m resgrad.experiment --arch li``: one `protocol` from the command line, to a directory of files.
 
-Imports every other room, but only once a run starts: ``--help`` costs nothing.
+Imports ``protocol``, ``command``, ``files``, ``optimizers``, ``checks``, and what trains, aligns and draws only
+once a run starts: ``--help`` costs nothing.
 """
 
 import signal
@@ -10,7 +11,6 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import contextlib
 import dataclasses
-import os
 import shlex
 import sys
 import time
@@ -226,6 +226,8 @@ def main(argv=None):
     given = {key: value for key, value in arguments.items() if value is not None}
     if mode in ("resume", "verify") and out is None:
         raise ValueError(f"{mode} is given without out, but must know the run's directory: --out DIR")
+    if mode == "resume" and not Path(out).is_dir() and "arch" not in given:
+        raise ValueError(f"out is {out}, which holds no run to resume")
     if out == "":
         raise ValueError("out is empty, but must be a directory")
     if not quiet:

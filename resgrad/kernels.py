@@ -101,7 +101,7 @@ LONELY, EXACT_LONELY = 4, 8  # widest network whose step takes less time than te
 PARTS = 2  # of each step, for two threads or one: the last bits depend on it, so it is no option
 _FEATURES = llvmlite.binding.get_host_cpu_features()
 REGISTER = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16  # bytes computed with at once
-ROWS = 8 if REGISTER != 32 else 4  # of a tile with two columns: all of it in the 32 or 16 registers there are
+ROWS = 8 if REGISTER != 32 else 4  # of a tile of two columns, which the 32 or 16 registers can hold
 STOPPED = 2**62  # the mark of a thread that comes to no more meetings
 BLOCK = 1024  # samples at a time where there are more, so that they stay in the cache
 
@@ -512,7 +512,8 @@ def sampled_loop(d, k, m, k_star=0):
     networks are then one part: most of the work is to draw the samples, from one stream.
     """
     if max(d, k) > NARROW:
-        return _wide_loop, functools.partial(_wide_room, d, k, k_star, m), PARTS
+        parts = PARTS if k > REGISTER // 8 else 1  # a register cannot be shared out
+        return _wide_loop, functools.partial(_wide_room, parts, d, k, k_star, m), parts
     parts = 1 if k_star or max(d, k) <= LONELY else PARTS
     return _narrow_loop(d, k, m, k_star), functools.partial(_narrow_room, parts, d * k + k * m), parts
 
@@ -669,7 +670,7 @@ def _stride(count):
 class _Wide(NamedTuple):
     """What each part works with in `_wide_loop`: first the number of the part, then matrices of `_stride`.
 
-    They are zero beyond what is used of them, and that adds nothing.
+    Those of weights are zero beyond what is used of them, and that adds nothing.
     """
 
     X: np.ndarray  # inputs, one sample a row
@@ -688,9 +689,9 @@ class _Wide(NamedTuple):
     readout_T: np.ndarray
 
 
-def _wide_room(d, k, k_star, m, batch, dtype):
-    size, inputs, outputs, units = _stride(min(batch, BLOCK)), _stride(d), _stride(m), _stride(-(-k // PARTS))
-    units = _stride(units + -(-k_star // PARTS)) if k_star else units
+def _wide_room(parts, d, k, k_star, m, batch, dtype):
+    size, inputs, outputs, units = _stride(min(batch, BLOCK)), _stride(d), _stride(m), _stride(-(-k // parts))
+    units = _stride(units + -(-k_star // parts)) if k_star else units
     like, tile = np.empty(0, dtype), (ROWS, 2 * REGISTER // np.dtype(dtype).itemsize)
     shapes = {name: (size, units) for name in "HG"} | {
         "X": (size, inputs), "T": (size, outputs), "F": (size, outputs), "F_next": (size, outputs), "R": (size, outputs),
@@ -700,7 +701,7 @@ def _wide_room(d, k, k_star, m, batch, dtype):
     }  # fmt: skip
     lanes = REGISTER // like.itemsize
     return _Wide(**{
-        name: _registers(PARTS * rows, columns // lanes, like).reshape((PARTS, rows, columns))
+        name: _registers(parts * rows, columns // lanes, like).reshape((parts, rows, columns))
         for name, (rows, columns) in shapes.items()
     })  # fmt: skip
 
@@ -784,6 +785,8 @@ def _enter(first, last, room, U, A, VU, VA, teacher, k_star):
     own, used, starts = np.zeros(parts, np.int64), np.zeros(parts, np.int64), np.empty(_lanes(U), np.int64)
     for p in range(first, last):
         low, high = k * p // parts, k * (p + 1) // parts
+        for matrix in (room.units, room.v_units, room.readout, room.v_readout, room.readout_T):
+            matrix[p] = 0  # a run that diverged may have left NaN beyond what is used
         _copy(U[:, low:high], room.units[p])
         _copy(VU[:, low:high], room.v_units[p])
         _copy(A[low:high], room.readout[p])
@@ -815,10 +818,10 @@ def _leave(first, last, room, U, A, VU, VA):
 @_sampled_jit
 def _wide_loop(first, last, marks, room, rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
     """`sampled_loop` for every shape: the units are shared out, and only what they add to F is exchanged."""
-    d, m, parts, lanes, fresh = U.shape[0], A.shape[1], len(room.X), _lanes(U), order.size == 0
+    d, m, parts, lanes, fresh = U.shape[0], A.shape[1], len(room.X), _lanes(U), rows.size == 0
     X, T, R, H, G, turn, whole = room.X[first], room.T[first], room.R[first], room.H, room.G, 0, batch > BLOCK
     own, used = _enter(first, last, room, U, A, VU, VA, teacher, teacher[0].shape[1] if fresh else 0)
-    for step in range(n_steps):
+    for _ in range(n_steps):
         n = batch if fresh else min(batch, order.size - start)
         for begin in range(0, n, BLOCK):
             count, ends, at = min(BLOCK, n - begin), begin + BLOCK >= n, start + begin
@@ -836,11 +839,13 @@ def _wide_loop(first, last, marks, room, rows, order, start, rng, teacher, U, A,
                 _keep_active_lanes(tall * H.shape[2] // lanes, H[p], H[p])
                 _times(H[p], room.readout[p], shares[p], tall, used[p], m, rows, soon[:0])  # (1)
                 if fresh and p == 0 and np.any(teacher[2]):
-                    shares[p, :, :m] += np.dot(X[:, :d].copy(), teacher[2])
+                    shares[p, :tall, :m] += np.dot(X[:tall, :d].copy(), teacher[2])
             turn += 1
             if last - first < parts and not _meet(marks, first, turn):
                 return total
-            np.add(shares[0], shares[1], R)
+            _copy(shares[0], R)
+            for part in range(1, parts):
+                np.add(R, shares[part], R)
             total += _residual(n, R[:tall].reshape(-1), T[:tall].reshape(-1))
             for p in range(first, last):
                 _times(R, room.readout_T[p], G[p], tall, m, own[p], rows, soon[soon.size // 2 :])

@@ -71,7 +71,7 @@ def _direction(result):
     if result["toward_from"] is None:
         return "The gradient points away from the teacher at the end.\n"
     before = ", and away from it before" if result["inner_product_initial"] <= 0 else ""
-    return f"The gradient points towards the teacher from step {result['toward_from']} on{before}.\n"
+    return f"The gradient points toward the teacher from step {result['toward_from']} on{before}.\n"
 
 
 def verdict(summary):
@@ -130,7 +130,8 @@ svg {{ width: 100%; height: auto }}
 .scroll {{ overflow-x: auto }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
 td, th {{ padding: 0.2rem 1.2rem 0.2rem 0; text-align: left; border-bottom: 1px solid var(--grid) }}
-pre {{ background: var(--box); padding: 0.8rem; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere }}
+td {{ white-space: nowrap }}
+pre {{ background: var(--box); padding: 0.8rem; overflow-x: auto }}
 </style>
 </head>
 <body>
@@ -153,6 +154,7 @@ def page(summary, history, theta, teacher):
     """The page, as text, from what ``run.json`` and ``history.csv`` hold, the student at the end and its teacher."""
     result, versions = summary["result"], summary["versions"]
     arch, color = teacher.arch, plots.COLORS.get(teacher.arch.name, plots.INK)
+    words = verdict(summary)
     panels = [
         ("Loss: on the batches drawn, and in expectation.", lambda axes: plots.losses(axes, history, color)),
         ("Distance of the parameters from the teacher's.", lambda axes: plots.distances(axes, history, color)),
@@ -163,19 +165,21 @@ def page(summary, history, theta, teacher):
         found = landscape.spectrum(loss, end.theta)
         panels.append((
             f"The end, polished, is a {end.verdict}: its exact Hessian has {found.nullity} zero and {found.index} "
-            f"negative eigenvalues of {theta.size}; symmetry predicts {found.predicted} zero ones (gray).",
+            f"negative eigenvalues of {theta.size}; symmetry predicts {found.predicted} zero ones{' (gray)' * (found.predicted > 0)}.",
             lambda axes: plots.eigenvalues(axes, found.eigenvalues, found.predicted, color),
         ))  # fmt: skip
+    elif theta.size > LARGEST:
+        words += f" {theta.size:,} parameters are too many for a Hessian here: no spectrum."
     rows = [("", "start", "end")]
     rows += ((label.replace("    ", "… "), f"{start:.4g}", f"{end:.4g}") for label, start, end in _numbers(result))
-    rows.append(("units permuted", "", result["units_permuted"]))
+    rows.append(("units permuted", "", result["units_permuted"] or "none"))
     again = protocol.command_line(protocol.Config(**summary["config"]))
     title = f"{arch.name}: F(x) = {arch.formula}"
     return PAGE.format(
-        title=html.escape(title), color=color, words=html.escape(verdict(summary)), numbers=_table(rows),
+        title=html.escape(title), color=color, words=html.escape(words), numbers=_table(rows),
         pictures="".join(_picture(caption, draw) for caption, draw in panels),
         config=_table([("parameter", "value"), *(row for row in summary["config"].items() if row[1] is not None)]),
-        commands=html.escape(f"{again}\npython -m resgrad.experiment --verify --out DIR"),
+        commands=html.escape(f"{again} --out again\npython -m resgrad.experiment --verify --out again"),
         footer=html.escape(
             f"{result['steps']:,} steps in {result['seconds']:.2f} s; {summary['stop_reason']}. "
             + ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -86,14 +86,14 @@ def spare():
 @functools.lru_cache(maxsize=1)
 def _a_processor_is_free(moment):
     """Looked at again where not: what runs for less than a look matters as little as what sleeps."""
-    for _ in range(LOOKS):
+    for look in range(LOOKS):
+        time.sleep(2e-4 * (look > 0))
         try:
             running = int(Path("/proc/loadavg").read_text().split()[3].split("/")[0])  # of all processes, now
         except (OSError, ValueError, IndexError):
             return True  # no such file: other systems than Linux
         if running < len(os.sched_getaffinity(0)):
             return True
-        time.sleep(2e-4)
     return False
 
 
@@ -108,7 +108,7 @@ class _Helper:
     def _serve(self):
         places = set()
         while True:
-            work, marks, errors, elsewhere = self.calls.get()
+            work, marks, errors, done, elsewhere = self.calls.get()
             try:
                 if elsewhere and elsewhere != places:  # some schedulers wake a thread where the one it is to help runs
                     places = elsewhere
@@ -118,18 +118,22 @@ class _Helper:
             except BaseException as error:
                 errors.append(error)
                 marks[1, 0] = STOPPED
-            del work, marks, errors  # and the data that they hold
+            done.set()
+            del work, marks, errors, done  # and the data that they hold
 
     def together(self, work, marks):
         """What ``work(0, 1, marks)`` returns, with the rest done by the helper."""
-        errors = []
+        errors, done = [], threading.Event()
         elsewhere = os.sched_getaffinity(0) - {self.current()} if self.current else None
-        try:  # wherever Ctrl-C comes, the helper must not wait for ever
-            self.calls.put((work, marks, errors, elsewhere))
+        try:
+            self.calls.put((work, marks, errors, done, elsewhere))
             result = work(0, 1, marks)
-        finally:
-            stopped = marks[1, 0] == STOPPED
+        except BaseException:  # wherever Ctrl-C comes, the helper must not wait for ever,
             marks[0, 0] = STOPPED
+            done.wait(1)  # nor work on what is used for something else; unless it never heard of it
+            raise
+        stopped = marks[1, 0] == STOPPED
+        marks[0, 0] = STOPPED
         if stopped:
             raise errors[0]
         return result

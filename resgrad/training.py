@@ -206,11 +206,14 @@ class Trajectory:
 
 
 def permutation(size, rng):
-    """``rng.permutation(size)``, bit for bit, in a quarter of the time: else half of that of a small step.
+    """``rng.permutation(size)``, bit for bit; for large data sets in little more than half the time.
 
-    >>> permutation(1000, np.random.default_rng(0)).tolist() == np.random.default_rng(0).permutation(1000).tolist()
+    >>> ours, theirs = permutation(20_000, np.random.default_rng(0)), np.random.default_rng(0).permutation(20_000)
+    >>> np.array_equal(ours, theirs)
     True
     """
+    if size < 10_000:
+        return rng.permutation(size)
     order, last = np.arange(size), size - 1
     while last > 0:  # as many as are sure to be used
         last = kernels.shuffle(order, last, rng.integers(2**32, size=last, dtype=np.uint32))
@@ -380,7 +383,10 @@ def _all_or_nothing(advance, state, n):
 
 
 def advancer(loss, optimizer, batch_size, width):
-    """``advance(state, n)``: n steps of the fused kernel that fits the loss, in place; changes nothing else."""
+    """``advance(state, n)``: n steps of the fused kernel that fits the loss, in place; changes nothing else.
+
+    One thread at a time may call it.
+    """
     if batch_size is not None:
         batch_size = checks.integer(batch_size, "batch_size")
     d, m = loss.d, loss.arch.outputs(loss.d)
@@ -408,18 +414,21 @@ def advancer(loss, optimizer, batch_size, width):
         return total
 
     def exact(state, n):
+        weights = state.U, state.A, state.VU, state.VA  # those of now: a late helper must see no others
+
         def work(first, last, marks, n_steps=n):
-            loop(first, last, marks, shared[0], loss.units_star, state.U, state.A, state.VU, state.VA, rates, n_steps)
+            loop(first, last, marks, shared[0], loss.units_star, *weights, rates, n_steps)
 
         advance(state, n, work)
 
     def sampled(state, n, batch, rows, teacher):
-        helpers = copy.deepcopy(state.rng) if fresh and parts > 1 else state.rng
+        rngs = state.rng, copy.deepcopy(state.rng) if fresh and parts > 1 else state.rng
+        data, total = (rows, state.order, state.position), state.window_loss
+        weights = state.U, state.A, state.VU, state.VA  # those of now: a late helper must see no others
 
         def work(first, last, marks, n_steps=n):
-            rng = helpers if first else state.rng
-            return loop(first, last, marks, shared[0], rows, state.order, state.position, rng, teacher,
-                        state.U, state.A, state.VU, state.VA, rates, batch, n_steps, state.window_loss)
+            return loop(first, last, marks, shared[0], *data, rngs[first], teacher, *weights,
+                        rates, batch, n_steps, total)
 
         state.window_loss = advance(state, n, work, batch, loss.dtype)
 

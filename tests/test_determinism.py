@@ -14,9 +14,10 @@ import weakref
 
 import numpy as np
 import pytest
-from conftest import left, run
+from conftest import left, point, run, samples
 
-from resgrad import experiment, kernels, protocol, threads
+import resgrad as rg
+from resgrad import experiment, kernels, protocol, threads, training
 
 SMALL = ["--arch", "modresnet", "--d", "4", "--samples", "1000", "--steps", "300"]
 WIDE = ["--arch", "two-weight", "--d", "110", "--samples", "2000", "--steps", "12"]  # matrix products; long sums
@@ -143,6 +144,31 @@ def test_an_error_in_one_thread_stops_both(two_processors, culprit):
         with pytest.raises(MemoryError, match=f"part {culprit}"):
             threads.together(work, 2)
         assert threads.together(meeting, 2) == threading.get_ident()  # and both are there for the next
+
+
+def test_a_helper_that_comes_late_sees_what_it_was_called_for(two_processors, monkeypatch):
+    """Ctrl-C in the first call: the state is what it was before, but the helper is already on its way."""
+    monkeypatch.setattr(training, "WORTH", 0)
+    loss = rg.EmpiricalLoss("resnet", *samples("resnet", 60, 3))
+    theta0, width = point("resnet", 3, kernels.NARROW + 1), kernels.NARROW + 1
+    whole = rg.train(loss, theta0, rg.SGD(1e-3), 4, 20)
+    helper = threads._helper(os.getpid())
+    calls = helper.calls
+
+    def put(call):
+        calls.put(call)
+        monkeypatch.setattr(helper, "calls", calls)
+        raise KeyboardInterrupt
+
+    advance = training.advancer(loss, rg.SGD(1e-3), 20, width)
+    state = training.State.start(loss, theta0, rg.streams(0).batches)
+    monkeypatch.setattr(helper, "calls", types.SimpleNamespace(put=put, get=calls.get))
+    with threads.one_thread(), pytest.raises(KeyboardInterrupt):
+        training._all_or_nothing(advance, state, 4)
+    assert state.step == 0 and state.order.size == 0
+    with threads.one_thread():
+        advance(state, 4)
+    assert state.theta(loss).tobytes() == whole.theta.tobytes()
 
 
 def test_an_interruption_leaves_no_helper_waiting(two_processors, monkeypatch):

@@ -182,7 +182,8 @@ def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
     for loop, parts, room in (
         (narrow, 1, kernels._narrow_room(1, size, batch, dtype)),
         (narrow, 2, kernels._narrow_room(2, size, batch, dtype)),
-        (kernels._wide_loop, 2, kernels._wide_room(d, width, k_star, m, batch, dtype)),
+        (kernels._wide_loop, 1, kernels._wide_room(1, d, width, k_star, m, batch, dtype)),
+        (kernels._wide_loop, 2, kernels._wide_room(2, d, width, k_star, m, batch, dtype)),
     ):
         if source == "fresh samples" and loop is narrow and parts == 2:
             continue  # both would have to draw

@@ -104,7 +104,7 @@ def test_the_command_makes_the_same_run(preset, arch):
         ({"distance_final": 3.0, "aligned_distance_final": 1e-9, "units_permuted": 4}, "units permuted: 4"),
         ({"distance_final": 3.0, "aligned_distance_final": 0.5}, "not yet converged"),
         ({"toward_from": 30, "inner_product_initial": -1.0}, "from step 30 on, and away from it before"),
-        ({"toward_from": 0, "inner_product_initial": 1.0}, "towards the teacher from step 0 on."),
+        ({"toward_from": 0, "inner_product_initial": 1.0}, "toward the teacher from step 0 on."),
         ({"toward_from": None, "inner_product_initial": 1.0}, "away from the teacher at the end"),
     ],
 )  # fmt: skip

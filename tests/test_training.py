@@ -220,10 +220,10 @@ def test_the_streams_are_independent():
 
 
 @pytest.mark.parametrize("bits", ["PCG64", "MT19937", "Philox", "SFC64", "PCG64DXSM"])
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 64, 65, 1000, 70_000])
+@pytest.mark.parametrize("size", [1, 2, 9999, 10_000, 16_384, 16_385, 70_000])
 def test_a_permutation_is_numpys(bits, size):
     """So are the numbers that the generator gives next; half of a number may be left over from before."""
-    for seed in range(20 if size < 100 else 2):
+    for seed in range(3):
         ours, theirs = (np.random.Generator(getattr(np.random, bits)(seed)) for _ in range(2))
         for drawn in range(2):
             assert np.array_equal(training.permutation(size, ours), theirs.permutation(size))

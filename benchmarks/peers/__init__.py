@@ -62,6 +62,8 @@ def load(threads):
             found[name] = importlib.import_module(f"{__name__}.{module}")
         except ImportError:
             left_out[name] = "not installed"
+        except OSError as error:  # of a shared library
+            left_out[name] = f"cannot be loaded: {error}"
         else:
             found[name].prepare(threads)
     return found, left_out
