@@ -131,6 +131,7 @@ svg {{ width: 100%; height: auto }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
 td, th {{ padding: 0.2rem 1.2rem 0.2rem 0; text-align: left; border-bottom: 1px solid var(--grid) }}
 td {{ white-space: nowrap }}
+@media (max-width: 30rem) {{ td, th {{ padding-right: 0.5rem; font-size: 0.85rem }} }}
 pre {{ background: var(--box); padding: 0.8rem; overflow-x: auto }}
 </style>
 </head>
