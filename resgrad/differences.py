@@ -14,7 +14,9 @@ whose pre-activation is zero at theta has a derivative on either side.
 and again, and q extrapolated to 0 on each side by Neville's scheme (Richardson's, for halved steps).
 What an entry of that table still changes by, plus the rounding noise of f over t, estimates its error.
 The entry of least error is kept, unless shorter steps contradict it: those may end before a kink that
-longer ones jump over; much shorter ones are tried in the end.
+longer ones jump over; much shorter ones are tried in the end.  These are not believed below what rounding
+theta does to f: next to a zero of f the error of its terms may be the same all around, where neither the
+size of f nor a measurement of its noise shows it.
 
 Takes functions and arrays; imports nothing of resgrad.
 """
@@ -96,13 +98,15 @@ def slopes(function, theta, index, noise, canceled):
     best, error, step, reach = _table(function, f0, theta, index, first, noise)
     for finer in FINER:
         h = finer * step.min(axis=2)
+        moved = np.abs(best).max(axis=(0, 2)) * np.abs(theta[index], dtype=float)  # by a relative 1 of theta
+        floor = np.fmax(noise, 4 * eps * moved)[:, None]
         (near, t, rounding), (far, *_) = (
-            _quotients(function, f0, theta, index, n * h, h > 0, noise) for n in (1, 2)
+            _quotients(function, f0, theta, index, n * h, h > 0, floor) for n in (1, 2)
         )
         miss = np.abs(2 * near - far - best) - 2 * error - 4 * np.abs(near - far) - 8 * rounding
         again = np.any(miss > 0, axis=(0, 2))  # the longer steps saw nothing of what there is
         if again.any():
-            parts = _table(function, f0, theta, index[again], 8 * h[:, again], noise)
+            parts = _table(function, f0, theta, index[again], 8 * h[:, again], floor[again])
             best[:, again], error[:, again], step[:, again], reach[:, again] = parts
     reach = reach.max(axis=0)
     kink = np.abs(best[1] - best[0]) > 4 * error.sum(axis=0) + np.sqrt(eps) / 16 * reach  # 9e-10 of it

@@ -9,6 +9,7 @@ from conftest import ARCHS, every_arch
 import resgrad as rg
 from resgrad import gradcheck
 from resgrad.gradcheck import check_gradient, check_hessian
+from resgrad.training import streams
 
 POINTS = 200
 
@@ -533,6 +534,23 @@ def test_command_line_prints_one_table(capsys):
 @pytest.mark.parametrize("d", ["1", "2"])
 def test_command_line_in_few_dimensions(d):
     assert gradcheck.main(["--arch", "modresnet", "--d", d]) == 0
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_command_line_in_one_dimension(seed, capsys):
+    assert gradcheck.main(["--d", "1", "--seed", str(seed)]) == 0
+    assert "cannot tell" not in capsys.readouterr().out
+
+
+def test_the_rounding_of_terms_that_cancel_is_no_slope():
+    """The gradient is exactly 0 at the teacher and off by a constant 1e-16 next to it, which is no noise."""
+    theta = rg.draw("vanilla", "normal", 1, rng=streams(0).teacher)
+    loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", theta, 1))
+    for wrong in (1 + 1e-5, 4 / np.pi, -1):
+        assert check_hessian(loss, theta).ok
+        right, loss.hessian = loss.hessian, lambda t, factor=wrong: factor * np.eye(1)
+        assert check_hessian(loss, theta).verdict == "wrong"
+        loss.hessian = right
 
 
 def test_command_line_fails_on_a_wrong_gradient(capsys, monkeypatch):
