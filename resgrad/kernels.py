@@ -903,6 +903,8 @@ def _normalize(units, d, start, rows, columns, norm):
         norm[l] = scale * length
         for i in range(d):
             rows[l, i] = columns[i, l] = (units[j, i] if scale == 1.0 else units[j, i] / scale) * inverse
+        if d == 1 and length > 0.0:  # to the last bit: (15) divides by the norm what it leaves of s
+            rows[l, 0] = columns[0, l] = math.copysign(1.0, units[j, 0])
 
 
 @_jit

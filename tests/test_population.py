@@ -471,3 +471,15 @@ def test_plain_and_precise_summation_agree_where_both_are_accurate():
     Z, Q = pair.loss._residual_units(*pair.arch.unflatten(pair.theta, 5))
     plain, _ = kernels.population_value_plain(Z[..., 0].copy(), Q[..., 0].copy(), pair.loss.linear)
     assert abs(plain / kernels.population_value(Z, Q, pair.loss.linear) - 1) < GENERIC
+
+
+@every_arch
+@pytest.mark.parametrize("size", [2.0**-52, -(2.0**-52), 3.7e-10, -0.7])
+def test_in_one_dimension_the_hessian_does_not_depend_on_how_small_a_unit_is(arch, size):
+    """Units there are parallel or antiparallel: sin phi = 0, and W1 enters the gradient linearly."""
+    record = rg.ARCHITECTURES[arch]
+    teacher, E = rg.Network(arch, point(arch, 1, 1, seed=1), 1), record.identity * np.eye(1)
+    W2 = [np.ones((1, 1))] * record.trains_readout
+    loss = rg.PopulationLoss(arch, teacher)
+    small, one = (loss.hessian(record.flatten(np.array([[u]]) - E, *W2))[0, 0] for u in (size, np.copysign(1.0, size)))
+    assert abs(small - one) < 1e-14 * abs(one)
