@@ -1,11 +1,14 @@
 """The pictures of the README: one script each.  ``python -m figures [NAME ...]`` redraws them.
 
-A script has one function, ``draw()``, and its picture lies beside it, as PNG and as SVG.
+A script has one function, ``draw()``, and its picture lies beside it, as PNG and as SVG; ``seeds`` prints tables.
 """
+
+import pkgutil
 
 from resgrad.protocol import resolve, simulate, table
 
 POST = ("li", "resnet", "two-weight", "modresnet")  # the post's networks
+NAMES = sorted({module.name for module in pkgutil.iter_modules(__path__)} - {"__main__", "seeds"})
 
 
 def history(arch, preset="default", **given):

@@ -1,23 +1,23 @@
 """``python -m figures [NAME ...]``, from the repository root: redraw all pictures, or those named."""
 
 import importlib
-import pkgutil
 import sys
 import time
 from pathlib import Path
 
 from resgrad import checks, files, plots
 
+from . import NAMES
+
 HERE = Path(__file__).parent
 
 
 def main(names):
-    known = sorted(module.name for module in pkgutil.iter_modules([str(HERE)]) if module.name != "__main__")
     for name in names:
-        if name not in known:
-            print(f"error: {checks.suggest(name, 'figure', known)}", file=sys.stderr)
+        if name not in NAMES:
+            print(f"error: {checks.suggest(name, 'figure', NAMES)}", file=sys.stderr)
             return 2
-    for name in names or known:
+    for name in names or NAMES:
         started = time.perf_counter()
         picture = importlib.import_module(f"figures.{name}").draw()
         for kind in ("png", "svg"):
