@@ -690,6 +690,7 @@ class _Wide(NamedTuple):
 
 
 def _wide_room(parts, d, k, k_star, m, batch, dtype):
+    """A `_Wide` of zeros; where a batch is one block, each tile of the gradient is used at once."""
     size, inputs, outputs, units = _stride(min(batch, BLOCK)), _stride(d), _stride(m), _stride(-(-k // parts))
     units = _stride(units + -(-k_star // parts)) if k_star else units
     like, tile = np.empty(0, dtype), (ROWS, 2 * REGISTER // np.dtype(dtype).itemsize)
