@@ -2,9 +2,10 @@
 
 import math
 import time
-from pathlib import Path
 
 import numpy as np
+
+from resgrad.threads import running
 
 from .peers import System, Unavailable
 
@@ -47,8 +48,7 @@ def settle():
     end, busy = time.perf_counter() + REST, True
     while busy and time.perf_counter() < end:
         time.sleep(NAP)
-        path = Path("/proc/loadavg")
-        busy = path.exists() and int(path.read_text().split()[3].split("/")[0]) > 1
+        busy = running() > 1
 
 
 def race(peers, kind, job, judge, tolerance, options, longest=None):

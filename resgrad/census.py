@@ -1,7 +1,7 @@
 """``rg.census`` and ``python -m resgrad.census``: which minima gradient descent ends in, and how often.
 
-Imports ``journal``, ``protocol``, ``optimizers``, ``architectures``, ``command``, ``files``, ``checks``; ``basins``, ``losses``, ``training``, ``threads`` and ``plots`` only once a
-census starts: ``--help`` costs nothing.
+Imports ``journal``, ``protocol``, ``optimizers``, ``architectures``, ``command``, ``files`` and ``checks``; ``basins``,
+``losses``, ``training``, ``threads`` and ``plots`` only once a census starts: ``--help`` costs nothing.
 """
 
 import signal

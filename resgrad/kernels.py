@@ -695,7 +695,8 @@ def _wide_room(parts, d, k, k_star, m, batch, dtype):
     units = _stride(units + -(-k_star // parts)) if k_star else units
     like, tile = np.empty(0, dtype), (ROWS, 2 * REGISTER // np.dtype(dtype).itemsize)
     shapes = {name: (size, units) for name in "HG"} | {
-        "X": (size, inputs), "T": (size, outputs), "F": (size, outputs), "F_next": (size, outputs), "R": (size, outputs),
+        "X": (size, inputs), "T": (size, outputs), "F": (size, outputs), "F_next": (size, outputs),
+        "R": (size, outputs),
         "units": (inputs, units), "v_units": (inputs, units), "d_units": (inputs, units) if batch > BLOCK else tile,
         "readout": (units, outputs), "v_readout": (units, outputs), "readout_T": (outputs, units),
         "d_readout": (units, outputs) if batch > BLOCK else tile,
@@ -786,14 +787,14 @@ def _enter(first, last, room, U, A, VU, VA, teacher, k_star):
     own, used, starts = np.zeros(parts, np.int64), np.zeros(parts, np.int64), np.empty(_lanes(U), np.int64)
     for p in range(first, last):
         low, high = k * p // parts, k * (p + 1) // parts
-        for matrix in (room.units, room.v_units, room.readout, room.v_readout, room.readout_T):
-            matrix[p] = 0  # a run that diverged may have left NaN beyond what is used
+        for matrix in (
+            room.units, room.v_units, room.d_units, room.readout, room.v_readout, room.d_readout, room.readout_T
+        ):  # fmt: skip
+            matrix[p] = 0  # a run that diverged may have left NaN beyond what is used, an interrupted one its gradient
         _copy(U[:, low:high], room.units[p])
         _copy(VU[:, low:high], room.v_units[p])
         _copy(A[low:high], room.readout[p])
         _copy(VA[low:high], room.v_readout[p])
-        room.d_units[p] = 0
-        room.d_readout[p] = 0
         own[p] = used[p] = high - low
         if k_star:
             behind, low, high = _stride(-(-k // parts)), k_star * p // parts, k_star * (p + 1) // parts

@@ -166,7 +166,8 @@ def page(summary, history, theta, teacher):
         found = landscape.spectrum(loss, end.theta)
         panels.append((
             f"The end, polished, is a {end.verdict}: its exact Hessian has {found.nullity} zero and {found.index} "
-            f"negative eigenvalues of {theta.size}; symmetry predicts {found.predicted} zero ones{' (gray)' * (found.predicted > 0)}.",
+            f"negative eigenvalues of {theta.size}; symmetry predicts {found.predicted} zero ones"
+            f"{' (gray)' if found.predicted else ''}.",
             lambda axes: plots.eigenvalues(axes, found.eigenvalues, found.predicted, color),
         ))  # fmt: skip
     elif theta.size > LARGEST:

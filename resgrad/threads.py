@@ -83,16 +83,21 @@ def spare():
     return alone_here and allowed() > 1 and _a_processor_is_free(time.monotonic() // 0.05)
 
 
+def running():
+    """How many threads of all processes run now, this one included; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/loadavg").read_text().split()[3].split("/")[0])
+    except (OSError, ValueError, IndexError):  # no such file: other systems than Linux
+        return 0
+
+
 @functools.lru_cache(maxsize=1)
 def _a_processor_is_free(moment):
     """Looked at again where not: what runs for less than a look matters as little as what sleeps."""
     for look in range(LOOKS):
         time.sleep(2e-4 * (look > 0))
-        try:
-            running = int(Path("/proc/loadavg").read_text().split()[3].split("/")[0])  # of all processes, now
-        except (OSError, ValueError, IndexError):
-            return True  # no such file: other systems than Linux
-        if running < len(os.sched_getaffinity(0)):
+        busy = running()
+        if not busy or busy < len(os.sched_getaffinity(0)):
             return True
     return False
 
