@@ -80,8 +80,12 @@ def agreement(row):
 
 AIMS = [  # what was aimed at, and the workload, rows and rival that tell
     ("`step` at d = 5: 5 times JAX", "step", lambda row: row["d"] == 5, "JAX"),
-    ("`step` at d = 10: 3 times JAX in float64", "step", lambda row: (row["d"], row["dtype"]) == (10, "float64"),
-     "JAX"),
+    (
+        "`step` at d = 10: 3 times JAX in float64",
+        "step",
+        lambda row: (row["d"], row["dtype"]) == (10, "float64"),
+        "JAX",
+    ),
     ("4 times in float32", "step", lambda row: (row["d"], row["dtype"]) == (10, "float32"), "JAX"),
     ("12 times PyTorch eager", "step", lambda row: row["d"] == 10, "PyTorch"),
     ("`ensemble` at d = 10: 4 times JAX's `vmap`", "ensemble", lambda row: row["d"] == 10, "JAX"),
@@ -165,9 +169,7 @@ def draw(axes, rows):
     """One line per system, and the limit."""
     d = [row["d"] for row in rows]
     for system, (color, marker) in LOOK.items():
-        points = [
-            (row["d"], row["systems"][system]["seconds"] * 1e6) for row in rows if system in row["systems"]
-        ]
+        points = [(row["d"], row["systems"][system]["seconds"] * 1e6) for row in rows if system in row["systems"]]
         if points:
             weight = {"lw": 2.4, "zorder": 3} if system == "resgrad" else {"lw": 1.3}
             axes.loglog(*zip(*points), color=color, marker=marker, ms=4, label=system, **weight)

@@ -12,8 +12,7 @@ def draw():
     with plots.figure(1, height=3.4) as (picture, axes):
         for extra, (label, color) in EXTRA.items():
             found = [
-                rg.census(d=k, width=k + extra, runs=RUNS, seed=SEED, **SAFRAN_SHAMIR).share("spurious")
-                for k in KS
+                rg.census(d=k, width=k + extra, runs=RUNS, seed=SEED, **SAFRAN_SHAMIR).share("spurious") for k in KS
             ]
             share, low, high = zip(*found)
             axes.fill_between(KS, low, high, color=color, alpha=0.25, lw=0)

@@ -100,9 +100,7 @@ def slopes(function, theta, index, noise, canceled):
         h = finer * step.min(axis=2)
         moved = np.abs(best).max(axis=(0, 2)) * np.abs(theta[index], dtype=float)  # by a relative 1 of theta
         floor = np.fmax(noise, 4 * eps * moved)[:, None]
-        (near, t, rounding), (far, *_) = (
-            _quotients(function, f0, theta, index, n * h, h > 0, floor) for n in (1, 2)
-        )
+        (near, t, rounding), (far, *_) = (_quotients(function, f0, theta, index, n * h, h > 0, floor) for n in (1, 2))
         miss = np.abs(2 * near - far - best) - 2 * error - 4 * np.abs(near - far) - 8 * rounding
         again = np.any(miss > 0, axis=(0, 2))  # the longer steps saw nothing of what there is
         if again.any():

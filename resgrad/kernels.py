@@ -168,7 +168,8 @@ def _prefetch(typing, array, i):
         place = _place(context, builder, signature, arguments, ir.IntType(signature.args[0].dtype.bitwidth))
         place = builder.bitcast(place, ir.IntType(8).as_pointer())
         prefetch = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [place.type, *[number] * 3]), "llvm.prefetch.p0i8")
+            builder.module, ir.FunctionType(ir.VoidType(), [place.type, *[number] * 3]), "llvm.prefetch.p0i8"
+        )
         builder.call(prefetch, [place, number(0), number(2), number(1)])
         return context.get_dummy_value()
 
@@ -694,7 +695,7 @@ def _wide_room(parts, d, k, k_star, m, batch, dtype):
     size, inputs, outputs, units = _stride(min(batch, BLOCK)), _stride(d), _stride(m), _stride(-(-k // parts))
     units = _stride(units + -(-k_star // parts)) if k_star else units
     like, tile = np.empty(0, dtype), (ROWS, 2 * REGISTER // np.dtype(dtype).itemsize)
-    shapes = {name: (size, units) for name in "HG"} | {
+    shapes = dict.fromkeys("HG", (size, units)) | {
         "X": (size, inputs), "T": (size, outputs), "F": (size, outputs), "F_next": (size, outputs),
         "R": (size, outputs),
         "units": (inputs, units), "v_units": (inputs, units), "d_units": (inputs, units) if batch > BLOCK else tile,
@@ -852,10 +853,34 @@ def _wide_loop(first, last, marks, room, rows, order, start, rng, teacher, U, A,
             for p in range(first, last):
                 _times(R, room.readout_T[p], G[p], tall, m, own[p], rows, soon[soon.size // 2 :])
                 _keep_active_lanes(tall * H.shape[2] // lanes, H[p], G[p])  # (3)
-                _descend(X, G[p], tall, d, own[p], whole, room.d_units[p], room.units[p], room.v_units[p],
-                         room.readout_T[p, :0], (rates[0], rates[2]), ends)  # (4)
-                _descend(H[p], R, tall, own[p], m, whole, room.d_readout[p], room.readout[p], room.v_readout[p],
-                         room.readout_T[p], (rates[1], rates[2]), ends)  # (2)
+                _descend(
+                    X,
+                    G[p],
+                    tall,
+                    d,
+                    own[p],
+                    whole,
+                    room.d_units[p],
+                    room.units[p],
+                    room.v_units[p],
+                    room.readout_T[p, :0],
+                    (rates[0], rates[2]),
+                    ends,
+                )  # (4)
+                _descend(
+                    H[p],
+                    R,
+                    tall,
+                    own[p],
+                    m,
+                    whole,
+                    room.d_readout[p],
+                    room.readout[p],
+                    room.v_readout[p],
+                    room.readout_T[p],
+                    (rates[1], rates[2]),
+                    ends,
+                )  # (2)
         start += n
     if last - first < parts and not _meet(marks, first, turn + 1):
         return total

@@ -234,8 +234,19 @@ def next_record(step, record_every=None):
 
 
 @threads.one_thread()
-def train(loss, theta0, optimizer, n_steps, batch_size=None, seed=0, record_every=None, *,
-          observe=None, progress=None, resume=None):
+def train(
+    loss,
+    theta0,
+    optimizer,
+    n_steps,
+    batch_size=None,
+    seed=0,
+    record_every=None,
+    *,
+    observe=None,
+    progress=None,
+    resume=None,
+):
     """Train from ``theta0``; deterministic in its arguments, whatever the threads (`threads.one_thread`).
 
     Parameters
@@ -335,8 +346,10 @@ def _resumable(loss, observe, state, records):
     """(state, records) to go on from, or the reason why they do not fit."""
     d, m, size = loss.d, loss.arch.outputs(loss.d), len(getattr(loss, "rows", ()))
     if state.U.shape[0] != d or state.A.shape != (state.U.shape[1], m) or state.U.dtype != loss.dtype:
-        raise ValueError(f"resume holds a run of shape {state.U.shape}, {state.A.shape}, but {loss.arch.name} "
-                         f"with d={d} has another shape or dtype")
+        raise ValueError(
+            f"resume holds a run of shape {state.U.shape}, {state.A.shape}, but {loss.arch.name} "
+            f"with d={d} has another shape or dtype"
+        )
     if state.order.size not in (0, size):
         raise ValueError(f"resume holds a run on {state.order.size} samples, but the loss has {size}")
     if not records or any(len(record) != 2 + len(observe) for record in records):
@@ -427,8 +440,9 @@ def advancer(loss, optimizer, batch_size, width):
         weights = state.U, state.A, state.VU, state.VA  # those of now: a late helper must see no others
 
         def work(first, last, marks, n_steps=n):
-            return loop(first, last, marks, shared[0], *data, rngs[first], teacher, *weights,
-                        rates, batch, n_steps, total)
+            return loop(
+                first, last, marks, shared[0], *data, rngs[first], teacher, *weights, rates, batch, n_steps, total
+            )
 
         state.window_loss = advance(state, n, work, batch, loss.dtype)
 
@@ -518,8 +532,14 @@ def gradient_flow(loss, theta0, t_max, *, method="BDF", t_eval=None, rtol=1e-8, 
     rtol, atol = checks.real(rtol, "rtol", 1e-13), checks.real(atol, "atol", above=0)
     stiff = {"jac": lambda t, theta: -loss.hessian(theta)} if method in STIFF else {}
     flow = solve_ivp(
-        lambda t, theta: -loss.grad(theta), (0.0, t_max), theta0,
-        method=method, t_eval=t_eval, rtol=rtol, atol=atol, **stiff,
+        lambda t, theta: -loss.grad(theta),
+        (0.0, t_max),
+        theta0,
+        method=method,
+        t_eval=t_eval,
+        rtol=rtol,
+        atol=atol,
+        **stiff,
     )
     if flow.status < 0:
         raise RuntimeError(f"{method} stopped at t={flow.t[-1]:g}: {flow.message}")

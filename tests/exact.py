@@ -92,7 +92,7 @@ def gradient(student, theta, teacher, theta_star, d):
     dU, dA, size_U, size_A = [], [], [], []
     for j, (u, a) in enumerate(students):
         terms_u, terms_a = [[dot(row, a) for row in D]], [[dot(u, column) for column in zip(*D)]]
-        for l, (z, q) in enumerate(units):
+        for l, (_z, q) in enumerate(units):
             phi = angle(directions[j], directions[l])
             weight = dot(a, q) * lengths[l] / mpmath.pi
             terms_u.append([weight * mpmath.sin(phi) * e for e in directions[j]])

@@ -173,9 +173,11 @@ def units(name, theta, d):
     W1, *W2 = blocks(name, np.asarray(theta, float), d)
     identity, readout, linear = TWINS[name][2]
     U = W1 + identity * np.eye(*W1.shape)
-    A = {"ones": lambda: np.ones((U.shape[1], 1)),
-         "row sums": lambda: W2[0].sum(axis=1)[:, None],
-         "matrix": lambda: W2[0]}[readout]()
+    A = {
+        "ones": lambda: np.ones((U.shape[1], 1)),
+        "row sums": lambda: W2[0].sum(axis=1)[:, None],
+        "matrix": lambda: W2[0],
+    }[readout]()
     C = linear * (np.eye(d) if readout == "matrix" else np.ones((d, 1)))
     return list(zip(U.T, A)), C
 

@@ -36,15 +36,18 @@ def test_every_architecture_has_a_twin():
     assert set(naive.TWINS) == set(rg.ARCHITECTURES)
 
 
-@pytest.mark.parametrize("field, value, error, message", [
-    ("readout", "vectr", ValueError, "readout is 'vectr', .*did you mean 'vector'"),
-    ("identity", np.nan, ValueError, "identity is nan, but must lie"),
-    ("identity", "1", TypeError, "identity is '1', but must be a real number"),
-    ("skip", np.inf, ValueError, "skip is inf, but must lie"),
-    ("skip", True, TypeError, "skip is True, but must be a real number"),
-    ("name", "", TypeError, "name is '', but must be a non-empty string"),
-    ("formula", None, TypeError, "formula is None, but must be a non-empty string"),
-])
+@pytest.mark.parametrize(
+    "field, value, error, message",
+    [
+        ("readout", "vectr", ValueError, "readout is 'vectr', .*did you mean 'vector'"),
+        ("identity", np.nan, ValueError, "identity is nan, but must lie"),
+        ("identity", "1", TypeError, "identity is '1', but must be a real number"),
+        ("skip", np.inf, ValueError, "skip is inf, but must lie"),
+        ("skip", True, TypeError, "skip is True, but must be a real number"),
+        ("name", "", TypeError, "name is '', but must be a non-empty string"),
+        ("formula", None, TypeError, "formula is None, but must be a non-empty string"),
+    ],
+)
 def test_a_record_checks_itself(field, value, error, message):
     with pytest.raises(error, match=message):
         dataclasses.replace(rg.ARCHITECTURES["li"], **{field: value})
@@ -138,9 +141,15 @@ def one_line(message):
     return "\n" not in message and len(message) < 200
 
 
-@pytest.mark.parametrize("name, near", [
-    ("modresnt", "modresnet"), ("LI", "li"), ("two_weight", "two-weight"), ("Vanila", "vanilla"),
-])
+@pytest.mark.parametrize(
+    "name, near",
+    [
+        ("modresnt", "modresnet"),
+        ("LI", "li"),
+        ("two_weight", "two-weight"),
+        ("Vanila", "vanilla"),
+    ],
+)
 def test_an_unknown_architecture_suggests_the_nearest(name, near):
     with pytest.raises(ValueError) as error:
         rg.Network(name, np.zeros(8), 2)
@@ -149,31 +158,52 @@ def test_an_unknown_architecture_suggests_the_nearest(name, near):
     assert all(known in message for known in ARCHS)
 
 
-@pytest.mark.parametrize("make, error, message", [
-    (lambda: rg.Network("resnet", np.zeros(99), 10), ValueError,
-     "theta has shape (99,), but resnet with d=10 needs (200,)"),
-    (lambda: rg.Network("li", np.zeros((2, 2)), 2), ValueError,
-     "theta has shape (2, 2), but li with d=2 needs (4,)"),
-    (lambda: rg.Network("li", [], 2), ValueError, "theta has shape (0,), but li with d=2 needs (4,)"),
-    (lambda: rg.Network("li", [0, 1, np.nan, 3], 2), ValueError, "theta holds nan at index (2,)"),
-    (lambda: rg.Network("li", [0, -np.inf, 2, 3], 2), ValueError, "theta holds -inf at index (1,)"),
-    (lambda: rg.Network("li", ["a"] * 4, 2), TypeError, "theta is ['a', 'a', 'a', 'a'], but must be an array"),
-    (lambda: rg.Network("li", np.zeros(4, complex), 2), TypeError, "but must be an array of real numbers"),
-    (lambda: rg.Network("li", np.zeros(4), 0), ValueError, "d is 0, but must be at least 1"),
-    (lambda: rg.Network("li", np.zeros(4), 2.0), TypeError, "d is 2.0, but must be an integer"),
-    (lambda: rg.Network("li", np.zeros(4), True), TypeError, "d is True, but must be an integer"),
-    (lambda: rg.Network(3, np.zeros(4), 2), ValueError, "arch is 3, but must be one of li, "),
-    (lambda: rg.Network("li", np.zeros(4), 2)(np.zeros(2)), ValueError,
-     "X has shape (2,), but must have shape (B, 2)"),
-    (lambda: rg.Network("li", np.zeros(4), 2)(np.full((3, 2), np.inf)), ValueError, "X holds inf at index (0, 0)"),
-    (lambda: rg.ARCHITECTURES["resnet"].flatten(np.zeros((2, 3))), ValueError,
-     "W2 is missing, but resnet needs one of shape (3, 2)"),
-    (lambda: rg.ARCHITECTURES["resnet"].flatten(np.zeros((2, 3)), np.zeros((2, 3))), ValueError,
-     "W2 has shape (2, 3), but must have shape (3, 2)"),
-    (lambda: rg.ARCHITECTURES["li"].flatten(np.zeros((2, 2)), np.zeros((2, 2))), ValueError,
-     "W2 is given, but li has a fixed read-out and no W2"),
-    (lambda: rg.ARCHITECTURES["li"].size(3, -1), ValueError, "width is -1, but must be at least 1"),
-])
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (
+            lambda: rg.Network("resnet", np.zeros(99), 10),
+            ValueError,
+            "theta has shape (99,), but resnet with d=10 needs (200,)",
+        ),
+        (
+            lambda: rg.Network("li", np.zeros((2, 2)), 2),
+            ValueError,
+            "theta has shape (2, 2), but li with d=2 needs (4,)",
+        ),
+        (lambda: rg.Network("li", [], 2), ValueError, "theta has shape (0,), but li with d=2 needs (4,)"),
+        (lambda: rg.Network("li", [0, 1, np.nan, 3], 2), ValueError, "theta holds nan at index (2,)"),
+        (lambda: rg.Network("li", [0, -np.inf, 2, 3], 2), ValueError, "theta holds -inf at index (1,)"),
+        (lambda: rg.Network("li", ["a"] * 4, 2), TypeError, "theta is ['a', 'a', 'a', 'a'], but must be an array"),
+        (lambda: rg.Network("li", np.zeros(4, complex), 2), TypeError, "but must be an array of real numbers"),
+        (lambda: rg.Network("li", np.zeros(4), 0), ValueError, "d is 0, but must be at least 1"),
+        (lambda: rg.Network("li", np.zeros(4), 2.0), TypeError, "d is 2.0, but must be an integer"),
+        (lambda: rg.Network("li", np.zeros(4), True), TypeError, "d is True, but must be an integer"),
+        (lambda: rg.Network(3, np.zeros(4), 2), ValueError, "arch is 3, but must be one of li, "),
+        (
+            lambda: rg.Network("li", np.zeros(4), 2)(np.zeros(2)),
+            ValueError,
+            "X has shape (2,), but must have shape (B, 2)",
+        ),
+        (lambda: rg.Network("li", np.zeros(4), 2)(np.full((3, 2), np.inf)), ValueError, "X holds inf at index (0, 0)"),
+        (
+            lambda: rg.ARCHITECTURES["resnet"].flatten(np.zeros((2, 3))),
+            ValueError,
+            "W2 is missing, but resnet needs one of shape (3, 2)",
+        ),
+        (
+            lambda: rg.ARCHITECTURES["resnet"].flatten(np.zeros((2, 3)), np.zeros((2, 3))),
+            ValueError,
+            "W2 has shape (2, 3), but must have shape (3, 2)",
+        ),
+        (
+            lambda: rg.ARCHITECTURES["li"].flatten(np.zeros((2, 2)), np.zeros((2, 2))),
+            ValueError,
+            "W2 is given, but li has a fixed read-out and no W2",
+        ),
+        (lambda: rg.ARCHITECTURES["li"].size(3, -1), ValueError, "width is -1, but must be at least 1"),
+    ],
+)
 def test_an_error_says_in_one_line_what_it_got_and_wants(make, error, message):
     with pytest.raises(error) as caught:
         make()

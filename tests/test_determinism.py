@@ -3,8 +3,8 @@
 import concurrent.futures
 import multiprocessing
 import os
-import subprocess
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -88,8 +88,14 @@ def test_across_threads_without_the_command_line():
     """Batches, whole data sets, fresh samples and the expectation; NumPy's and SciPy's BLAS, and the helper."""
     line = [sys.executable, "-c", TRAIN]
     one, two, confined = (
-        subprocess.run(line + more, env=os.environ | {"OPENBLAS_NUM_THREADS": n}, capture_output=True, text=True,
-                       check=True, timeout=120).stdout.splitlines()
+        subprocess.run(
+            line + more,
+            env=os.environ | {"OPENBLAS_NUM_THREADS": n},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        ).stdout.splitlines()
         for n, more in (("1", []), ("2", []), ("2", ["confined"] * hasattr(os, "sched_setaffinity")))
     )
     assert one == two == confined

@@ -33,8 +33,9 @@ pytestmark = not_windows
 def start(out, *arguments, prelude="", **environment):
     """The command in a process of its own, which looks up and saves all the time."""
     line = [sys.executable, "-c", DRIVER.format(prelude=prelude), "--out", str(out), "--no-plot", *map(str, arguments)]
-    return subprocess.Popen(line, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True)
+    return subprocess.Popen(
+        line, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finish(process):
@@ -105,15 +106,20 @@ def test_an_interruption_saves_and_says_how_to_go_on(number, tmp_path, capsys):
 STARTUP = """
 import os, runpy, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.addaudithook(lambda event, what: event == "import" and what[0] == {moment!r} and os.kill(os.getpid(), signal.SIGINT))
+interrupt = lambda event, what: event == "import" and what[0] == {moment!r} and os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(interrupt)
 runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 """
 
 
 @pytest.mark.parametrize("module", ["experiment", "census"])
-@pytest.mark.parametrize("moment", ["numpy", *(
-    pytest.param(name, marks=pytest.mark.slow) for name in ("argparse", "resgrad.kernels", "numba.core", "tqdm")
-)])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "numpy",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("argparse", "resgrad.kernels", "numba.core", "tqdm")),
+    ],
+)
 def test_ctrl_c_gives_no_traceback_however_early(module, moment, tmp_path):
     """It comes when the module ``moment`` is imported."""
     line = [sys.executable, "-c", STARTUP.format(module=f"resgrad.{module}", moment=moment)]
@@ -127,8 +133,9 @@ def test_ctrl_c_gives_no_traceback_however_early(module, moment, tmp_path):
 def test_ctrl_c_gives_no_traceback_at_any_time(module, delay, tmp_path):
     endless = {"experiment": ENDLESS[2:], "census": ["--runs", "100000"]}[module]
     line = [sys.executable, "-c", STARTUP.format(module=f"resgrad.{module}", moment=""), "--arch", "li"]
-    process = subprocess.Popen([*line, *endless, "--out", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True)
+    process = subprocess.Popen(
+        [*line, *endless, "--out", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
     code, _, told = finish(process)
@@ -287,9 +294,17 @@ def test_a_decimal_comma_changes_nothing(reference, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("redirection, code", [
-    (">&-", 0), ("2>&-", 0), (">&- 2>&- <&-", 0), ("| head -1", 0), (">/dev/full", 1), ("2>/dev/full", 0),
-])
+@pytest.mark.parametrize(
+    "redirection, code",
+    [
+        (">&-", 0),
+        ("2>&-", 0),
+        (">&- 2>&- <&-", 0),
+        ("| head -1", 0),
+        (">/dev/full", 1),
+        ("2>/dev/full", 0),
+    ],
+)
 def test_closed_and_full_streams(redirection, code, reference, tmp_path):
     line = f'"{sys.executable}" -m resgrad.experiment {" ".join(SMALL)} --no-plot --out "{tmp_path}" {redirection}'
     done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, timeout=120)
@@ -354,10 +369,15 @@ def damaged(whole, kind, rng):
 
 
 @pytest.mark.parametrize("rounds", [20, pytest.param(480, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name, arguments", [
-    ("checkpoint.npz", ["--resume", "--steps", "400"]), ("checkpoint.npz", ["--verify"]),
-    ("weights.npz", ["--teacher", "weights.npz"]), ("weights.npz", ["--init", "weights.npz"]),
-])
+@pytest.mark.parametrize(
+    "name, arguments",
+    [
+        ("checkpoint.npz", ["--resume", "--steps", "400"]),
+        ("checkpoint.npz", ["--verify"]),
+        ("weights.npz", ["--teacher", "weights.npz"]),
+        ("weights.npz", ["--init", "weights.npz"]),
+    ],
+)
 def test_no_damaged_file_is_used(name, arguments, rounds, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(".", *SMALL) == 0

@@ -30,7 +30,9 @@ def toy_history(arch, preset="default", **given):
     return table(toy_simulate(resolve(arch, preset, **given))[0])
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in DRAWN_WHOLE)) for name in NAMES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in DRAWN_WHOLE)) for name in NAMES]
+)
 def test_every_script_draws(name, monkeypatch):
     script = importlib.import_module(f"figures.{name}")
     home = importlib.import_module("figures.modresnet") if name == "two_weight" else script
@@ -59,6 +61,7 @@ def test_an_architecture_has_one_color_of_its_own():
 
 def test_the_identity_keeps_the_units_in_place_only_near_a_teacher_that_is_near_it():
     """Item by item what the comparison of ``resnet`` and ``modresnet`` says, on fewer seeds."""
+
     def share_and_moved(scale, start):
         zero, moved = np.transpose([equivalence.outcome(scale, start, seed) for seed in range(6)])
         return zero.mean(), np.nanmean(moved)

@@ -33,8 +33,10 @@ W1, W2 = RECORD.unflatten(THETA, D)
 SGD = rg.SGD(1e-3)
 
 CALLS = {  # name: (function, valid arguments)
-    "Architecture": (rg.Architecture, {"name": "n", "formula": "f", "source": "s", "identity": 1, "skip": 0.5,
-                                       "readout": "sum"}),
+    "Architecture": (
+        rg.Architecture,
+        {"name": "n", "formula": "f", "source": "s", "identity": 1, "skip": 0.5, "readout": "sum"},
+    ),
     "size": (RECORD.size, {"d": D, "width": 2}),
     "shapes": (RECORD.shapes, {"d": D, "width": 2}),
     "flatten": (RECORD.flatten, {"W1": W1, "W2": W2}),
@@ -53,8 +55,17 @@ CALLS = {  # name: (function, valid arguments)
     "dataset": (rg.dataset, {"teacher": TEACHER, "n_samples": 5, "rng": 0, "dtype": "float32"}),
     "streams": (rg.streams, {"seed": 0, "run": 1}),
     "align": (rg.align, {"arch": ARCH, "theta": THETA, "theta_star": TEACHER.theta, "d": D}),
-    "gradient_flow": (rg.gradient_flow, {"loss": LOSSES["population"], "theta0": THETA, "t_max": 1e-3,
-                                         "t_eval": [0.0, 1e-3], "rtol": 1e-3, "atol": 1e-3}),
+    "gradient_flow": (
+        rg.gradient_flow,
+        {
+            "loss": LOSSES["population"],
+            "theta0": THETA,
+            "t_max": 1e-3,
+            "t_eval": [0.0, 1e-3],
+            "rtol": 1e-3,
+            "atol": 1e-3,
+        },
+    ),
     "spectrum": (landscape.spectrum, {"loss": LOSSES["population"], "theta": THETA, "tolerance": 1e-9}),
     "one_point": (landscape.one_point, {"loss": LOSSES["population"], "thetas": THETA[None]}),
     "resolve": (protocol.resolve, {"arch": ARCH, "preset": "notebook", "d": 4, "lr": 0.1, "steps": 7, "seed": 3}),
@@ -62,8 +73,18 @@ CALLS = {  # name: (function, valid arguments)
 for kind, loss in LOSSES.items():
     CALLS |= {f"{kind} {name}": (getattr(loss, name), {"theta": THETA}) for name in ("value", "grad", "value_and_grad")}
     batch = None if kind == "population" else 5
-    CALLS[f"{kind} train"] = rg.train, {"loss": loss, "theta0": THETA, "optimizer": SGD, "n_steps": 3,
-                                        "batch_size": batch, "seed": 0, "record_every": 2}
+    CALLS[f"{kind} train"] = (
+        rg.train,
+        {
+            "loss": loss,
+            "theta0": THETA,
+            "optimizer": SGD,
+            "n_steps": 3,
+            "batch_size": batch,
+            "seed": 0,
+            "record_every": 2,
+        },
+    )
     CALLS[f"{kind} check_gradient"] = rg.check_gradient, {"loss": loss, "theta": THETA, "seed": 0}
 for kind in ("online", "population"):
     CALLS[f"{kind} hessian"] = LOSSES[kind].hessian, {"theta": THETA}
@@ -110,7 +131,12 @@ SPOIL = {
 def spoiled(value, beyond):
     """A strategy of what may stand in for a valid argument."""
     if isinstance(value, np.ndarray):
-        return st.sampled_from([SPOIL[name] for name in SPOIL if name != "overflowing" or beyond]).map(lambda spoil: spoil(value.copy())) | JUNK
+        return (
+            st.sampled_from([SPOIL[name] for name in SPOIL if name != "overflowing" or beyond]).map(
+                lambda spoil: spoil(value.copy())
+            )
+            | JUNK
+        )
     return JUNK
 
 
@@ -162,8 +188,29 @@ def test_the_api_answers_or_refuses_many_times(call):
 # ---------------------------------------------------------------------------------- the command line
 
 NUMBERS = ["0", "-1", "1", "2.5", "nan", "inf", "-inf", "1e308", "5e-324", "1e-3", "", "x", "٣", "9" * 30, "--", "\0"]
-WORDS = ["", "li", "L", "sgd", "uniform", "zero", "identity", "phases", "population", "online", "float32", "notebook",
-         "li-yuan", "a\nb", "\udcff", "none.npz", "..", "/", "/dev/null", "-", "--"]
+WORDS = [
+    "",
+    "li",
+    "L",
+    "sgd",
+    "uniform",
+    "zero",
+    "identity",
+    "phases",
+    "population",
+    "online",
+    "float32",
+    "notebook",
+    "li-yuan",
+    "a\nb",
+    "\udcff",
+    "none.npz",
+    "..",
+    "/",
+    "/dev/null",
+    "-",
+    "--",
+]
 OPTIONS = {  # option: what it may get besides junk
     "--arch": list(rg.ARCHITECTURES), "--preset": ["default"], "--d": ["4"], "--width": ["4"],
     "--data": list(protocol.DATA), "--optimizer": ["sgd", "nesterov"], "--lr": ["0.01", "100"],

@@ -21,8 +21,23 @@ FLOORS = [  # a file may import from the floors above it in this list, and from 
 ]
 FOUNDATION = FLOORS[0]  # imports nothing of resgrad
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-AUTODIFF = {"torch", "jax", "jaxlib", "tensorflow", "autograd", "theano", "pytensor", "aesara", "casadi",
-            "mxnet", "paddle", "tinygrad", "equinox", "flax", "optax"}
+AUTODIFF = {
+    "torch",
+    "jax",
+    "jaxlib",
+    "tensorflow",
+    "autograd",
+    "theano",
+    "pytensor",
+    "aesara",
+    "casadi",
+    "mxnet",
+    "paddle",
+    "tinygrad",
+    "equinox",
+    "flax",
+    "optax",
+}
 
 every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
@@ -53,11 +68,15 @@ def imports(file):
 
 def test_the_walk_sees_every_way_to_import(tmp_path):
     source = tmp_path / "room.py"
-    source.write_text("import numpy.linalg\nfrom . import kernels, checks\nfrom .losses import OnlineLoss\n"
-                      "def f():\n    from resgrad.training import train\n    import resgrad.plots\n"
-                      "    from resgrad import census\n    import resgrad as rg\n    from scipy import stats\n")
+    source.write_text(
+        "import numpy.linalg\nfrom . import kernels, checks\nfrom .losses import OnlineLoss\n"
+        "def f():\n    from resgrad.training import train\n    import resgrad.plots\n"
+        "    from resgrad import census\n    import resgrad as rg\n    from scipy import stats\n"
+    )
     assert imports(source) == (
-        {"kernels", "checks", "losses", "training", "plots", "census", "resgrad"}, {"numpy", "scipy"})
+        {"kernels", "checks", "losses", "training", "plots", "census", "resgrad"},
+        {"numpy", "scipy"},
+    )
 
 
 @every_file

@@ -2,8 +2,8 @@
 
 import itertools
 
-import naive
 import mpmath
+import naive
 import numpy as np
 import pytest
 from conftest import every_arch, every_dtype, point, relative_error, same_outputs, samples
@@ -128,9 +128,15 @@ def test_online_training_is_naive_training_on_the_same_samples(arch, dtype, mome
     assert relative_error(run.theta, wanted) < STEPS[dtype]
 
 
-@pytest.mark.parametrize("student, teacher", [
-    ("li", "resnet-sum"), ("modresnet-sum", "two-weight"), ("two-weight", "vanilla"), ("resnet", "modresnet"),
-])
+@pytest.mark.parametrize(
+    "student, teacher",
+    [
+        ("li", "resnet-sum"),
+        ("modresnet-sum", "two-weight"),
+        ("two-weight", "vanilla"),
+        ("resnet", "modresnet"),
+    ],
+)
 @every_shape
 def test_online_training_with_another_architecture_as_teacher(student, teacher, shape):
     d = shape["d"]
@@ -174,8 +180,9 @@ def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
     m, k_star = rg.ARCHITECTURES[arch].outputs(d), 2 if source == "fresh samples" else 0
     X, Y = samples(arch, 40, d, dtype=dtype)
     rows = rg.EmpiricalLoss(arch, X, Y).rows if source == "data set" else np.empty((0, 0), dtype)
-    teacher = rg.OnlineLoss(arch, rg.Network("resnet-sum" if arch == "two-weight" else "resnet",
-                                             point("resnet", d, 2, seed=1), d), dtype).units_star
+    teacher = rg.OnlineLoss(
+        arch, rg.Network("resnet-sum" if arch == "two-weight" else "resnet", point("resnet", d, 2, seed=1), d), dtype
+    ).units_star
     order = np.random.default_rng(0).permutation(40) if source == "data set" else np.empty(0, np.int64)
     rates, results = tuple(map(dtype, (0.01, 0.02, 0.9))), []
     narrow, size = kernels._narrow_loop(d, width, m, k_star), d * width + width * m
@@ -236,8 +243,11 @@ def test_a_step_on_several_blocks_is_one_gradient(dtype, width):
 def test_only_wide_networks_take_the_wide_loops():
     for loop, limit, extra in (
         (lambda d, k: kernels.sampled_loop(d, k, 1, False)[0], kernels.NARROW, kernels._wide_loop),
-        (lambda d, k: kernels.population_loop(d, k, 2 * k, 1)[0], kernels.EXACT_NARROW,
-         kernels._population_loop(0, 0, 0, 0)),
+        (
+            lambda d, k: kernels.population_loop(d, k, 2 * k, 1)[0],
+            kernels.EXACT_NARROW,
+            kernels._population_loop(0, 0, 0, 0),
+        ),
     ):
         assert loop(limit + 1, 1) is loop(1, limit + 1) is extra
         assert loop(limit, limit) is not extra
@@ -246,10 +256,17 @@ def test_only_wide_networks_take_the_wide_loops():
 
 # ------------------------------------------------------------------------------- no recompilation
 
-COMPILED = [kernels.dataset_gradient, kernels.forward, kernels.population_gradient, kernels.population_hessian,
-            kernels.population_value, kernels.population_value_plain, kernels._wide_loop,
-            *(kernels._narrow_loop(3, 4, m, k_star) for m in (1, 3) for k_star in (0, 2)),
-            *(kernels._population_loop(3, 4, 6, m) for m in (1, 3))]
+COMPILED = [
+    kernels.dataset_gradient,
+    kernels.forward,
+    kernels.population_gradient,
+    kernels.population_hessian,
+    kernels.population_value,
+    kernels.population_value_plain,
+    kernels._wide_loop,
+    *(kernels._narrow_loop(3, 4, m, k_star) for m in (1, 3) for k_star in (0, 2)),
+    *(kernels._population_loop(3, 4, 6, m) for m in (1, 3)),
+]
 
 
 @every_dtype
@@ -275,8 +292,15 @@ def test_nothing_is_compiled_twice(arch, dtype):
     before = [list(function.signatures) for function in COMPILED]
     frozen = X.copy(order="F")
     frozen.flags.writeable = False
-    use(frozen, Y[::-1], theta[::-1], rg.Network(other, point(other, d, 2, seed=2), d),
-        rg.Nesterov(1, 0.5), None, np.random.default_rng(0))
+    use(
+        frozen,
+        Y[::-1],
+        theta[::-1],
+        rg.Network(other, point(other, d, 2, seed=2), d),
+        rg.Nesterov(1, 0.5),
+        None,
+        np.random.default_rng(0),
+    )
     if dtype is np.float64:
         use(X.round().astype(int).tolist(), Y.tolist(), theta.astype(np.float32), teacher, rg.SGD(1), 7, 1)
     assert [list(function.signatures) for function in COMPILED] == before
@@ -298,8 +322,17 @@ def test_the_exact_loop_is_the_same_for_one_shape_and_for_all(arch):
     for shape in ((3, 4, 6, m), (0, 0, 0, 0)):
         U, A = loss.arch.canonical(point(arch, 3, 4), 3)
         kernels._population_loop(*shape)(
-            0, 2, np.zeros((2, 16), np.int64), np.empty((2, 4, 3 + m)), loss.units_star,
-            U, A, np.zeros_like(U), np.zeros_like(A), (0.01, 0.01, 0.5), 20,
+            0,
+            2,
+            np.zeros((2, 16), np.int64),
+            np.empty((2, 4, 3 + m)),
+            loss.units_star,
+            U,
+            A,
+            np.zeros_like(U),
+            np.zeros_like(A),
+            (0.01, 0.01, 0.5),
+            20,
         )
         ends.append(np.concatenate([U.ravel(), A.ravel()]))
     assert relative_error(*ends) < 1e-14  # a few EPS: sums are in another order

@@ -35,7 +35,7 @@ def test_the_null_space_at_the_teacher_is_the_tangent_space_of_its_orbit(arch, d
     np.testing.assert_allclose(loss.hessian(theta_star) @ found.null_space, 0, atol=1e-10)
     # the cut is in a gap that is orders wide: any tolerance in it gives the same answer
     sizes = np.sort(np.abs(found.eigenvalues)) / np.abs(found.eigenvalues).max()
-    assert sizes[: found.nullity].max(initial=0) < 1e-13 and sizes[found.nullity:].min() > 1e-7
+    assert sizes[: found.nullity].max(initial=0) < 1e-13 and sizes[found.nullity :].min() > 1e-7
 
 
 # of a teacher and a start that reach zero loss; the post's distributions, and 0 unless given
@@ -235,8 +235,7 @@ def test_one_point_for_li_is_li_and_yuans():
         grad = loss.grad(theta).reshape(4, 4)
         inner = np.sum(-grad * (W_star - W))
         g = sum(
-            np.linalg.norm(np.eye(4)[:, j] + W_star[:, j]) - np.linalg.norm(np.eye(4)[:, j] + W[:, j])
-            for j in range(4)
+            np.linalg.norm(np.eye(4)[:, j] + W_star[:, j]) - np.linalg.norm(np.eye(4)[:, j] + W[:, j]) for j in range(4)
         )
         assert found.inner[i] == pytest.approx(inner, rel=1e-12)
         assert found.distance[i] == pytest.approx(np.linalg.norm(W_star - W), rel=1e-12)
@@ -324,12 +323,15 @@ def test_convexity_region_leaves_out_pairs_that_coincide():
     assert region.fraction[0] == (apart[:, 0] == 1).mean() and region.smallest[0] == region.median[0] == 0
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (([1.0], 3, 5, 0, "resnet"), "arch is resnet, but the region is defined for a fixed read-out"),
-    (([1.0, 0.0], 3), r"gammas is \[1.0, 0.0\], but must be positive"),
-    (([1.0], 1, 1, 1), "n_pairs is 1, but must be larger"),
-    (([1.0], 0), "d is 0, but must be at least 1"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1.0], 3, 5, 0, "resnet"), "arch is resnet, but the region is defined for a fixed read-out"),
+        (([1.0, 0.0], 3), r"gammas is \[1.0, 0.0\], but must be positive"),
+        (([1.0], 1, 1, 1), "n_pairs is 1, but must be larger"),
+        (([1.0], 0), "d is 0, but must be at least 1"),
+    ],
+)
 def test_convexity_region_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         landscape.convexity_region(*arguments)

@@ -29,8 +29,10 @@ def losses(arch):
 @pytest.mark.parametrize("kind", [0, 1, 2], ids=["empirical", "online", "population"])
 def test_nesterov_without_momentum_is_sgd_bit_for_bit(arch, kind):
     loss, batch = losses(arch)[kind], None if kind == 2 else 5
-    plain, nesterov = (rg.train(loss, point(arch, 3, 4), optimizer, 30, batch, seed=2)
-                       for optimizer in (rg.SGD(0.01), rg.Nesterov(0.01, momentum=0)))
+    plain, nesterov = (
+        rg.train(loss, point(arch, 3, 4), optimizer, 30, batch, seed=2)
+        for optimizer in (rg.SGD(0.01), rg.Nesterov(0.01, momentum=0))
+    )
     assert plain.theta.tobytes() == nesterov.theta.tobytes()
     assert plain.loss.tobytes() == nesterov.loss.tobytes()
 
@@ -45,8 +47,14 @@ MINIMUM = np.mean(X[:, 0] * Y) / np.mean(X**2)
 
 def iterates(optimizer, start, n_steps):
     """w(0), w(1), ..., w(n_steps)."""
-    run = rg.train(rg.EmpiricalLoss("vanilla", X, Y), [start], optimizer, n_steps, record_every=1,
-                   observe={"w": lambda theta: theta[0]})
+    run = rg.train(
+        rg.EmpiricalLoss("vanilla", X, Y),
+        [start],
+        optimizer,
+        n_steps,
+        record_every=1,
+        observe={"w": lambda theta: theta[0]},
+    )
     assert run.observed["w"].min() > 0  # never left the linear piece
     return run.observed["w"]
 

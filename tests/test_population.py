@@ -18,8 +18,16 @@ DIFFERENCE = 1e-7  # a central difference with step 1e-5 of a gradient good to 1
 LOSS = [(1e-20, 1e-8), (1e-28, 1e-3)]  # relative error allowed down to this level of the scale
 LEVELS = [1e-2, 1e-4, 3e-5, 3e-6, 1e-8, 1e-12, 1e-16, 1e-20, 1e-24, 1e-28]
 
-MIXED = [("li", "vanilla"), ("li", "resnet-sum"), ("two-weight", "modresnet-sum"), ("vanilla", "two-weight"),
-         ("modresnet-sum", "li"), ("resnet-sum", "modresnet-sum"), ("resnet", "modresnet"), ("modresnet", "resnet")]
+MIXED = [
+    ("li", "vanilla"),
+    ("li", "resnet-sum"),
+    ("two-weight", "modresnet-sum"),
+    ("vanilla", "two-weight"),
+    ("modresnet-sum", "li"),
+    ("resnet-sum", "modresnet-sum"),
+    ("resnet", "modresnet"),
+    ("modresnet", "resnet"),
+]
 every_pair = pytest.mark.parametrize("student, teacher", [(arch, arch) for arch in ARCHS] + MIXED)
 
 
@@ -120,8 +128,10 @@ def test_a_zero_unit_gets_zero_and_disturbs_nobody(arch, dead_star):
     U, W2 = np.random.default_rng(7).standard_normal((d, 3)), np.random.default_rng(8).standard_normal((3, d))
     U[:, 1] = 0.0
     E = record.identity * np.eye(d)
-    theta, rest = (record.flatten(U[:, j] - E[:, : len(j)], *([W2[j]] if record.trains_readout else []))
-                   for j in ([0, 1, 2], alive))
+    theta, rest = (
+        record.flatten(U[:, j] - E[:, : len(j)], *([W2[j]] if record.trains_readout else []))
+        for j in ([0, 1, 2], alive)
+    )
     star = with_units(arch, U[:, [1, 0]] if dead_star else 2 * U[:, alive])
     pair, without = Pair(arch, theta, arch, star, d), Pair(arch, rest, arch, star, d)
     index = record.unflatten(np.arange(theta.size), d)
@@ -153,8 +163,10 @@ def test_the_fifty_digit_gradient_is_the_derivative_of_the_fifty_digit_loss(stud
     names = Pair.generic(student, teacher, 2, 2, 2).names
     direction = [exact.mpf(float(e)) for e in point(student, 2, seed=9)]
     theta = exact.parameters(names[1])
-    sides = [exact.loss(student, [t + sign * exact.STEP * e for t, e in zip(theta, direction)], *names[2:])
-             for sign in (1, -1)]
+    sides = [
+        exact.loss(student, [t + sign * exact.STEP * e for t, e in zip(theta, direction)], *names[2:])
+        for sign in (1, -1)
+    ]
     slope = exact.dot(exact.gradient(*names)[0], direction)
     assert abs((sides[0] - sides[1]) / (2 * exact.STEP) / slope - 1) < 1e-25
 
@@ -195,10 +207,17 @@ def test_the_loss_keeps_its_digits_on_the_way_down(arch, d):
             assert_digits(Pair(arch, minimum + np.sqrt(1.01 * level / curvature) * direction, arch, star, d))
 
 
-@pytest.mark.parametrize("student, teacher", [
-    ("vanilla", "li"), ("li", "vanilla"), ("resnet", "modresnet"), ("modresnet", "resnet"),
-    ("resnet-sum", "modresnet-sum"), ("modresnet-sum", "resnet-sum"),
-])
+@pytest.mark.parametrize(
+    "student, teacher",
+    [
+        ("vanilla", "li"),
+        ("li", "vanilla"),
+        ("resnet", "modresnet"),
+        ("modresnet", "resnet"),
+        ("resnet-sum", "modresnet-sum"),
+        ("modresnet-sum", "resnet-sum"),
+    ],
+)
 def test_the_loss_keeps_its_digits_across_architectures(student, teacher):
     """The identity only shifts the parameters: the same function is a minimum of the other, too."""
     d, star = 3, point(teacher, 3, seed=100)
@@ -363,8 +382,19 @@ def test_training_is_naive_gradient_descent(student, teacher, momentum):
 def test_gradient_flow_is_the_same_for_explicit_and_stiff_methods(arch):
     pair = Pair.generic(arch, arch, 2)
     times = np.linspace(0, 3, 7)
-    flows = [rg.gradient_flow(pair.loss, pair.theta, 3.0, method=method, t_eval=times, rtol=1e-9, atol=1e-11,
-                              observe={"theta": lambda theta: theta.copy()}) for method in ("DOP853", "Radau", "BDF")]
+    flows = [
+        rg.gradient_flow(
+            pair.loss,
+            pair.theta,
+            3.0,
+            method=method,
+            t_eval=times,
+            rtol=1e-9,
+            atol=1e-11,
+            observe={"theta": lambda theta: theta.copy()},
+        )
+        for method in ("DOP853", "Radau", "BDF")
+    ]
     for flow in flows:
         assert np.array_equal(flow.steps, times) and flow.loss[0] == pair.loss.value(pair.theta)
         assert np.all(np.diff(flow.loss) < 0)
@@ -404,34 +434,60 @@ def test_scipys_optimizers_take_the_loss_as_it_stands(arch, method):
     pair = Pair(arch, star + 0.1 * point(arch, 3), arch, star, 3)
     extra = {"hess": pair.loss.hessian} if method == "trust-exact" else {}
     tight = {"ftol": 0.0, "gtol": 1e-10, "maxiter": 5000} if method == "L-BFGS-B" else {"gtol": 1e-10}
-    fit = scipy.optimize.minimize(
-        pair.loss.value_and_grad, pair.theta, jac=True, method=method, options=tight, **extra)
+    fit = scipy.optimize.minimize(pair.loss.value_and_grad, pair.theta, jac=True, method=method, options=tight, **extra)
     assert fit.fun < 1e-18 * float(exact.scale(arch, star, 3))
 
 
 # --------------------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("make, error, message", [
-    (lambda: rg.PopulationLoss("li", np.zeros(4)), TypeError,
-     r"^teacher is array\(.*\), but must be a resgrad.Network$"),
-    (lambda: rg.OnlineLoss("resnet", rg.Network("li", np.zeros(4), 2)), ValueError,
-     r"^teacher li has 1 output, but resnet has 2$"),
-    (lambda: rg.PopulationLoss("lii", rg.Network("li", np.zeros(4), 2)), ValueError, "did you mean 'li'"),
-    (lambda: rg.OnlineLoss("li", rg.Network("li", np.zeros(4), 2), "int8"), ValueError,
-     "^dtype is 'int8', but must be float32 or float64$"),
-    (lambda: rg.PopulationLoss("li", rg.Network("li", np.zeros(4), 2)).value(np.zeros(5)), ValueError,
-     r"^theta has shape \(5,\), but li with d=2 needs \(4,\)"),
-    (lambda: rg.PopulationLoss("li", rg.Network("li", np.zeros(4), 2)).grad([0, 0, np.inf, 0]), ValueError,
-     r"^theta holds inf at index \(2,\), but must be finite$"),
-    (lambda: rg.EmpiricalLoss("li", np.zeros((3, 2)), np.zeros((3, 2))), ValueError,
-     r"^Y has shape \(3, 2\), but must have shape \(3,\)$"),
-    (lambda: rg.EmpiricalLoss("resnet", np.zeros((3, 2)), np.zeros(3)), ValueError,
-     r"^Y has shape \(3,\), but must have shape \(3, 2\)$"),
-    (lambda: rg.EmpiricalLoss("li", np.zeros((0, 2)), np.zeros(0)), ValueError,
-     r"^X has shape \(0, 2\), but must hold at least one sample"),
-    (lambda: rg.EmpiricalLoss("li", np.zeros((2, 2)), [0.0, np.nan]), ValueError, r"^Y holds nan at index \(1,\)"),
-])
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (
+            lambda: rg.PopulationLoss("li", np.zeros(4)),
+            TypeError,
+            r"^teacher is array\(.*\), but must be a resgrad.Network$",
+        ),
+        (
+            lambda: rg.OnlineLoss("resnet", rg.Network("li", np.zeros(4), 2)),
+            ValueError,
+            r"^teacher li has 1 output, but resnet has 2$",
+        ),
+        (lambda: rg.PopulationLoss("lii", rg.Network("li", np.zeros(4), 2)), ValueError, "did you mean 'li'"),
+        (
+            lambda: rg.OnlineLoss("li", rg.Network("li", np.zeros(4), 2), "int8"),
+            ValueError,
+            "^dtype is 'int8', but must be float32 or float64$",
+        ),
+        (
+            lambda: rg.PopulationLoss("li", rg.Network("li", np.zeros(4), 2)).value(np.zeros(5)),
+            ValueError,
+            r"^theta has shape \(5,\), but li with d=2 needs \(4,\)",
+        ),
+        (
+            lambda: rg.PopulationLoss("li", rg.Network("li", np.zeros(4), 2)).grad([0, 0, np.inf, 0]),
+            ValueError,
+            r"^theta holds inf at index \(2,\), but must be finite$",
+        ),
+        (
+            lambda: rg.EmpiricalLoss("li", np.zeros((3, 2)), np.zeros((3, 2))),
+            ValueError,
+            r"^Y has shape \(3, 2\), but must have shape \(3,\)$",
+        ),
+        (
+            lambda: rg.EmpiricalLoss("resnet", np.zeros((3, 2)), np.zeros(3)),
+            ValueError,
+            r"^Y has shape \(3,\), but must have shape \(3, 2\)$",
+        ),
+        (
+            lambda: rg.EmpiricalLoss("li", np.zeros((0, 2)), np.zeros(0)),
+            ValueError,
+            r"^X has shape \(0, 2\), but must hold at least one sample",
+        ),
+        (lambda: rg.EmpiricalLoss("li", np.zeros((2, 2)), [0.0, np.nan]), ValueError, r"^Y holds nan at index \(1,\)"),
+    ],
+)
 def test_a_loss_says_what_does_not_fit(make, error, message):
     with pytest.raises(error, match=message):
         make()

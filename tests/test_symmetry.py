@@ -16,11 +16,16 @@ ROUNDING = 100 * EPS  # of |theta|: a handful of roundings in every entry
 VECTOR = [name for name, arch in rg.ARCHITECTURES.items() if arch.readout == "vector"]
 SUM = [name for name, arch in rg.ARCHITECTURES.items() if arch.readout == "sum"]
 TWINS = [
-    (a, b) for a, b in itertools.permutations(ARCHS, 2)
+    (a, b)
+    for a, b in itertools.permutations(ARCHS, 2)
     if all(getattr(rg.ARCHITECTURES[a], f) == getattr(rg.ARCHITECTURES[b], f) for f in ("skip", "readout"))
 ]
-networks = {"arch": st.sampled_from(ARCHS), "d": st.integers(1, 6), "k": st.integers(1, 7),
-            "seed": st.integers(0, 2**32 - 1)}
+networks = {
+    "arch": st.sampled_from(ARCHS),
+    "d": st.integers(1, 6),
+    "k": st.integers(1, 7),
+    "seed": st.integers(0, 2**32 - 1),
+}
 random_networks = given(**networks)
 
 
@@ -31,11 +36,18 @@ def symmetric(arch, theta, d, rng, log_scale=6):
     permutation, scales = rng.permutation(k), np.ones(k)
     if arch.trains_readout:
         scales = 10 ** rng.uniform(-log_scale, log_scale, k)
-    return symmetry.transform(
-        arch, theta, d, permutation,
-        scales if arch.trains_readout else None,
-        rng.normal(size=(k, d)) if arch.readout == "sum" else None,
-    ), permutation, scales
+    return (
+        symmetry.transform(
+            arch,
+            theta,
+            d,
+            permutation,
+            scales if arch.trains_readout else None,
+            rng.normal(size=(k, d)) if arch.readout == "sum" else None,
+        ),
+        permutation,
+        scales,
+    )
 
 
 def pieces(arch, theta, d):
@@ -310,25 +322,31 @@ def test_an_orbit_is_recognized_at_any_scale(arch, power):
         np.testing.assert_allclose(al.teacher, theta, rtol=1e-9)
 
 
-@pytest.mark.parametrize(("arguments", "error", "message"), [
-    (("resnt", np.zeros(4), np.zeros(4), 2), ValueError, "did you mean 'resnet'"),
-    (("li", np.zeros(3), np.zeros(4), 2), ValueError, r"^theta has shape \(3,\), but li with d=2 needs \(4,\)"),
-    (("li", np.zeros(4), np.zeros(5), 2), ValueError, r"^theta_star has shape \(5,\), but li with d=2 needs"),
-    (("li", np.zeros(4), [0, 0, 0, np.nan], 2), ValueError, "theta_star holds nan at index"),
-    (("li", np.zeros((2, 2)), np.zeros(4), 2), ValueError, "theta has shape"),
-    (("li", np.zeros(4), np.zeros(4), 2.0), TypeError, "d is 2.0, but must be an integer"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("resnt", np.zeros(4), np.zeros(4), 2), ValueError, "did you mean 'resnet'"),
+        (("li", np.zeros(3), np.zeros(4), 2), ValueError, r"^theta has shape \(3,\), but li with d=2 needs \(4,\)"),
+        (("li", np.zeros(4), np.zeros(5), 2), ValueError, r"^theta_star has shape \(5,\), but li with d=2 needs"),
+        (("li", np.zeros(4), [0, 0, 0, np.nan], 2), ValueError, "theta_star holds nan at index"),
+        (("li", np.zeros((2, 2)), np.zeros(4), 2), ValueError, "theta has shape"),
+        (("li", np.zeros(4), np.zeros(4), 2.0), TypeError, "d is 2.0, but must be an integer"),
+    ],
+)
 def test_align_refuses(arguments, error, message):
     with pytest.raises(error, match=message):
         symmetry.align(*arguments)
 
 
-@pytest.mark.parametrize(("arch", "options", "message"), [
-    ("resnet", {"permutation": [0, 0]}, r"permutation is \[0, 0\], but must permute 0 ... 1"),
-    ("resnet", {"scales": [1.0, -1.0]}, "must be positive"),
-    ("li", {"scales": [1.0, 1.0]}, "read-out is fixed"),
-    ("resnet", {"unseen": np.zeros((2, 2))}, "resnet sees all of its parameters"),
-])
+@pytest.mark.parametrize(
+    ("arch", "options", "message"),
+    [
+        ("resnet", {"permutation": [0, 0]}, r"permutation is \[0, 0\], but must permute 0 ... 1"),
+        ("resnet", {"scales": [1.0, -1.0]}, "must be positive"),
+        ("li", {"scales": [1.0, 1.0]}, "read-out is fixed"),
+        ("resnet", {"unseen": np.zeros((2, 2))}, "resnet sees all of its parameters"),
+    ],
+)
 def test_transform_refuses(arch, options, message):
     with pytest.raises(ValueError, match=message):
         symmetry.transform(arch, point(arch, 2), 2, **options)
@@ -377,8 +395,9 @@ def test_gradient_flow_keeps_the_imbalance_of_every_unit(arch):
         U, A = pieces(arch, theta, 3)
         return (U**2).sum(1) - (A**2).sum(1)  # for a sum |u_j|^2 - a_j^2 / d
 
-    flow = rg.gradient_flow(loss, theta0, 5.0, method="DOP853", rtol=1e-11, atol=1e-12,
-                            observe={"imbalance": imbalance, "theta": np.copy})
+    flow = rg.gradient_flow(
+        loss, theta0, 5.0, method="DOP853", rtol=1e-11, atol=1e-12, observe={"imbalance": imbalance, "theta": np.copy}
+    )
     kept = flow.observed["imbalance"]
     np.testing.assert_allclose(kept, np.broadcast_to(imbalance(theta0), kept.shape), atol=1e-8)
     assert flow.loss[-1] < 0.9 * flow.loss[0]

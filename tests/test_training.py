@@ -70,9 +70,16 @@ def test_population_records_are_the_loss_at_that_step():
 
 
 @every_kind
-@pytest.mark.parametrize("record_every, n_steps, wanted", [
-    (1, 4, [0, 1, 2, 3, 4]), (7, 20, [0, 7, 14, 20]), (7, 21, [0, 7, 14, 21]), (50, 20, [0, 20]), (20, 20, [0, 20]),
-])
+@pytest.mark.parametrize(
+    "record_every, n_steps, wanted",
+    [
+        (1, 4, [0, 1, 2, 3, 4]),
+        (7, 20, [0, 7, 14, 20]),
+        (7, 21, [0, 7, 14, 21]),
+        (50, 20, [0, 20]),
+        (20, 20, [0, 20]),
+    ],
+)
 def test_records_are_multiples_and_the_end(kind, record_every, n_steps, wanted):
     assert run(kind, n_steps, record_every=record_every).steps.tolist() == wanted
 
@@ -122,8 +129,10 @@ def test_a_generator_stands_for_its_seed():
 def test_the_whole_data_set_is_one_unshuffled_batch():
     loss, _ = problem("empirical")
     theta0 = point("two-weight", D, WIDTH)
-    results = [rg.train(loss, theta0, OPTIMIZER, 10, batch_size, seed)
-               for batch_size, seed in ((None, 0), (None, 1), (N_SAMPLES, 2), (1000, 3))]
+    results = [
+        rg.train(loss, theta0, OPTIMIZER, 10, batch_size, seed)
+        for batch_size, seed in ((None, 0), (None, 1), (N_SAMPLES, 2), (1000, 3))
+    ]
     for other in results[1:]:
         assert_same_bytes(other, results[0])
     assert results[0].loss[-1] == loss.value(results[0].theta)  # nothing is drawn: the value at that step
@@ -182,8 +191,11 @@ def test_other_readouts_resume_too(kind, arch, stepwise):
 def test_a_run_of_float32_resumes(kind, stepwise):
     arch, keeper = "two-weight", Keeper()
     teacher = rg.Network(arch, point(arch, D, 2, seed=1), D)
-    loss = {"empirical": rg.EmpiricalLoss(arch, *samples(arch, N_SAMPLES, D, dtype=np.float32)),
-            "online": rg.OnlineLoss(arch, teacher, np.float32), "population": rg.PopulationLoss(arch, teacher)}[kind]
+    loss = {
+        "empirical": rg.EmpiricalLoss(arch, *samples(arch, N_SAMPLES, D, dtype=np.float32)),
+        "online": rg.OnlineLoss(arch, teacher, np.float32),
+        "population": rg.PopulationLoss(arch, teacher),
+    }[kind]
     batch_size = None if kind == "population" else BATCH
     arguments = (loss, point(arch, D, WIDTH, dtype=np.float32), OPTIMIZER, 13, batch_size)
     whole = rg.train(*arguments, progress=keeper)
@@ -199,8 +211,15 @@ def test_every_epoch_visits_each_sample_once(batch_size):
     size, epochs = 13, 6
     X, Y = np.random.default_rng(0).standard_normal((size, D)), 2.0 ** np.arange(size)
     per_epoch = -(-size // batch_size)
-    result = rg.train(rg.EmpiricalLoss("vanilla", X, Y), np.zeros(D * WIDTH), rg.SGD(1.0),
-                      epochs * per_epoch, batch_size, seed=1, record_every=1)
+    result = rg.train(
+        rg.EmpiricalLoss("vanilla", X, Y),
+        np.zeros(D * WIDTH),
+        rg.SGD(1.0),
+        epochs * per_epoch,
+        batch_size,
+        seed=1,
+        record_every=1,
+    )
     lengths = [min(batch_size, size - i * batch_size) for i in range(per_epoch)]
     totals = np.rint(result.loss[1:].reshape(epochs, per_epoch) * lengths).astype(int)
     visits = (totals[:, :, None] // 4 ** np.arange(size)) % 4  # (epoch, batch, sample)
@@ -225,7 +244,7 @@ def test_a_permutation_is_numpys(bits, size):
     """So are the numbers that the generator gives next; half of a number may be left over from before."""
     for seed in range(3):
         ours, theirs = (np.random.Generator(getattr(np.random, bits)(seed)) for _ in range(2))
-        for drawn in range(2):
+        for _drawn in range(2):
             assert np.array_equal(training.permutation(size, ours), theirs.permutation(size))
             assert ours.integers(2**32, dtype=np.uint32) == theirs.integers(2**32, dtype=np.uint32)
 
@@ -271,10 +290,16 @@ def test_one_seed_is_one_teacher_and_one_start_for_every_source_of_data(arch):
 
 
 @every_arch
-@pytest.mark.parametrize("kind, low, high, deviation", [
-    ("uniform", 0, 1, 12**-0.5), ("fan-in", -(100**-0.5), 100**-0.5, (3 * 100) ** -0.5),
-    ("normal", -np.inf, np.inf, 0.1), ("small", -np.inf, np.inf, 0.01), ("zero", 0, 0, 0.0),
-])
+@pytest.mark.parametrize(
+    "kind, low, high, deviation",
+    [
+        ("uniform", 0, 1, 12**-0.5),
+        ("fan-in", -(100**-0.5), 100**-0.5, (3 * 100) ** -0.5),
+        ("normal", -np.inf, np.inf, 0.1),
+        ("small", -np.inf, np.inf, 0.01),
+        ("zero", 0, 0, 0.0),
+    ],
+)
 def test_draws_have_the_distribution_they_name(arch, kind, low, high, deviation):
     theta = rg.draw(arch, kind, d=100, rng=0)
     assert theta.size == rg.ARCHITECTURES[arch].size(100)
@@ -369,8 +394,10 @@ def test_a_start_whose_loss_is_no_float_is_refused(kind):
 def test_parameters_as_small_as_floats_go_are_zeros(arch, kind, size):
     """Here every term they add is below the last digit of what it is added to, or is itself zero."""
     loss, batch_size = problem(kind, arch)
-    results = [rg.train(loss, start * np.ones(rg.ARCHITECTURES[arch].size(D, WIDTH)), rg.SGD(1e-3), 5, batch_size)
-               for start in (0.0, size)]
+    results = [
+        rg.train(loss, start * np.ones(rg.ARCHITECTURES[arch].size(D, WIDTH)), rg.SGD(1e-3), 5, batch_size)
+        for start in (0.0, size)
+    ]
     zero, tiny = (result.loss[0] for result in results)
     assert abs(tiny - zero) <= ROUNDING * zero and np.isfinite(results[1].theta).all()
 
@@ -441,7 +468,10 @@ def test_the_population_loss_of_vanilla_does_not_see_rotations():
     d = 4
     theta, star = point("vanilla", d, 3), point("vanilla", d, 2, seed=1)
     R = np.linalg.qr(np.random.default_rng(0).standard_normal((d, d)))[0]
-    turn = lambda theta: (R @ theta.reshape(d, -1)).ravel()
+
+    def turn(theta):
+        return (R @ theta.reshape(d, -1)).ravel()
+
     loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", star, d))
     turned = rg.PopulationLoss("vanilla", rg.Network("vanilla", turn(star), d))
     assert abs(turned.value(turn(theta)) / loss.value(theta) - 1) < ROUNDING
@@ -450,43 +480,60 @@ def test_the_population_loss_of_vanilla_does_not_see_rotations():
 
 # --------------------------------------------------------------------------------------- errors
 
-GOOD = {"loss": rg.PopulationLoss("li", rg.Network("li", np.zeros(4), 2)), "theta0": np.ones(4),
-            "optimizer": rg.SGD(0.1), "n_steps": 1}
+GOOD = {
+    "loss": rg.PopulationLoss("li", rg.Network("li", np.zeros(4), 2)),
+    "theta0": np.ones(4),
+    "optimizer": rg.SGD(0.1),
+    "n_steps": 1,
+}
 SAMPLED = rg.EmpiricalLoss("li", np.ones((3, 2)), np.ones(3))
 
 
-@pytest.mark.parametrize("bad, error, message", [
-    ({"n_steps": 0}, ValueError, "^n_steps is 0, but must be at least 1$"),
-    ({"n_steps": 2.5}, TypeError, "^n_steps is 2.5, but must be an integer$"),
-    ({"n_steps": 1e3}, TypeError, "^n_steps is 1000.0, but must be an integer$"),
-    ({"record_every": 0}, ValueError, "^record_every is 0, but must be at least 1$"),
-    ({"loss": SAMPLED, "batch_size": 0}, ValueError, "^batch_size is 0, but must be at least 1$"),
-    ({"loss": SAMPLED, "batch_size": "5"}, TypeError, "^batch_size is '5', but must be an integer$"),
-    ({"batch_size": 5}, ValueError, "^batch_size is 5, but PopulationLoss draws no batches$"),
-    ({"optimizer": "sgd"}, TypeError, "^optimizer is 'sgd', but must be rg.SGD or rg.Nesterov$"),
-    ({"optimizer": rg.SGD}, TypeError, "^optimizer is <class .*SGD'>, but must be rg.SGD or rg.Nesterov$"),
-    ({"loss": "mse"}, TypeError, "^loss is 'mse', but must be one of resgrad's losses$"),
-    ({"seed": -1}, ValueError, "^seed is -1, but must be at least 0$"),
-    ({"seed": "zero"}, TypeError, "^seed is 'zero', but must be an integer$"),
-    ({"theta0": np.ones(5)}, ValueError, r"^theta has shape \(5,\), but li with d=2 needs \(4,\)"),
-    ({"theta0": [1, 2, np.nan, 3]}, ValueError, r"^theta holds nan at index \(2,\), but must be finite$"),
-])
+@pytest.mark.parametrize(
+    "bad, error, message",
+    [
+        ({"n_steps": 0}, ValueError, "^n_steps is 0, but must be at least 1$"),
+        ({"n_steps": 2.5}, TypeError, "^n_steps is 2.5, but must be an integer$"),
+        ({"n_steps": 1e3}, TypeError, "^n_steps is 1000.0, but must be an integer$"),
+        ({"record_every": 0}, ValueError, "^record_every is 0, but must be at least 1$"),
+        ({"loss": SAMPLED, "batch_size": 0}, ValueError, "^batch_size is 0, but must be at least 1$"),
+        ({"loss": SAMPLED, "batch_size": "5"}, TypeError, "^batch_size is '5', but must be an integer$"),
+        ({"batch_size": 5}, ValueError, "^batch_size is 5, but PopulationLoss draws no batches$"),
+        ({"optimizer": "sgd"}, TypeError, "^optimizer is 'sgd', but must be rg.SGD or rg.Nesterov$"),
+        ({"optimizer": rg.SGD}, TypeError, "^optimizer is <class .*SGD'>, but must be rg.SGD or rg.Nesterov$"),
+        ({"loss": "mse"}, TypeError, "^loss is 'mse', but must be one of resgrad's losses$"),
+        ({"seed": -1}, ValueError, "^seed is -1, but must be at least 0$"),
+        ({"seed": "zero"}, TypeError, "^seed is 'zero', but must be an integer$"),
+        ({"theta0": np.ones(5)}, ValueError, r"^theta has shape \(5,\), but li with d=2 needs \(4,\)"),
+        ({"theta0": [1, 2, np.nan, 3]}, ValueError, r"^theta holds nan at index \(2,\), but must be finite$"),
+    ],
+)
 def test_train_says_what_does_not_fit(bad, error, message):
     with pytest.raises(error, match=message):
         rg.train(**(GOOD | bad))
 
 
-@pytest.mark.parametrize("make, error, message", [
-    (lambda: rg.draw("li", "unifrm", 3), ValueError, "^kind is 'unifrm', .*did you mean 'uniform'"),
-    (lambda: rg.draw("li", "zero", 0), ValueError, "^d is 0, but must be at least 1$"),
-    (lambda: rg.draw("li", "zero", 3, width=0), ValueError, "^width is 0, but must be at least 1$"),
-    (lambda: rg.dataset(rg.Network("li", np.zeros(4), 2), 0), ValueError, "^n_samples is 0, but must be at least 1$"),
-    (lambda: rg.streams(1.5), TypeError, "^seed is 1.5, but must be an integer$"),
-    (lambda: rg.streams(0, -1), ValueError, "^run is -1, but must be at least 0$"),
-    (lambda: rg.gradient_flow(GOOD["loss"], np.ones(4), 0.0), ValueError,
-     "^t_max is 0.0, but must be a finite number above 0$"),
-    (lambda: rg.gradient_flow(GOOD["loss"], [np.inf] * 4, 1.0), ValueError, "^theta0 holds inf at index"),
-])
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (lambda: rg.draw("li", "unifrm", 3), ValueError, "^kind is 'unifrm', .*did you mean 'uniform'"),
+        (lambda: rg.draw("li", "zero", 0), ValueError, "^d is 0, but must be at least 1$"),
+        (lambda: rg.draw("li", "zero", 3, width=0), ValueError, "^width is 0, but must be at least 1$"),
+        (
+            lambda: rg.dataset(rg.Network("li", np.zeros(4), 2), 0),
+            ValueError,
+            "^n_samples is 0, but must be at least 1$",
+        ),
+        (lambda: rg.streams(1.5), TypeError, "^seed is 1.5, but must be an integer$"),
+        (lambda: rg.streams(0, -1), ValueError, "^run is -1, but must be at least 0$"),
+        (
+            lambda: rg.gradient_flow(GOOD["loss"], np.ones(4), 0.0),
+            ValueError,
+            "^t_max is 0.0, but must be a finite number above 0$",
+        ),
+        (lambda: rg.gradient_flow(GOOD["loss"], [np.inf] * 4, 1.0), ValueError, "^theta0 holds inf at index"),
+    ],
+)
 def test_teachers_data_and_flows_say_what_does_not_fit(make, error, message):
     with pytest.raises(error, match=message):
         make()
@@ -508,14 +555,17 @@ def test_a_resume_that_does_not_fit_is_refused():
             rg.train(bad, theta0, OPTIMIZER, 30, 5, resume=saved, **options)
 
 
-@pytest.mark.parametrize(("bad", "message"), [
-    ({"method": "bdf"}, "did you mean|must be one of"),
-    ({"t_max": -1}, "^t_max is -1"),
-    ({"t_eval": []}, "^t_eval"),
-    ({"t_eval": [0.5]}, "^t_eval must increase"),
-    ({"rtol": -1}, "^rtol is -1"),
-    ({"theta0": np.zeros((2, 2))}, "^theta0 has shape"),
-])
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"method": "bdf"}, "did you mean|must be one of"),
+        ({"t_max": -1}, "^t_max is -1"),
+        ({"t_eval": []}, "^t_eval"),
+        ({"t_eval": [0.5]}, "^t_eval must increase"),
+        ({"rtol": -1}, "^rtol is -1"),
+        ({"theta0": np.zeros((2, 2))}, "^theta0 has shape"),
+    ],
+)
 def test_gradient_flow_says_what_does_not_fit(bad, message):
     loss = rg.PopulationLoss("li", rg.Network("li", np.full(4, 0.1), 2))
     with pytest.raises(ValueError, match=message):
