@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 import resgrad as rg
-from resgrad import training
+from resgrad import draws
 
 from .peers import Job
 from .step import judge
@@ -44,7 +44,7 @@ def run(peers, options):
     tick = time.perf_counter()
     trajectory = ours(STEPS)
     systems = {"resgrad": {"seconds": time.perf_counter() - tick, "loss": trajectory.loss[-1], "steps": STEPS}}
-    rng, arch = training.streams(0).batches, rg.ARCHITECTURES["two-weight"]
+    rng, arch = draws.streams(0).batches, rg.ARCHITECTURES["two-weight"]
     epochs = [rng.permutation(SAMPLES).reshape(-1, BATCH) for _ in range(STEPS * BATCH // SAMPLES)]
     order = np.concatenate(epochs)  # the batches resgrad drew
     W1, W2 = arch.unflatten(theta, D)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from resgrad import files, plots
+from resgrad.runs import files, plots
 
 LOOK = {  # not the colors of architectures
     "resgrad": (plots.INK, "o"),

@@ -5,7 +5,7 @@ A script has one function, ``draw()``, and its picture lies beside it, as PNG an
 
 import pkgutil
 
-from resgrad.protocol import resolve, simulate, table
+from resgrad.runs.protocol import resolve, simulate, table
 
 POST = ("li", "resnet", "two-weight", "modresnet")  # the post's networks
 NAMES = sorted({module.name for module in pkgutil.iter_modules(__path__)} - {"__main__", "seeds"})

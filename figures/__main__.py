@@ -5,7 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from resgrad import checks, files, plots
+from resgrad import checks
+from resgrad.runs import files, plots
 
 from . import NAMES
 

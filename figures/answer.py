@@ -1,6 +1,6 @@
 """The central picture: raw distance against distance modulo symmetry, four architectures."""
 
-from resgrad import plots
+from resgrad.runs import plots
 
 from . import POST, history
 

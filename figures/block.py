@@ -8,7 +8,7 @@ c / 2 and loss c^2 / 4, approached by a factor 1 - 2 lr a step.
 import numpy as np
 
 import resgrad as rg
-from resgrad import plots
+from resgrad.runs import plots
 
 from . import history
 

@@ -10,7 +10,7 @@ import functools
 import numpy as np
 
 import resgrad as rg
-from resgrad import plots
+from resgrad.runs import plots
 
 D, SEEDS, STEPS = 10, 40, 4000
 SCALES, STARTS = {0.3: "#b9b9b9", 1.0: "#7d7d7d", 3.0: plots.INK}, (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)

@@ -5,8 +5,8 @@ Nesterov; every run draws a new teacher.
 """
 
 import resgrad as rg
-from resgrad import plots
 from resgrad.census import OUTCOMES
+from resgrad.runs import plots
 
 from . import POST
 

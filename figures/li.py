@@ -1,6 +1,6 @@
 """``li``: the distance from the teacher, under the notebook's protocol and to the end."""
 
-from resgrad import plots
+from resgrad.runs import plots
 
 from . import history
 

@@ -1,6 +1,6 @@
 """``modresnet`` under the notebook's protocol, which sums the outputs: loss to zero, distance not."""
 
-from resgrad import plots
+from resgrad.runs import plots
 
 from . import history
 

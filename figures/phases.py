@@ -1,6 +1,6 @@
 """Li & Yuan's two phases (d = 1500, takes minutes), and their plain setting with five seeds."""
 
-from resgrad import plots
+from resgrad.runs import plots
 
 from . import history
 

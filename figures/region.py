@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from resgrad import landscape, plots
+from resgrad.minima import landscape
+from resgrad.runs import plots
 
 PAIRS = 1000
 

@@ -6,9 +6,9 @@ The default run of every architecture, twenty seeds each; and the published prot
 import numpy as np
 
 import resgrad as rg
-from resgrad import landscape
-from resgrad.protocol import resolve, simulate, table
-from resgrad.report import ZERO
+from resgrad.minima import landscape
+from resgrad.runs.protocol import resolve, simulate, table
+from resgrad.runs.report import ZERO
 
 from .modresnet import SEEDS as NOTEBOOK_SEEDS
 

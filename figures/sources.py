@@ -1,6 +1,6 @@
 """One teacher and one start, three sources of gradients: a data set, fresh samples, the expectation."""
 
-from resgrad import plots
+from resgrad.runs import plots
 
 from . import history
 

@@ -1,7 +1,9 @@
 """Hessian eigenvalues at the minima that training finds, with the predicted dimension of the manifold."""
 
-from resgrad import landscape, losses, plots
-from resgrad.protocol import resolve, simulate
+from resgrad import losses
+from resgrad.minima import landscape
+from resgrad.runs import plots
+from resgrad.runs.protocol import resolve, simulate
 
 from . import POST
 

@@ -10,12 +10,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "architectures": ["ARCHITECTURES", "Architecture", "Network"],
     "census": ["Census", "census"],
+    "draws": ["dataset", "draw", "streams"],
+    "flow": ["gradient_flow"],
     "gradcheck": ["GradientReport", "check_gradient", "check_hessian"],
-    "landscape": ["convexity_region", "one_point", "polish", "spectrum"],
     "losses": ["EmpiricalLoss", "OnlineLoss", "PopulationLoss"],
+    "minima.landscape": ["convexity_region", "one_point", "polish", "spectrum"],
+    "minima.symmetry": ["Alignment", "align", "convert", "transform"],
     "optimizers": ["OPTIMIZERS", "SGD", "Nesterov"],
-    "symmetry": ["Alignment", "align"],
-    "training": ["Trajectory", "dataset", "draw", "gradient_flow", "streams", "train"],
+    "training": ["Trajectory", "train"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

@@ -25,8 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__, architectures, checks, command, files, journal, optimizers, protocol
-from .journal import OUTCOMES
+from . import __version__, architectures, checks, optimizers
+from .runs import command, files, journal, protocol
+from .runs.journal import OUTCOMES
 
 COLUMNS = ("outcome", "loss", "grad_norm", "min_eigenvalue", "steps", "theta")
 
@@ -63,8 +64,9 @@ class Config:
 def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_width=None, init=None,
             data="population", optimizer=None, lr=None, momentum=None, batch_size=None, samples=None,
             steps=100_000):  # fmt: skip
-    """The `basins.Task` of a whole census, every argument checked; see `census`."""
-    from . import basins, training
+    """The `tasks.Task` of a whole census, every argument checked; see `census`."""
+    from . import draws
+    from .runs import tasks
 
     arch = architectures.resolve(arch)
     control = arch == architectures.ARCHITECTURES["vanilla"]
@@ -74,7 +76,7 @@ def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_wid
         lr, momentum, optimizer = optimizer.lr, optimizer.momentum, type(optimizer).__name__.lower()
     elif optimizer is None:
         optimizer = "sgd" if control and not momentum else "nesterov"
-    init = checks.choice(init or ("normal" if control else "fan-in"), "init", training.DRAWS)
+    init = checks.choice(init or ("normal" if control else "fan-in"), "init", draws.DRAWS)
     base = protocol.resolve(
         arch, d=checks.integer(d, "d"), width=width, init=init, data=checks.choice(data, "data", protocol.DATA),
         optimizer=optimizer, lr=1.0 if lr is None else lr, momentum=momentum, batch_size=batch_size,
@@ -88,17 +90,17 @@ def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_wid
         "batch_size": None if data == "population" else base.batch_size,
         "samples": base.samples if data == "dataset" else None,
     }  # fmt: skip
-    task, streams = basins.Task(Config(**fields), arch, network, tuple(range(runs))), training.streams(base.seed)
+    task, streams = tasks.Task(Config(**fields), arch, network, tuple(range(runs))), draws.streams(base.seed)
     task.loss(streams), task.start(streams)  # whether they can be made
     return task
 
 
 def _teacher(teacher, width, d):
     """(what it is called, `Network` or None where every run draws its own, number of units)."""
-    from . import training
+    from . import draws
 
     units = d if width is None else checks.integer(width, "teacher_width")
-    if isinstance(teacher, str) and teacher in training.DRAWS:
+    if isinstance(teacher, str) and teacher in draws.DRAWS:
         return teacher, None, units
     if isinstance(teacher, architectures.Network):
         name, network = "network", teacher
@@ -106,7 +108,7 @@ def _teacher(teacher, width, d):
         arrays, header = files.read_archive(teacher, "weights")
         name, network = teacher, architectures.Network(header["arch"], arrays["theta"], header["d"])
     else:
-        raise checks.suggest(teacher, "teacher", [*training.DRAWS, "the path of a weights.npz"])
+        raise checks.suggest(teacher, "teacher", [*draws.DRAWS, "the path of a weights.npz"])
     if network.d != d:
         raise ValueError(f"d is {d}, but the teacher has d={network.d}")
     if width is not None and units != network.width:
@@ -121,10 +123,11 @@ def _teacher(teacher, width, d):
 
 def _results(task, missing, executor, workers):
     """(run, Basin) of the ``missing`` runs, as they come."""
-    from . import basins, losses, training
+    from . import draws, losses
+    from .runs import tasks
 
-    yield from basins.work(dataclasses.replace(task, numbers=tuple(missing[:1])))  # compiles before workers start
-    teacher, missing = task.loss(training.streams(task.config.seed)).teacher, missing[1:]
+    yield from tasks.work(dataclasses.replace(task, numbers=tuple(missing[:1])))  # compiles before workers start
+    teacher, missing = task.loss(draws.streams(task.config.seed)).teacher, missing[1:]
     losses.PopulationLoss(teacher.arch, teacher).value(teacher.theta)  # so does the precise loss
     if own := executor is None:
         executor = concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count())
@@ -132,7 +135,7 @@ def _results(task, missing, executor, workers):
     try:
         for first in range(0, len(missing), size):
             part = dataclasses.replace(task, numbers=tuple(missing[first : first + size]))
-            futures.append(executor.submit(basins.work, part))  # a keyword might be dask's own
+            futures.append(executor.submit(tasks.work, part))  # a keyword might be dask's own
         for future in concurrent.futures.as_completed(futures):
             yield from future.result()
     except Exception as error:  # of the work or of who does it: every executor has its own
@@ -179,7 +182,7 @@ class Census:
     @classmethod
     def of(cls, config, found):
         """From a list of `basins.Basin`, in the order of the runs."""
-        from . import basins
+        from .minima import basins
 
         columns = {name: np.array([getattr(basin, name) for basin in found]) for name in COLUMNS}
         counts = {"runs": len(found)} | {name: int((columns["outcome"] == name).sum()) for name in OUTCOMES}
@@ -317,7 +320,7 @@ def census(arch, d, runs=1000, seed=0, *, executor=None, workers=None, out=None,
 
 def _write(found, made, out):
     """The files of a census's directory."""
-    from . import plots
+    from .runs import plots
 
     if not (out / journal.NAME).exists():
         made.save(out)

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__, architectures, command, files, optimizers
-from .protocol import DRAWS, PRESETS, Config, prepare, resolve, rows, simulate, table
+from . import __version__, architectures, optimizers
+from .runs import command, files
+from .runs.protocol import DRAWS, PRESETS, Config, prepare, resolve, rows, simulate, table
 
 RUN_FILES = ("run.json", "checkpoint.npz", "history.csv", "weights.npz", "figure.png", "report.html")
 SAVE_EVERY = 3.0  # seconds between checkpoints
@@ -137,7 +138,9 @@ def _summary(config, trajectory, teacher, seconds):
     import numba
     import scipy
 
-    from . import landscape, losses, report, symmetry, threads
+    from . import losses, threads
+    from .minima import landscape, symmetry
+    from .runs import report
 
     history, result = table(trajectory), {"steps": int(trajectory.steps[-1]), "seconds": round(seconds, 3)}
     for name in report.QUANTITIES:
@@ -165,7 +168,7 @@ def _summary(config, trajectory, teacher, seconds):
 
 def _write(out, summary, trajectory, teacher, plot, page):
     """The files of a run directory."""
-    from . import plots, report
+    from .runs import plots, report
 
     arch, d, history = summary["config"]["arch"], summary["config"]["d"], table(trajectory)
     files.write(out / "history.csv", "\n".join(rows(history)) + "\n")
@@ -253,7 +256,7 @@ def main(argv=None):
         again = mode == "overwrite"
         summary = run(config, out, problem, resume=checkpoint, plot=plot, report=report, quiet=quiet, replace=again)
     if not quiet:
-        from .report import describe
+        from .runs.report import describe
 
         command.say(describe(summary, out))
     reason = summary["stop_reason"]

@@ -1,148 +1,21 @@
-"""Teachers, starts and data from one seed; the training loop; what a run leaves behind.
+"""The training loop: its state, its records, and what a run leaves behind.
 
-Imports ``architectures``, ``losses``, ``optimizers``, ``kernels``, ``checks``, ``threads``.
+Imports ``draws``, ``losses``, ``optimizers``, ``kernels``, ``checks``, ``threads``.
 """
 
 import copy
 import time
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
-from . import architectures, checks, kernels, losses, optimizers, threads
+from . import checks, kernels, losses, optimizers, threads
+from .draws import streams
 
 BATCH = 200  # the post's
 DIVERGED = 1e12  # a loss this many times the first one will not come back
-STIFF, EXPLICIT = ("BDF", "Radau", "LSODA"), ("RK45", "RK23", "DOP853")  # methods of `gradient_flow`
 WORTH = 2e6  # multiplications that take longer than telling another thread of half of them
 PATIENCE = 0.2  # seconds in compiled code between looks at progress and interruptions
-
-
-class Streams(NamedTuple):
-    """One independent generator per purpose, so that no result depends on what else was drawn."""
-
-    teacher: np.random.Generator
-    init: np.random.Generator
-    data: np.random.Generator
-    batches: np.random.Generator
-
-
-def streams(seed, run=0):
-    """The `Streams` of run number ``run`` under ``seed``, both integers >= 0.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For other seeds and numbers.
-
-    Examples
-    --------
-    >>> streams(0).data.integers(100, size=3).tolist() == streams(0).data.integers(100, size=3).tolist()
-    True
-    """
-    seed, run = checks.integer(seed, "seed", 0, np.inf), checks.integer(run, "run", 0)
-    children = np.random.SeedSequence(seed, spawn_key=(run,)).spawn(len(Streams._fields))
-    return Streams(*map(np.random.default_rng, children))
-
-
-# What a matrix of shape (rows, columns) is drawn as; d is the input dimension.
-DRAWS = {
-    "uniform": lambda rng, shape, d: rng.random(shape),  # the post's teachers
-    "fan-in": lambda rng, shape, d: rng.uniform(-(d**-0.5), d**-0.5, shape),  # the post's starts
-    "normal": lambda rng, shape, d: rng.normal(0, d**-0.5, shape),
-    "small": lambda rng, shape, d: rng.normal(0, 0.1 * d**-0.5, shape),
-    "spectral": lambda rng, shape, d: rng.normal(0, 0.3 * d**-0.5, shape),  # Li & Yuan's: |W|_2 about 0.6
-    "phases": lambda rng, shape, d: _two_phase_start(rng, shape),
-    "zero": lambda rng, shape, d: np.zeros(shape),
-    "identity": lambda rng, shape, d: np.eye(*shape),
-}
-
-
-def _two_phase_start(rng, shape):
-    """A W from which <-grad L, -W> starts negative in ``li`` with W* = 0, and turns positive.
-
-    W = alpha M + beta I with |W|_F = 5, trace -0.65 |W|_F^2 (of a square W), M antisymmetric with equal
-    singular values and M 1 = 0.
-    """
-    d, size = shape[0], 25.0
-    if shape[0] != shape[1]:
-        raise ValueError(f"phases needs a square W1, but width gives it the shape {shape}")
-    basis, _ = np.linalg.qr(np.column_stack([np.ones(d), rng.standard_normal((d, d - 1))]))
-    pairs, beta = (d - 1) // 2, -0.65 * size / d
-    half = basis[:, 1 : 2 * pairs + 1 : 2] @ basis[:, 2 : 2 * pairs + 1 : 2].T  # orthogonal to 1
-    alpha = np.sqrt(max(size - beta**2 * d, 0) / max(2 * pairs, 1))
-    return alpha * (half - half.T) + beta * np.eye(d)
-
-
-def draw(arch, kind, d, width=None, rng=None):
-    """Parameters drawn from a named distribution: a teacher or a start.
-
-    Parameters
-    ----------
-    arch : Architecture or str
-    kind : {"uniform", "fan-in", "normal", "small", "spectral", "phases", "zero", "identity"}
-        Entries of W1, then of W2: U[0, 1), U(-1/sqrt(d), 1/sqrt(d)), N(0, 1/d), N(0, 0.01/d),
-        N(0, 0.09/d), Li & Yuan's two-phase start (square W1 only), zeros, or the identity matrix.
-    d : int
-    width : int, optional
-        d unless given.
-    rng : numpy.random.Generator or int
-
-    Returns
-    -------
-    ndarray, shape (n,)
-
-    Raises
-    ------
-    ValueError, TypeError
-        For an unknown kind, or arguments out of range.
-
-    Examples
-    --------
-    >>> import resgrad as rg
-    >>> rg.draw("two-weight", "identity", d=2)
-    array([1., 0., 0., 1., 1., 0., 0., 1.])
-    """
-    arch, rng = architectures.resolve(arch), checks.generator(rng)
-    if kind not in DRAWS:
-        raise checks.suggest(kind, "kind", list(DRAWS))
-    return arch.flatten(*(DRAWS[kind](rng, shape, d) for shape in arch.shapes(d, width).values()))
-
-
-@threads.one_thread()
-def dataset(teacher, n_samples, rng=None, dtype=np.float64):
-    """Gaussian samples and a teacher's outputs at them.
-
-    Parameters
-    ----------
-    teacher : Network
-    n_samples : int
-    rng : numpy.random.Generator or int
-    dtype : {float64, float32}
-
-    Returns
-    -------
-    X : ndarray, shape (n_samples, d)
-    Y : ndarray, shape (n_samples,) or (n_samples, d)
-
-    Raises
-    ------
-    ValueError, TypeError
-        For arguments out of range.
-
-    Examples
-    --------
-    >>> import numpy as np, resgrad as rg
-    >>> X, Y = rg.dataset(rg.Network("li", np.zeros(9), d=3), 5, rng=0)
-    >>> X.shape, Y.shape
-    ((5, 3), (5,))
-    """
-    if not isinstance(teacher, architectures.Network):
-        raise TypeError(f"teacher is {checks.shown(teacher)}, but must be a resgrad.Network")
-    dtype, shape = checks.floating(dtype), (checks.integer(n_samples, "n_samples"), teacher.d)
-    X = checks.generator(rng).standard_normal(shape).astype(dtype, copy=False)
-    return X, teacher(X)
 
 
 @dataclass
@@ -475,77 +348,3 @@ def trajectory(theta, records, stop_reason, observe):
     steps, values, *rest = zip(*records)
     observed = {name: np.array(column) for name, column in zip(observe, rest)}
     return Trajectory(theta, np.array(steps), np.array(values, dtype=np.float64), stop_reason, observed)
-
-
-@threads.one_thread()
-def gradient_flow(loss, theta0, t_max, *, method="BDF", t_eval=None, rtol=1e-8, atol=1e-10, observe=None):
-    """Follow d theta / dt = -grad L(theta), the limit of SGD for small steps (t = lr * steps).
-
-    Parameters
-    ----------
-    loss : PopulationLoss
-        Or any object with ``value``, ``grad`` and, for the stiff methods, ``hessian``.
-    theta0 : array_like, shape (n,)
-    t_max : float
-    method : {"BDF", "Radau", "LSODA", "RK45", "RK23", "DOP853"}
-        Of `scipy.integrate.solve_ivp`.  The first three are stiff and get the exact Hessian as their
-        Jacobian; the others are explicit.
-    t_eval : array_like, optional
-        Increasing times to record, up to ``t_max``; the solver's own steps unless given.
-    rtol, atol : float
-        Tolerances of a step, at least 1e-13 and above 0.
-    observe : dict of str to callable, optional
-        As in `train`.
-
-    Returns
-    -------
-    Trajectory
-        Its ``steps`` are times.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For arguments out of range.
-    RuntimeError
-        When the solver gives up.
-
-    Examples
-    --------
-    >>> import numpy as np, resgrad as rg
-    >>> teacher = rg.Network("li", rg.draw("li", "small", d=3, rng=0), d=3)
-    >>> flow = rg.gradient_flow(rg.PopulationLoss("li", teacher), np.zeros(9), t_max=60)
-    >>> bool(flow.loss[-1] < 1e-6 * flow.loss[0])
-    True
-    """
-    from scipy.integrate import solve_ivp
-
-    theta0 = checks.array(theta0, "theta0", ("n",))
-    t_max = checks.real(t_max, "t_max", above=0)
-    if method not in STIFF + EXPLICIT:
-        raise checks.suggest(method, "method", STIFF + EXPLICIT)
-    if method in STIFF and not hasattr(loss, "hessian"):
-        raise ValueError(f"method is {method!r}, but the loss has no hessian: use one of {', '.join(EXPLICIT)}")
-    if t_eval is not None:
-        t_eval = checks.array(t_eval, "t_eval", ("n",))
-        if not (t_eval.size and t_eval[0] >= 0 and t_eval[-1] == t_max and (np.diff(t_eval) > 0).all()):
-            raise ValueError("t_eval must increase within [0, t_max] and end there")
-    rtol, atol = checks.real(rtol, "rtol", 1e-13), checks.real(atol, "atol", above=0)
-    stiff = {"jac": lambda t, theta: -loss.hessian(theta)} if method in STIFF else {}
-    flow = solve_ivp(
-        lambda t, theta: -loss.grad(theta),
-        (0.0, t_max),
-        theta0,
-        method=method,
-        t_eval=t_eval,
-        rtol=rtol,
-        atol=atol,
-        **stiff,
-    )
-    if flow.status < 0:
-        raise RuntimeError(f"{method} stopped at t={flow.t[-1]:g}: {flow.message}")
-    observe = observe or {}
-    records = [
-        (t, loss.value(theta), *(function(theta) for function in observe.values()))
-        for t, theta in zip(flow.t, flow.y.T)
-    ]
-    return trajectory(flow.y[:, -1].copy(), records, "finished", observe)

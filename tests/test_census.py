@@ -20,9 +20,11 @@ import numpy as np
 import pytest
 
 import resgrad as rg
-from resgrad import basins, files, landscape, symmetry, threads, training
 from resgrad import census as census_module
-from resgrad import journal as journal_module
+from resgrad import draws, threads
+from resgrad.minima import basins, landscape, symmetry
+from resgrad.runs import files, tasks
+from resgrad.runs import journal as journal_module
 
 census, Census = census_module.census, census_module.Census
 PROTOCOL = dict(census_module.SAFRAN_SHAMIR)
@@ -250,9 +252,9 @@ def test_a_damaged_journal_is_refused(small, tmp_path, monkeypatch):
     """A flipped bit, a piece cut out, a byte put in: never another result, never a traceback."""
     census(**SMALL, out=tmp_path)
     journal, rng = tmp_path / "runs.jsonl", np.random.default_rng(5)
-    whole, work, refused = journal.read_bytes(), basins.work, 0
+    whole, work, refused = journal.read_bytes(), tasks.work, 0
     ends = dict(work(census_module.prepare(**SMALL_TASK)))
-    monkeypatch.setattr(basins, "work", lambda task: [(run, ends[run]) for run in task.numbers])
+    monkeypatch.setattr(tasks, "work", lambda task: [(run, ends[run]) for run in task.numbers])
     for n in range(200):
         content, at = bytearray(whole), int(rng.integers(len(whole)))
         if n % 4 < 2:
@@ -334,8 +336,8 @@ def test_what_is_not_a_run(reason, tmp_path):
 
 def test_resuming_makes_only_what_is_missing(small, tmp_path, monkeypatch):
     census(**SMALL | {"runs": 20}, out=tmp_path)
-    made, work = [], basins.work
-    monkeypatch.setattr(basins, "work", lambda task: made.extend(task.numbers) or work(task))
+    made, work = [], tasks.work
+    monkeypatch.setattr(tasks, "work", lambda task: made.extend(task.numbers) or work(task))
     assert identical(census(**SMALL, out=tmp_path, resume=True), small)
     assert sorted(made) == [20, 21, 22, 23]
 
@@ -369,9 +371,9 @@ def test_resume_needs_nothing_but_the_directory(kind, tmp_path, capsys):
 def after_five(monkeypatch):
     """Do something when five runs are made."""
 
-    def install(happen, work=basins.work):
+    def install(happen, work=tasks.work):
         made = itertools.count()
-        monkeypatch.setattr(basins, "work", lambda task: work(task) if next(made) != 5 else (happen(), work(task))[1])
+        monkeypatch.setattr(tasks, "work", lambda task: work(task) if next(made) != 5 else (happen(), work(task))[1])
 
     return install
 
@@ -503,7 +505,7 @@ def test_bad_input_is_one_line(command, refusal, tmp_path, monkeypatch):
 
 def test_help_names_every_teacher_and_architecture():
     told = {action.dest: action.help for action in census_module._parser()._actions}
-    assert told["teacher"].startswith(", ".join(training.DRAWS))
+    assert told["teacher"].startswith(", ".join(draws.DRAWS))
     assert told["arch"] == ", ".join(rg.ARCHITECTURES)
 
 

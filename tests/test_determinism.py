@@ -17,7 +17,8 @@ import pytest
 from conftest import left, point, run, samples
 
 import resgrad as rg
-from resgrad import experiment, kernels, protocol, threads, training
+from resgrad import experiment, kernels, threads, training
+from resgrad.runs import protocol
 
 SMALL = ["--arch", "modresnet", "--d", "4", "--samples", "1000", "--steps", "300"]
 WIDE = ["--arch", "two-weight", "--d", "110", "--samples", "2000", "--steps", "12"]  # matrix products; long sums

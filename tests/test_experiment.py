@@ -12,7 +12,8 @@ import pytest
 from conftest import left, run
 
 import resgrad as rg
-from resgrad import experiment, files, protocol, training
+from resgrad import draws, experiment
+from resgrad.runs import files, protocol
 
 SMALL = ["--d", "4", "--samples", "1000", "--steps", "300"]  # one shape for all, compiled once
 
@@ -241,4 +242,4 @@ def test_quiet_is_silent(tmp_path):
 
 def test_help_names_every_teacher():
     told = {action.dest: action.help for action in experiment._parser()._actions}
-    assert told["teacher"].startswith(", ".join(training.DRAWS))
+    assert told["teacher"].startswith(", ".join(draws.DRAWS))

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from conftest import ARCHS, left, run
 
-from resgrad import experiment, files, protocol, training
+from resgrad import experiment, training
+from resgrad.runs import files, protocol
 
 SMALL = ["--arch", "li", "--d", "4", "--samples", "1000", "--steps", "300"]
 ENDLESS = ["--d", "4", "--steps", str(10**9)]

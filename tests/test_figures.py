@@ -9,8 +9,8 @@ import pytest
 
 import figures
 from figures import NAMES, equivalence
-from resgrad import plots
-from resgrad.protocol import resolve, simulate, table
+from resgrad.runs import plots
+from resgrad.runs.protocol import resolve, simulate, table
 
 HOME = pathlib.Path(figures.__file__).parent
 TOY = {"D": 3, "SEEDS": 2, "RUNS": 4, "KS": (2, 14), "PAIRS": 5, "STARTS": (0.0, 0.5, 1.0)}

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from resgrad import files
+from resgrad.runs import files
 
 ARRAYS = {"theta": np.arange(5.0), "order": np.arange(3)}
 

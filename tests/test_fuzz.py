@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import resgrad as rg
-from resgrad import experiment, landscape, protocol
+from resgrad import experiment
+from resgrad.minima import landscape
+from resgrad.runs import protocol
 
 D, ARCH, SCALAR = 3, "modresnet", "li"
 DOCUMENTED = (ValueError, TypeError, RuntimeError)  # the last where a solver of `gradient_flow` gives up

@@ -7,9 +7,8 @@ import pytest
 from conftest import ARCHS, every_arch
 
 import resgrad as rg
-from resgrad import gradcheck
-from resgrad.gradcheck import check_gradient, check_hessian
-from resgrad.training import streams
+from resgrad.draws import streams
+from resgrad.gradcheck import __main__, check_gradient, check_hessian
 
 POINTS = 200
 
@@ -524,7 +523,7 @@ def test_theta_is_left_alone():
 
 
 def test_command_line_prints_one_table(capsys):
-    assert gradcheck.main(["--d", "3", "--seed", "1"]) == 0
+    assert __main__.main(["--d", "3", "--seed", "1"]) == 0
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.startswith("architecture") and len(rows) == 12 * len(ARCHS)
     for kind in ("empirical", "online", "population", "Hessian"):
@@ -533,12 +532,12 @@ def test_command_line_prints_one_table(capsys):
 
 @pytest.mark.parametrize("d", ["1", "2"])
 def test_command_line_in_few_dimensions(d):
-    assert gradcheck.main(["--arch", "modresnet", "--d", d]) == 0
+    assert __main__.main(["--arch", "modresnet", "--d", d]) == 0
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_command_line_in_one_dimension(seed, capsys):
-    assert gradcheck.main(["--d", "1", "--seed", str(seed)]) == 0
+    assert __main__.main(["--d", "1", "--seed", str(seed)]) == 0
     assert "cannot tell" not in capsys.readouterr().out
 
 
@@ -556,7 +555,7 @@ def test_the_rounding_of_terms_that_cancel_is_no_slope():
 def test_command_line_fails_on_a_wrong_gradient(capsys, monkeypatch):
     right = rg.EmpiricalLoss.value_and_grad
     monkeypatch.setattr(rg.EmpiricalLoss, "value_and_grad", lambda s, t: (right(s, t)[0], 2 * right(s, t)[1]))
-    assert gradcheck.main(["--arch", "li", "--d", "2"]) == 1
+    assert __main__.main(["--arch", "li", "--d", "2"]) == 1
     assert "analytic is 2 times numeric" in capsys.readouterr().out
 
 
@@ -571,4 +570,4 @@ def test_command_line_fails_on_a_wrong_gradient(capsys, monkeypatch):
     ],
 )
 def test_command_line_refuses_in_one_line(argument, words, refusal):
-    assert words in refusal(gradcheck.main, argument)
+    assert words in refusal(__main__.main, argument)

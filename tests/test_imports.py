@@ -11,16 +11,18 @@ import resgrad as rg
 
 PACKAGE = pathlib.Path(rg.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-FLOORS = [  # a file may import from the floors above it in this list, and from its own; see `FOUNDATION`
-    {"checks", "command", "kernels", "threads"},
+FLOORS = [  # a file may import from its own floor and those above it in this list
+    {"checks", "runs.command", "runs.files", "runs.plots", "threads", "kernels"},
     {"architectures"},
-    {"losses", "optimizers"},
-    {"training", "symmetry", "landscape", "plots", "files", "gradcheck", "calls", "differences"},
-    {"protocol", "basins", "journal", "report"},
-    {"experiment", "census"},
+    {"losses", "optimizers", "draws"},
+    {"training", "gradcheck.check", "gradcheck.calls", "gradcheck.differences"},
+    {"flow"},
+    {"minima.symmetry", "minima.landscape", "minima.basins"},
+    {"runs.protocol", "runs.tasks", "runs.journal", "runs.report"},
+    {"experiment", "census", "gradcheck.__main__"},
 ]
-FOUNDATION = FLOORS[0]  # imports nothing of resgrad
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+FOUNDATION = FLOORS[0]  # imports nothing of resgrad but its own floor
+FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 AUTODIFF = {
     "torch",
     "jax",
@@ -39,69 +41,84 @@ AUTODIFF = {
     "optax",
 }
 
-every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+
+def name(file):
+    """``minima.symmetry`` for resgrad/minima/symmetry.py; a package is named after its folder."""
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "resgrad"
 
 
-def imports(file):
-    """Two sets: the rooms of resgrad that ``file`` imports, and the other packages."""
-    rooms, others = set(), set()
+every_file = pytest.mark.parametrize("file", FILES, ids=name)
+
+
+def imports(file, home=""):
+    """Two sets: the modules of resgrad that ``file``, in the folder ``home``, imports, and the other packages."""
+    modules, others = set(), set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and not node.module:  # from . import a, b
-            names = [f"resgrad.{alias.name}" for alias in node.names if alias.name != "__version__"]
-        elif isinstance(node, ast.ImportFrom) and node.level:  # from .a import b
-            names = [f"resgrad.{node.module}"]
-        elif isinstance(node, ast.ImportFrom) and node.module == "resgrad":  # from resgrad import a
-            names = [f"resgrad.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [node.module]
+            above = ["resgrad", *home.split(".")][: 3 - node.level] if node.level else []
+            path = ".".join([part for part in (*above, node.module) if part])
+            names = [f"{path}.{alias.name}" for alias in node.names]
         else:
             continue
-        for top, *rest in (name.split(".") for name in names):
-            if top == "resgrad":
-                rooms.add(rest[0] if rest else "resgrad")
-            else:
+        for path in names:
+            top, *rest = path.split(".")
+            if top != "resgrad":
                 others.add(top)
-    return rooms, others
+            elif found := next((m for n in (2, 1) if (m := ".".join(rest[:n])) in MODULES and m), None):
+                modules.add(found)
+            elif rest[:1] != ["__version__"]:
+                modules.add("resgrad")
+    return modules, others
+
+
+MODULES = {name(file) for file in FILES}
 
 
 def test_the_walk_sees_every_way_to_import(tmp_path):
-    source = tmp_path / "room.py"
+    source = tmp_path / "module.py"
     source.write_text(
-        "import numpy.linalg\nfrom . import kernels, checks\nfrom .losses import OnlineLoss\n"
-        "def f():\n    from resgrad.training import train\n    import resgrad.plots\n"
+        "import numpy.linalg\nfrom .. import kernels, checks\nfrom ..losses import OnlineLoss\n"
+        "def f():\n    from resgrad.training import train\n    import resgrad.runs.plots\n"
         "    from resgrad import census\n    import resgrad as rg\n    from scipy import stats\n"
+        "    from . import symmetry\n    from .basins import group\n"
     )
-    assert imports(source) == (
-        {"kernels", "checks", "losses", "training", "plots", "census", "resgrad"},
+    assert imports(source, "minima") == (
+        {"kernels", "checks", "losses", "training", "runs.plots", "census", "resgrad"}
+        | {"minima.symmetry", "minima.basins"},
         {"numpy", "scipy"},
     )
 
 
+def of(file):
+    """The modules of resgrad that a file of it imports."""
+    home = name(file).rpartition(".")[0] if file.stem != "__init__" else name(file)
+    return imports(file, "" if home == "resgrad" else home)[0]
+
+
 @every_file
 def test_imports_run_downward(file):
-    if file.stem == "__init__":
+    if file.stem == "__init__":  # hands out what its folder holds
+        assert all(module.startswith(name(file)) for module in of(file))
         return
-    assert file.stem in FLOOR, f"{file.name} has no floor yet: add it to FLOORS"
-    rooms, _ = imports(file)
-    assert rooms <= set(FLOOR), "import from the room that has it, not through the package"
-    if file.stem in FOUNDATION:
-        assert not rooms
-    assert all(FLOOR[room] <= FLOOR[file.stem] for room in rooms), f"{file.stem} imports {rooms}"
+    floor = FLOOR[name(file)]
+    assert of(file) <= set(FLOOR), "import from the module that has it, not through the package"
+    assert all(FLOOR[module] <= floor for module in of(file)), f"{name(file)} imports {of(file)}"
 
 
-def test_no_room_reaches_itself():
-    graph = {file.stem: imports(file)[0] for file in FILES if file.stem != "__init__"}
-    while free := [room for room in graph if not graph[room] & set(graph)]:
-        for room in free:
-            del graph[room]
+def test_no_module_reaches_itself():
+    graph = {name(file): of(file) for file in FILES if file.stem != "__init__"}
+    while free := [module for module in graph if not graph[module] & set(graph)]:
+        for module in free:
+            del graph[module]
     assert not graph
 
 
 @every_file
 def test_only_plots_draws(file):
-    assert file.stem == "plots" or "matplotlib" not in imports(file)[1]
+    assert name(file) == "runs.plots" or "matplotlib" not in imports(file)[1]
 
 
 @every_file
@@ -113,7 +130,14 @@ def test_gradients_are_derived_by_hand(file):
 def test_only_the_kernels_compile(file):
     names = {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}
     names |= {node.id for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Name)}
-    assert file.stem == "kernels" or not names & {"jit", "njit", "vectorize", "guvectorize", "jitclass", "cfunc"}
+    assert name(file).startswith("kernels") or not names & {
+        "jit",
+        "njit",
+        "vectorize",
+        "guvectorize",
+        "jitclass",
+        "cfunc",
+    }
 
 
 def run(code):
@@ -130,7 +154,7 @@ def test_records_need_no_compiler():
     assert run(code) == []
 
 
-@pytest.mark.parametrize("module", ["experiment", "census", "gradcheck"])
+@pytest.mark.parametrize("module", ["experiment", "census", "gradcheck.__main__"])
 def test_help_loads_nothing_heavy(module):
     code = (
         f"import sys; from resgrad.{module} import main\n"

@@ -5,7 +5,7 @@ import pytest
 from conftest import TRAINED_READOUT, every_arch, point, samples
 
 import resgrad as rg
-from resgrad import landscape, symmetry
+from resgrad.minima import landscape, symmetry
 
 PI = np.pi
 FIXED = [name for name, arch in rg.ARCHITECTURES.items() if arch.readout == "fixed"]

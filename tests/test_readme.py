@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import resgrad as rg
-from resgrad import landscape
+from resgrad.minima import landscape
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

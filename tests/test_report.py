@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import resgrad as rg
-from resgrad import experiment, report
-from resgrad.protocol import PRESETS, command_line, resolve
+from resgrad import experiment
+from resgrad.runs import report
+from resgrad.runs.protocol import PRESETS, command_line, resolve
 
 SMALL = ["--d", "3", "--samples", "500", "--steps", "300", "--quiet", "--report"]
 

@@ -9,7 +9,7 @@ from conftest import ARCHS, TRAINED_READOUT, every_arch, point, samples
 from hypothesis import given, settings
 
 import resgrad as rg
-from resgrad import symmetry
+from resgrad.minima import symmetry
 
 EPS = np.finfo(float).eps
 ROUNDING = 100 * EPS  # of |theta|: a handful of roundings in every entry

@@ -8,7 +8,9 @@ import html
 import os
 import re
 
-from . import architectures, landscape, losses, plots, protocol
+from . import plots, protocol
+from .. import architectures, losses
+from ..minima import landscape
 
 ZERO = 1e-10  # a loss this far below where it started counts as zero: ten orders of magnitude
 LARGEST = 1000  # parameters for which Hessians are worth their seconds

@@ -47,7 +47,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import architectures, checks
+from .. import architectures, checks
 
 EPS = float(np.finfo(np.float64).eps)
 DEAD = 1e-8  # of the largest |u||a|: a unit below it is named dead and does not count as moved
@@ -208,7 +208,7 @@ def align(arch, theta, theta_star, d):
     Examples
     --------
     >>> import resgrad as rg
-    >>> from resgrad import symmetry
+    >>> from resgrad.minima import symmetry
     >>> theta_star = rg.draw("resnet", "normal", d=3, rng=0)
     >>> theta = symmetry.transform("resnet", theta_star, 3, [2, 0, 1], scales=[0.5, 1.0, 4.0])
     >>> al = symmetry.align("resnet", theta, theta_star, d=3)

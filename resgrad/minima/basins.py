@@ -3,12 +3,12 @@
 Imports ``protocol``, ``landscape``, ``symmetry``, ``training``, ``threads`` and what they import.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from . import architectures, landscape, losses, optimizers, protocol, symmetry, threads, training
+from .. import optimizers, training
+from . import landscape, symmetry
 
 LOOK = 200  # first-order steps between two looks at the gradient
 WAIT = 1.2  # a point that was not accepted is looked at again when this many times the steps are made
@@ -163,41 +163,3 @@ def group(keys):
         apart = (np.diff(column[order]) > SAME) | (np.diff(label[order]) > 0)
         label[order] = np.concatenate([[0], np.cumsum(apart)])
     return label
-
-
-# ------------------------------------------------------------------ the work of a census
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """Some runs of a census: all that a worker, on whatever machine, needs to know."""
-
-    config: object  # of `census`
-    arch: architectures.Architecture
-    teacher: architectures.Network | None  # None: drawn anew in each run
-    numbers: tuple
-
-    def loss(self, streams):
-        """The expected loss of the run with these streams."""
-        if self.teacher is not None:
-            return losses.PopulationLoss(self.arch, self.teacher)
-        kind, d, units = self.config.teacher, self.config.d, self.config.teacher_width
-        theta_star = training.draw(self.arch, kind, d, units, streams.teacher)
-        return losses.PopulationLoss(self.arch, architectures.Network(self.arch, theta_star, d))
-
-    def start(self, streams):
-        """Where the student of the run with these streams starts."""
-        return training.draw(self.arch, self.config.init, self.config.d, self.config.width, streams.init)
-
-
-@threads.one_thread(helped=False)
-def work(task):
-    """[(run, Basin)] of a task."""
-    config, found = task.config, []
-    for run in task.numbers:
-        streams = training.streams(config.seed, run)
-        exact = task.loss(streams)
-        loss = protocol.loss_of(config, task.arch, exact.teacher, streams.data)
-        how = (config.steps, config.lr, config.momentum, config.batch_size, streams.batches)
-        found.append((run, descend(exact, loss, task.start(streams), *how)))
-    return found

@@ -6,7 +6,8 @@ A `Defect` keeps a loss from being checked at all; a problem is a text that says
 
 import numpy as np
 
-from . import checks, differences
+from .. import checks
+from . import differences
 
 
 class Defect(Exception):

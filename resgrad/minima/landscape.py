@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import architectures, checks, losses, symmetry
+from .. import architectures, checks, losses
+from . import symmetry
 
 EPS = symmetry.EPS
 NULL = 1e-11  # of the largest eigenvalue.  Measured: null ones < 1e-15, others mostly > 1e-5, though
@@ -86,7 +87,7 @@ def spectrum(loss, theta, tolerance=NULL):
     Examples
     --------
     >>> import resgrad as rg
-    >>> from resgrad import landscape
+    >>> from resgrad.minima import landscape
     >>> theta_star = rg.draw("resnet", "uniform", d=4, rng=0)
     >>> loss = rg.PopulationLoss("resnet", rg.Network("resnet", theta_star, d=4))
     >>> found = landscape.spectrum(loss, theta_star)
@@ -189,7 +190,7 @@ def polish(loss, theta, max_steps=1000):
     The most frequent spurious minimum of Safran & Shamir (2018) at k = 10 (their loss has a 1/2):
 
     >>> import numpy as np, resgrad as rg
-    >>> from resgrad import landscape
+    >>> from resgrad.minima import landscape
     >>> loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.eye(10).ravel(), d=10))
     >>> run = rg.train(loss, rg.draw("vanilla", "normal", d=10, rng=6), rg.SGD(0.05), 2000)
     >>> point = landscape.polish(loss, run.theta)
@@ -358,7 +359,7 @@ def one_point(loss, thetas, theta_star=None, aligned=None):
     Examples
     --------
     >>> import numpy as np, resgrad as rg
-    >>> from resgrad import landscape
+    >>> from resgrad.minima import landscape
     >>> loss = rg.PopulationLoss("li", rg.Network("li", rg.draw("li", "small", d=5, rng=0), d=5))
     >>> run = rg.train(loss, np.zeros(25), rg.SGD(0.05), 100, observe={"theta": np.copy})
     >>> convexity = landscape.one_point(loss, run.observed["theta"])
@@ -421,7 +422,7 @@ def convexity_region(gammas, d, n_pairs=200, rng=None, arch="li"):
 
     Examples
     --------
-    >>> from resgrad import landscape
+    >>> from resgrad.minima import landscape
     >>> region = landscape.convexity_region([0.5, 8.0], d=5, n_pairs=50, rng=0)
     >>> float(region.fraction[0]), bool(region.fraction[1] < 1)
     (1.0, True)

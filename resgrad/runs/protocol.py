@@ -9,7 +9,8 @@ import shlex
 
 import numpy as np
 
-from . import architectures, checks, files, optimizers
+from . import files
+from .. import architectures, checks, optimizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ def resolve(arch, preset="default", **given):
 
     Examples
     --------
-    >>> from resgrad.protocol import resolve
+    >>> from resgrad.runs.protocol import resolve
     >>> resolve("modresnet", "notebook").arch
     'modresnet-sum'
     >>> resolve("li", d=20).lr
@@ -154,9 +155,9 @@ def prepare(config, saved=(None, None)):
 
     ``saved`` = (theta_star, theta0) of a checkpoint: files that these came from are not read again.
     """
-    from . import training
+    from .. import draws
 
-    streams = training.streams(config.seed)
+    streams = draws.streams(config.seed)
     theta_star = _parameters(config, "teacher", streams.teacher, saved[0])
     theta0 = _parameters(config, "init", streams.init, saved[1])
     teacher = architectures.Network(config.arch, theta_star, config.d)
@@ -165,10 +166,10 @@ def prepare(config, saved=(None, None)):
 
 def loss_of(config, arch, teacher, rng, dtype="float64"):
     """What a run, or one of a census, trains on: a data set from ``rng``, fresh samples or the expectation."""
-    from . import losses, training
+    from .. import draws, losses
 
     if config.data == "dataset":
-        return losses.EmpiricalLoss(arch, *training.dataset(teacher, config.samples, rng, dtype))
+        return losses.EmpiricalLoss(arch, *draws.dataset(teacher, config.samples, rng, dtype))
     if config.data == "online":
         return losses.OnlineLoss(arch, teacher, dtype)
     if dtype != "float64":
@@ -178,13 +179,13 @@ def loss_of(config, arch, teacher, rng, dtype="float64"):
 
 def _parameters(config, role, rng, saved):
     """Teacher or start: drawn, or read from the ``theta`` of a weights file."""
-    from . import training
+    from .. import draws
 
     kind, arch = getattr(config, role), architectures.resolve(config.arch)
-    if kind in training.DRAWS:
-        return training.draw(arch, kind, config.d, config.width, rng)
+    if kind in draws.DRAWS:
+        return draws.draw(arch, kind, config.d, config.width, rng)
     if not kind.endswith(".npz"):
-        raise checks.suggest(kind, role, [*training.DRAWS, "the path of a weights.npz"])
+        raise checks.suggest(kind, role, [*draws.DRAWS, "the path of a weights.npz"])
     if saved is not None:
         return saved
     arrays, header = files.read_archive(kind, "weights")
@@ -200,7 +201,8 @@ def _parameters(config, role, rng, saved):
 
 def observers(config, teacher):
     """What is recorded besides the loss: functions of theta, by the columns of ``history.csv``."""
-    from . import landscape, losses, symmetry
+    from .. import losses
+    from ..minima import landscape, symmetry
 
     population, theta_star = losses.PopulationLoss(config.arch, teacher), teacher.theta
     columns = {
@@ -233,12 +235,12 @@ def simulate(config, problem=None, *, progress=None, resume=None):
 
     Examples
     --------
-    >>> from resgrad.protocol import resolve, simulate
+    >>> from resgrad.runs.protocol import resolve, simulate
     >>> trajectory, teacher = simulate(resolve("li", d=4, samples=500, steps=2000))
     >>> bool(trajectory.observed["distance"][-1] < 1e-6)
     True
     """
-    from . import training
+    from .. import training
 
     loss, theta0, teacher = problem or prepare(config)
     optimizer = optimizers.Nesterov(config.lr, config.momentum)  # without momentum SGD, bit for bit

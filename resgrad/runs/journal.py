@@ -12,7 +12,8 @@ import os
 
 import numpy as np
 
-from . import __version__, checks, files
+from . import files
+from .. import __version__, checks
 
 NAME = "runs.jsonl"
 FORMAT = 1
@@ -119,7 +120,7 @@ def read(path):
 
 def _basin(record, task):
     """(run, Basin) of a line."""
-    from . import basins
+    from ..minima import basins
 
     run, theta = record.pop("run"), np.frombuffer(base64.b64decode(record.pop("theta"), validate=True))
     basin = basins.Basin(theta=theta, **record)

@@ -1,0 +1,65 @@
+"""``python -m resgrad.gradcheck``: the checks of every gradient of this package, as a table."""
+
+import sys
+
+from .. import checks
+from ..runs import command
+from .check import WRONG, check_gradient, check_hessian
+
+
+@command.guarded
+def main(argv=None):
+    """Check every loss of every architecture; the exit code is 1 where a gradient is wrong."""
+    parser = command.Parser(
+        prog="python -m resgrad.gradcheck",
+        description="Check the gradients of every architecture, on samples and in expectation, at a "
+        "random point, at a kink and at the teacher, and the Hessian against the gradient. "
+        "The exit code is 1 where one is wrong.",
+    )
+    parser.add_argument("--arch", help="one architecture; default: all")
+    parser.add_argument("--d", type=int, default=4, help="input dimension and width (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="of the teacher, the points and the data")
+    options = parser.parse_args(argv)
+    d, seed = checks.integer(options.d, "--d"), checks.integer(options.seed, "--seed", 0)
+    from ..architectures import ARCHITECTURES, resolve
+
+    archs = [resolve(options.arch)] if options.arch is not None else ARCHITECTURES.values()
+    row, doubtful, failed = "{:<14}{:<12}{:<9}{:>7}{:>6}{:>15}  {}", [], False
+    command.say(row.format("architecture", "loss", "point", "checked", "kinks", "max rel error", "verdict"))
+    for *names, report in (line for arch in archs for line in _reports(arch, d, seed)):
+        counts = sum(block.checked for block in report.blocks), len(report.kinks)
+        slope = f"; Taylor slope {min(report.taylor_slopes):.2f}" if report.taylor_slopes else ""
+        command.say(row.format(*names, *counts, f"{report.max_rel_error:.1e}", report.verdict + slope))
+        doubtful += [f"\n{', '.join(names)}: {report}"] * (not report.ok)
+        failed |= report.verdict == WRONG
+    for text in doubtful:
+        command.say(text)
+    return int(failed)
+
+
+def _reports(arch, d, seed):
+    """(architecture, loss, point, report) of everything there is to check for one architecture."""
+    from ..architectures import Network
+    from ..draws import dataset, draw, streams
+    from ..losses import EmpiricalLoss, OnlineLoss, PopulationLoss
+
+    rng = streams(seed)
+    teacher = Network(arch, draw(arch, "normal", d, rng=rng.teacher), d)
+    theta, data = draw(arch, "normal", d, rng=rng.init), dataset(teacher, 20, rng.data)
+    batch = OnlineLoss(arch, teacher).batch(20, rng.batches)
+    losses = EmpiricalLoss(arch, *data), batch, PopulationLoss(arch, teacher)
+    for name, loss in zip(("empirical", "online", "population"), losses):
+        x, kink = getattr(loss, "rows", batch.rows)[0, :d], theta.copy()
+        U, W1 = arch.canonical(kink, d)[0], arch.unflatten(kink, d)[0]
+        W1[:, 0] -= (x @ U[:, 0]) / (x @ x) * x  # now the first unit's pre-activation vanishes on x
+        if d == 1:
+            W1[:, 0] = -arch.identity  # exactly 0: a unit of 1e-16, which rounding may leave, is no kink
+        for point, at in (("random", theta), ("kink", kink), ("teacher", teacher.theta)):
+            report = check_gradient(loss, at, seed=seed)
+            yield arch.name, name, point, report
+            if hasattr(loss, "hessian") and not report.kinks:
+                yield arch.name, "Hessian", point, check_hessian(loss, at)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

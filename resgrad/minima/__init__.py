@@ -1,0 +1,1 @@
+"""Where training ends: symmetry, critical points, basins."""
