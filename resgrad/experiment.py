@@ -138,7 +138,8 @@ def _summary(config, trajectory, teacher, seconds):
     import numba
     import scipy
 
-    from . import losses, threads
+    from . import losses
+    from .kernels import threads
     from .minima import landscape, symmetry
     from .runs import report
 
