@@ -6,11 +6,11 @@ import mpmath
 import naive
 import numpy as np
 import pytest
-from conftest import every_arch, every_dtype, point, relative_error, same_outputs, samples
+from conftest import compiled, every_arch, every_dtype, point, relative_error, same_outputs, samples
 
 import resgrad as rg
 from resgrad import kernels, training
-from resgrad.kernels import narrow, policy, population, wide
+from resgrad.kernels import narrow, plain, policy, population, wide
 
 # Sums of at most some hundred terms, in an order of the compiler's choosing: rounding errors of
 # about sqrt(100) units in the last place, times a margin.
@@ -171,6 +171,7 @@ def test_the_first_window_is_the_mean_of_its_batch_losses(arch):
     assert np.max(np.abs(run.loss / wanted - 1)) < TWIN[np.float64]
 
 
+@compiled
 @every_dtype
 @pytest.mark.parametrize("arch", ["two-weight", "modresnet"], ids=["m = 1", "m = d"])
 @pytest.mark.parametrize("source", ["data set", "fresh samples"])
@@ -188,6 +189,7 @@ def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
     rates, results = tuple(map(dtype, (0.01, 0.02, 0.9))), []
     small, size = narrow.narrow_loop(d, width, m, k_star), d * width + width * m
     for loop, parts, scratch in (
+        (plain.sampled_loop(d, width, m, k_star)[0], 1, None),
         (small, 1, narrow.narrow_scratch(1, size, batch, dtype)),
         (small, 2, narrow.narrow_scratch(2, size, batch, dtype)),
         (wide.wide_loop, 1, wide.wide_scratch(1, d, width, k_star, m, batch, dtype)),
@@ -216,6 +218,7 @@ def test_a_step_on_several_blocks_is_one_gradient(dtype, width):
     assert relative_error(run.theta, wanted) < STEPS[dtype]
 
 
+@compiled
 def test_only_wide_networks_take_the_wide_loops():
     for loop, limit, extra in (
         (lambda d, k: kernels.sampled_loop(d, k, 1, False)[0], policy.NARROW, wide.wide_loop),
@@ -244,6 +247,7 @@ COMPILED = [
 ]
 
 
+@compiled
 @every_dtype
 @pytest.mark.parametrize("arch", ["li", "two-weight", "modresnet"])
 def test_nothing_is_compiled_twice(arch, dtype):
@@ -289,27 +293,38 @@ def test_training_leaves_its_inputs_alone():
     assert all(np.array_equal(a, b) for a, b in zip(before, (X, Y, theta0, loss.rows)))
 
 
+@compiled
 @every_arch
 def test_the_exact_loop_is_the_same_for_one_shape_and_for_all(arch):
     teacher = rg.Network(arch, point(arch, 3, 2, seed=1), 3)
     loss, ends = rg.PopulationLoss(arch, teacher), []
     m = loss.arch.outputs(3)
-    for shape in ((3, 4, 6, m), (0, 0, 0, 0)):
+    loops = [population._population_loop(*shape) for shape in ((3, 4, 6, m), (0, 0, 0, 0))]
+    for loop in (*loops, plain.population_loop(3, 4, 6, m)[0]):
         U, A = loss.arch.canonical(point(arch, 3, 4), 3)
-        population._population_loop(*shape)(
-            0,
-            np.zeros((1, 16), np.int64),
-            (np.empty((2, 4, 3 + m)), 2),
-            loss.units_star,
-            U,
-            A,
-            np.zeros_like(U),
-            np.zeros_like(A),
-            (0.01, 0.01, 0.5),
-            20,
-        )
-        ends.append(np.concatenate([U.ravel(), A.ravel()]))
-    assert relative_error(*ends) < 1e-14  # a few EPS: sums are in another order
+        moving, scratch = (U, A, np.zeros_like(U), np.zeros_like(A)), (np.empty((2, 4, 3 + m)), 2)
+        loop(0, np.zeros((1, 16), np.int64), scratch, loss.units_star, *moving, (0.01, 0.01, 0.5), 20)
+        ends.append(np.concatenate([part.ravel() for part in moving]))
+    assert relative_error(ends[0], ends[1]) < 1e-14  # a few EPS: sums are in another order
+    assert relative_error(ends[0], ends[2]) < 1e-13  # and angles by another formula
+
+
+@every_arch
+@every_dtype
+def test_the_gradients_are_the_plain_ones(arch, dtype):
+    """On a data set and in expectation, of a wide network, too."""
+    for d, width in ((3, 4), (40, 35)):
+        loss = rg.EmpiricalLoss(arch, *samples(arch, 21, d, dtype=dtype))
+        exact = rg.PopulationLoss(arch, rg.Network(arch, point(arch, d, 2, seed=1), d))
+        theta = point(arch, d, width, dtype=dtype)
+        U, A = loss.arch.canonical(theta, d)
+        value, dU, dA = plain.sampled_gradient(U, A, loss.rows[:, :d], loss.rows[:, d:])
+        assert abs(loss.value(theta) - value) <= TWIN[dtype] * value
+        assert loss.value(theta) == loss.value_and_grad(theta)[0]  # to the last bit
+        assert relative_error(loss.grad(theta), loss.arch.pull_back(dU, dA)) < TWIN[dtype]
+        U, A = loss.arch.canonical(theta.astype(float), d)
+        wanted = loss.arch.pull_back(*plain.exact_gradient(U, A, *exact.units_star))
+        assert relative_error(exact.grad(theta), wanted) < TWIN[np.float64]
 
 
 def test_the_arcsine_polynomial_is_good_to_the_last_digit():

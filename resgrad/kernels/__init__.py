@@ -73,7 +73,11 @@ from .policy import PLAIN
 from .threads import together
 
 if PLAIN:
-    from .plain import dataset_gradient, population_gradient, population_loop, sampled_loop
+    from .plain import dataset_gradient, population_gradient, population_loop, quiet, sampled_loop
+
+    population_hessian, population_value, population_value_plain = map(
+        quiet, (population_hessian, population_value, population_value_plain)
+    )
 else:
     from .loops import sampled_loop
     from .population import population_gradient, population_loop

@@ -6,12 +6,16 @@ NUMBA_DISABLE_JIT=1 these do all the work: slowly, with the same results to roun
 
 import numpy as np
 
+quiet = np.errstate(all="ignore")  # as compiled code, which says nothing of what overflows
 
+
+@quiet
 def forward(U, A, C, X):
     """F (B, m) at the rows of X (B, d); (1)."""
     return np.maximum(X @ U, 0) @ A + X @ C
 
 
+@quiet
 def sampled_gradient(U, A, X, T):
     """(loss, dU, dA): the mean squared error on a batch, labels T = Y - X C, and its gradient."""
     H = np.maximum(X @ U, 0)  # (1)
@@ -21,6 +25,7 @@ def sampled_gradient(U, A, X, T):
     return np.sum(np.square(R), dtype=np.float64) / len(X), scale * (X.T @ G), scale * (H.T @ R)  # (4), (2)
 
 
+@quiet
 def exact_gradient(U, A, U_star, A_star, D):
     """(dU, dA) of the expected loss; D = C - C*."""
     Z, Q = np.hstack([U, U_star]), np.vstack([A, -A_star])
@@ -34,6 +39,7 @@ def exact_gradient(U, A, U_star, A_star, D):
     return dU * (norm > 0), dA
 
 
+@quiet
 def step(w, v, gradient, lr, momentum):
     """One step of SGD or Nesterov, in place; (6)."""
     v *= momentum
