@@ -79,15 +79,17 @@ class EmpiricalLoss(_Loss):
 
     def value_and_grad(self, theta):
         """(value, gradient) at ``theta``: a float and an array of shape (n,)."""
-        U, A = self.arch.canonical(self._theta(theta), self.d)
-        dU, dA = np.empty_like(U), np.empty_like(A)
-        value = kernels.dataset_gradient(self.rows, U, A, dU, dA)
-        return float(value), self.arch.pull_back(dU, dA)
+        value, dU, dA = self._evaluate(theta)
+        return value, self.arch.pull_back(dU, dA)
 
     def value(self, theta):
         """The loss at ``theta``, a float, by the forward pass alone."""
+        return self._evaluate(theta, backward=False)[0]
+
+    def _evaluate(self, theta, backward=True):
         U, A = self.arch.canonical(self._theta(theta), self.d)
-        return float(kernels.dataset_gradient(self.rows, U, A, U[:0], A[:0]))
+        value, *gradient = kernels.sampled_gradient(U, A, *np.hsplit(self.rows, [self.d]), backward)
+        return float(value), *gradient
 
     def values(self, theta):
         """Every sample's squared error, shape (N,); the loss is their mean."""

@@ -236,7 +236,6 @@ def test_only_wide_networks_take_the_wide_loops():
 # ------------------------------------------------------------------------------- no recompilation
 
 COMPILED = [
-    kernels.dataset_gradient,
     kernels.population_gradient,
     kernels.population_hessian,
     kernels.population_value,

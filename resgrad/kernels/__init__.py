@@ -1,7 +1,7 @@
 """The mathematics, compiled: arrays in, arrays out; no validation, no files.
 
-Where to find it: `plain` has every equation in a few lines of NumPy and is what to read first; `sampled`, `narrow`
-and `wide` train on samples, `population` on the exact gradient; `hessian` and `digits` are the exact Hessian and
+Where to find it: `plain` has every equation in a few lines of NumPy and is what to read first; `narrow` and `wide`
+train on samples, `population` on the exact gradient; `hessian` and `digits` are the exact Hessian and
 the loss to its last digits; `pairs` has lengths and angles.  Below them `threads` lets several threads share a step,
 `lanes` holds the vector registers, and `policy` says how all of it is compiled.
 
@@ -68,12 +68,12 @@ double-double arithmetic (unevaluated hi + lo, about 32 digits) wherever plain s
 
 from .digits import population_value, population_value_plain, two_sum
 from .hessian import population_hessian
-from .plain import forward
+from .plain import forward, sampled_gradient
 from .policy import PLAIN
 from .threads import together
 
 if PLAIN:
-    from .plain import dataset_gradient, population_gradient, population_loop, quiet, sampled_loop
+    from .plain import population_gradient, population_loop, quiet, sampled_loop
 
     population_hessian, population_value, population_value_plain = map(
         quiet, (population_hessian, population_value, population_value_plain)
@@ -81,9 +81,9 @@ if PLAIN:
 else:
     from .loops import sampled_loop
     from .population import population_gradient, population_loop
-    from .sampled import dataset_gradient, shuffle  # noqa: F401
+    from .steps import shuffle  # noqa: F401
 
 __all__ = [
-    "dataset_gradient", "forward", "population_gradient", "population_hessian", "population_loop",
-    "population_value", "population_value_plain", "sampled_loop", "together", "two_sum",
+    "forward", "population_gradient", "population_hessian", "population_loop", "population_value",
+    "population_value_plain", "sampled_gradient", "sampled_loop", "together", "two_sum",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 from numba.extending import register_jitable
 
-from .pairs import normalize
+from .pairs import directions
 from .policy import jit
 
 
@@ -18,6 +18,7 @@ def _double_double(number):
     return float(number), float(number - Fraction(float(number)))
 
 
+EPS = float(np.finfo(np.float64).eps)
 _PI = (math.pi, 1.2246467991473532e-16)
 _HALF_PI = (_PI[0] / 2, _PI[1] / 2)
 # sin and cos on [0, pi / 4] to 1e-33: Taylor terms up to t^27 / 27! and t^26 / 26!
@@ -137,21 +138,26 @@ def population_value(Z, Q, D):
     return odd + max(even[0], 0.0) / (2.0 * math.pi)
 
 
-@jit
 def population_value_plain(Z, Q, D):
     """(18) in plain arithmetic but for the sum itself, and an estimate of its rounding error."""
-    K = Z.shape[0]
-    unit, norm = np.empty_like(Z), np.empty(K)
-    normalize(Z, Z.shape[1], 0, unit, np.empty(Z.T.shape), norm)
-    P = Q * norm.reshape((K, 1))
-    C, W = np.dot(unit, unit.T), np.dot(P, P.T)
-    odd = D + 0.5 * np.dot(Z.T, Q)
-    total, noise = (np.sum(odd * odd), 0.0), 0.0
-    for l in range(K):
+    unit, norm = directions(Z)
+    P = Q * norm[:, None]
+    return _plain_sum(unit @ unit.copy().T, P @ P.copy().T, D + 0.5 * (Z.T @ Q))
+
+
+@jit
+def _plain_sum(C, W, odd):
+    """The sum of (18) from the cosines C, the weights W and the linear part."""
+    square, noise = 0.0, 0.0
+    for i in range(odd.shape[0]):
+        for o in range(odd.shape[1]):
+            square += odd[i, o] * odd[i, o]
+    total = square, 0.0
+    for l in range(C.shape[0]):
         for n in range(l + 1):
             c = min(1.0, abs(C[l, n])) if n < l else 1.0
             term = W[l, n] * (math.sqrt((1.0 - c) * (1.0 + c)) + c * math.asin(c))
             term *= (1.0 if n == l else 2.0) / (2.0 * math.pi)
             total = _add(total, (term, 0.0))
             noise = math.hypot(noise, term)
-    return max(total[0], 0.0), np.finfo(np.float64).eps * noise
+    return max(total[0], 0.0), EPS * noise

@@ -4,21 +4,20 @@ import math
 
 import numpy as np
 
-from .pairs import angle, normalize
+from .pairs import angle, directions
 from .policy import jit
-from .sampled import copy
+from .steps import copy
+
+
+def population_hessian(U, A, U_star, A_star, D):
+    """The exact Hessian in (U, A), both row-major, shape (k (d + m), k (d + m)); (14)-(17)."""
+    unit, norm = directions(np.vstack([U.T, U_star.T]))
+    return _hessian(U, A, unit, norm, np.vstack([A, -A_star]), D)
 
 
 @jit
-def population_hessian(U, A, U_star, A_star, D):
-    """The exact Hessian in (U, A), both row-major, shape (k (d + m), k (d + m)); (14)-(17)."""
-    d, k, m = U.shape[0], U.shape[1], A.shape[1]
-    K = k + U_star.shape[1]
-    unit, columns, norm, Q = np.zeros((K, d)), np.zeros((d, K)), np.zeros(K), np.zeros((K, m))
-    normalize(U.T, d, 0, unit, columns, norm)
-    normalize(U_star.T, d, k, unit, columns, norm)
-    copy(A, Q[:k])
-    copy(-A_star, Q[k:])
+def _hessian(U, A, unit, norm, Q, D):
+    d, k, m, K = U.shape[0], U.shape[1], A.shape[1], len(unit)
     uu, ua, aa = np.zeros((k, k, d, d)), np.zeros((k, k, d, m)), np.zeros((k, k))
     for j in range(k):
         aa[j, j] = norm[j] * norm[j]

@@ -29,7 +29,7 @@ from .lanes import (
     tile_height,
 )  # fmt: skip
 from .policy import BLOCK, inline, sampled_jit
-from .sampled import copy, keep_active_lanes, update
+from .steps import copy, keep_active_lanes, update
 from .threads import meet, share
 
 
@@ -135,7 +135,7 @@ def _sum_outer(p, q, s, t, count, X, Y, out):
 
 @inline
 def _residual(d, m, count, n, R, XT):
-    """`sampled.residual` for samples in the lanes."""
+    """F = R becomes 2 (F - T) / n, (2); returns the share of the mean loss."""
     zero = splat(R.dtype.type(0))
     minus, scale, loss = splat(R.dtype.type(-1)), splat(R.dtype.type(2.0 / n)), zero
     for c in range(count):

@@ -7,26 +7,32 @@ import numpy as np
 from .policy import jit
 
 
-@jit
-def normalize(units, d, start, rows, columns, norm):
-    """Lengths of the units, rows of ``units``, and their directions: as rows, and as columns, from ``start`` on.
+def directions(units):
+    """(directions (k, d), lengths (k,)) of the rows of ``units``; a zero unit has direction 0.
 
-    A zero unit has direction 0.  Where a square could over- or underflow, the scale is taken out first.
+    Where a square could over- or underflow, the scale is taken out first.
+
+    >>> directions(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    (array([[0.6, 0.8],
+           [0. , 0. ]]), array([5., 0.]))
     """
-    for j in range(len(units)):
-        total, scale, l = 0.0, 1.0, start + j
-        for i in range(d):
-            total += units[j, i] * units[j, i]
-        if not 1e-280 < total < 1e280:
-            scale = np.max(np.abs(units[j, :d])) or 1.0
-            total = np.sum((units[j, :d] / scale) ** 2)
-        length = math.sqrt(total)
-        inverse = 1.0 / length if length > 0.0 else 0.0
-        norm[l] = scale * length
-        for i in range(d):
-            rows[l, i] = columns[i, l] = (units[j, i] if scale == 1.0 else units[j, i] / scale) * inverse
-        if d == 1 and length > 0.0:  # to the last bit: (15) divides by the norm what it leaves of s
-            rows[l, 0] = columns[0, l] = math.copysign(1.0, units[j, 0])
+    total = _squares(units)
+    large = np.abs(units).max(axis=1, initial=0.0)
+    scale = np.where((total > 1e-280) & (total < 1e280) | (large == 0), 1.0, large)
+    units = units / scale[:, None]
+    length = np.sqrt(_squares(units))
+    unit = units * np.where(length > 0, 1 / np.where(length > 0, length, 1.0), 0.0)[:, None]
+    if units.shape[1] == 1:
+        unit = np.sign(units)  # to the last bit: (15) divides by the norm what it leaves of s
+    return unit, scale * length
+
+
+def _squares(units):
+    """The squared length of each row, summed from the first entry to the last."""
+    total = np.zeros(len(units))
+    for column in units.T:
+        total += column * column
+    return total
 
 
 @jit

@@ -6,6 +6,8 @@ NUMBA_DISABLE_JIT=1 these do all the work: slowly, with the same results to roun
 
 import numpy as np
 
+from .policy import BLOCK
+
 quiet = np.errstate(all="ignore")  # as compiled code, which says nothing of what overflows
 
 
@@ -16,13 +18,20 @@ def forward(U, A, C, X):
 
 
 @quiet
-def sampled_gradient(U, A, X, T):
-    """(loss, dU, dA): the mean squared error on a batch, labels T = Y - X C, and its gradient."""
-    H = np.maximum(X @ U, 0)  # (1)
-    R = H @ A - T  # (2)
-    G = (R @ A.T) * (H > 0)  # (3), relu'(0) = 0
+def sampled_gradient(U, A, X, T, backward=True):
+    """(loss, dU, dA): the mean squared error for the labels T = Y - X C, and, if asked for, its gradient."""
+    loss, dU, dA = 0.0, np.zeros_like(U), np.zeros_like(A)
+    for start in range(0, len(X), BLOCK):  # so many samples at a time fit into the cache
+        x, t = X[start : start + BLOCK], T[start : start + BLOCK]
+        h = np.maximum(x @ U, 0)  # (1)
+        r = h @ A - t  # (2)
+        loss += np.sum(np.square(r), dtype=np.float64)
+        if backward:
+            g = (r @ A.T) * (h > 0)  # (3), relu'(0) = 0
+            dU += x.T @ g  # (4)
+            dA += h.T @ r  # (2)
     scale = U.dtype.type(2 / len(X))
-    return np.sum(np.square(R), dtype=np.float64) / len(X), scale * (X.T @ G), scale * (H.T @ R)  # (4), (2)
+    return loss / len(X), scale * dU, scale * dA
 
 
 @quiet
@@ -48,14 +57,6 @@ def step(w, v, gradient, lr, momentum):
 
 
 # --------------------------------------------------------------------------- as the compiled ones are called
-
-
-def dataset_gradient(rows, U, A, dU, dA):
-    """Mean loss over the data set; its gradient goes into dU and dA, unless these are empty.  rows = [x, y - C'x]."""
-    loss, unit_gradient, readout_gradient = sampled_gradient(U, A, rows[:, : len(U)], rows[:, len(U) :])
-    if dU.size:
-        dU[:], dA[:] = unit_gradient, readout_gradient
-    return loss
 
 
 def population_gradient(U, A, U_star, A_star, D, dU, dA):

@@ -32,7 +32,7 @@ from .lanes import (
     store,
 )  # fmt: skip
 from .policy import BLOCK, REGISTER, ROWS, inline, jit, sampled_jit
-from .sampled import copy, keep_active_lanes
+from .steps import copy, keep_active_lanes
 from .threads import meet, share
 
 
