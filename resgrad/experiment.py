@@ -139,7 +139,7 @@ def _summary(config, trajectory, teacher, seconds):
     import scipy
 
     from . import losses, threads
-    from .minima import landscape, symmetry
+    from .minima import alignment, landscape
     from .runs import report
 
     history, result = table(trajectory), {"steps": int(trajectory.steps[-1]), "seconds": round(seconds, 3)}
@@ -151,8 +151,8 @@ def _summary(config, trajectory, teacher, seconds):
         result["toward_from"] = None if away + 1 == len(history["step"]) else int(history["step"][away + 1])
     result["units_permuted"] = None
     if np.isfinite(trajectory.theta).all():
-        alignment = symmetry.align(config.arch, trajectory.theta, teacher.theta, config.d)
-        result["units_permuted"] = int(alignment.units_moved)
+        found = alignment.align(config.arch, trajectory.theta, teacher.theta, config.d)
+        result["units_permuted"] = int(found.units_moved)
         finished = trajectory.stop_reason == "finished"
         if finished and not report.is_zero(result) and trajectory.theta.size <= report.LARGEST:
             end = landscape.polish(losses.PopulationLoss(config.arch, teacher), trajectory.theta)
