@@ -22,7 +22,7 @@ import pytest
 import resgrad as rg
 from resgrad import census as census_module
 from resgrad import draws, threads
-from resgrad.minima import basins
+from resgrad.minima import basins, symmetry
 from resgrad.runs import files, tasks
 from resgrad.runs import journal as journal_module
 
@@ -105,6 +105,15 @@ def test_sampled_training_ends_in_exact_minima(data):
 
 def test_a_teacher_may_be_zero():
     assert census("resnet", 3, runs=3, teacher="zero", quiet=True).counts["global"] == 3
+
+
+def test_a_run_whose_units_all_died_is_one_that_did_not_converge():
+    """Run 118 loses its only unit on the way; `zero` starts without any."""
+    task = census_module.prepare("resnet-sum", 2, runs=200, width=1, teacher="normal")
+    ((_, basin),) = tasks.work(dataclasses.replace(task, numbers=(118,)))
+    assert basin.outcome == "unconverged" and symmetry.tangent("resnet-sum", basin.theta, 2).shape == (4, 1)
+    found = census("resnet", 3, init="zero", runs=2, steps=2000, quiet=True)
+    assert found.counts["unconverged"] == 2 and not found.theta.any()
 
 
 # --------------------------------------------------------------------------------------- families

@@ -10,7 +10,7 @@ import pytest
 
 import resgrad as rg
 from resgrad import experiment
-from resgrad.runs import report
+from resgrad.runs import files, report
 from resgrad.runs.protocol import PRESETS, command_line, resolve
 
 SMALL = ["--d", "3", "--samples", "500", "--steps", "300", "--quiet", "--report"]
@@ -77,6 +77,17 @@ def test_a_run_that_diverged_has_a_page_without_a_spectrum(tmp_path):
     assert experiment.main(given) == 3
     text = (tmp_path / "out" / "report.html").read_text()
     assert text.count("<svg") == 2 and "diverged" in text
+
+
+@pytest.mark.parametrize("arch", ["resnet", "two-weight", "vanilla"])
+def test_a_run_without_a_live_unit_has_a_page(arch, tmp_path):
+    theta = np.zeros(rg.ARCHITECTURES[arch].size(3))
+    theta[:9] -= rg.ARCHITECTURES[arch].identity * np.eye(3).ravel()
+    files.write_archive(tmp_path / "dead.npz", "weights", {"theta": theta}, arch=arch, d=3)
+    given = ["--arch", arch, *SMALL, "--init", str(tmp_path / "dead.npz"), "--out", str(tmp_path / "out")]
+    assert experiment.main(given) == 0
+    predicted = 6 if arch == "two-weight" else 0
+    assert f"symmetry predicts {predicted} zero ones" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_no_page_unless_asked(tmp_path):

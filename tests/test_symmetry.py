@@ -383,6 +383,24 @@ def test_no_gradient_along_the_orbit(arch, d, k):
     np.testing.assert_allclose(T.T @ grad, 0, atol=1e-13 * (1 + np.linalg.norm(grad)))
 
 
+@every_arch
+@pytest.mark.parametrize("dead", [1, 3])
+def test_a_unit_that_is_zero_has_no_direction_of_its_own(arch, dead):
+    """Also where every unit is zero: the unseen directions alone are left."""
+    record, rng = rg.ARCHITECTURES[arch], np.random.default_rng(0)
+    U, W2 = rng.normal(size=(2, 3)), rng.normal(size=(3, 2))
+    U[:, :dead], W2[:dead] = 0.0, 0.0
+    if record.readout == "sum":
+        W2[:dead] = [1.0, -1.0]  # its a is 0
+    theta = from_units(arch, U, W2)
+    T = symmetry.tangent(arch, theta, 2)
+    assert T.shape == (theta.size, {"fixed": 0, "vector": 3 - dead, "sum": 3 - dead + 3}[record.readout])
+    np.testing.assert_allclose(T.T @ T, np.eye(T.shape[1]), atol=1e-14)
+    loss = rg.PopulationLoss(arch, rg.Network(arch, point(arch, 2), 2))
+    assert rg.spectrum(loss, theta).predicted == T.shape[1]
+    assert rg.polish(loss, theta).verdict == "unconverged"
+
+
 # ------------------------------------------------------------------- what training leaves alone
 
 

@@ -77,7 +77,7 @@ class Units:
         dW1, dW2 = np.zeros((live.size, d, k)), np.zeros((live.size, k, d))
         row, share = np.arange(live.size), d**0.5 if self.arch.readout == "sum" else 1.0
         dW1[row, :, live], dW2[row, live] = self.u[live], -self.a[live] / share
-        rescaling = directions(np.hstack([dW1.reshape(live.size, -1), dW2.reshape(live.size, -1)])).T
+        rescaling = directions(np.hstack([dW1.reshape(-1, d * k), dW2.reshape(-1, k * d)])).T
         if self.arch.readout == "vector":
             return rescaling
         across = np.linalg.qr(np.hstack([np.ones((d, 1)), np.eye(d, d - 1)]))[0][:, 1:]  # orthogonal to 1
