@@ -309,6 +309,23 @@ def test_extreme_sizes_stay_finite(arch, size):
             assert np.isfinite([al.distance, *al.scales, *al.teacher]).all() and al.distance <= al.raw_distance
 
 
+@pytest.mark.parametrize("arch", TRAINED_READOUT)
+def test_a_teacher_whose_units_are_nothing_beside_the_student(arch):
+    """The nearest image of a dead teacher: the student without its shorter halves."""
+    theta = rg.draw(arch, "normal", 3, rng=0)
+    al, dead = (rg.align(arch, theta, size * theta, 3) for size in (1e-310, 0.0))
+    if not rg.ARCHITECTURES[arch].identity:  # else its units are those of the identity
+        assert al.distance == dead.distance < dead.raw_distance
+    assert np.isfinite([al.distance, *al.scales, *al.teacher]).all()
+
+
+def test_the_gauge_leaves_a_unit_alone_whose_scale_would_be_zero():
+    theta = np.array([1e-310, 1e20, 1.0, 1e20])
+    form, back = symmetry.gauge(rg.ARCHITECTURES["resnet"], theta, 1)
+    np.testing.assert_allclose(rg.transform("resnet", form, 1, **back), theta)
+    assert back["scales"][0] == 1 != back["scales"][1]
+
+
 @pytest.mark.parametrize("arch", VECTOR)
 @pytest.mark.parametrize("power", [-520, -250, 250, 520])
 def test_an_orbit_is_recognized_at_any_scale(arch, power):

@@ -196,7 +196,8 @@ def _nearest(s, t):
     """
     from scipy.optimize import linear_sum_assignment
 
-    fixed, dead = s.arch.readout == "fixed", t.dead(EPS**2)
+    fixed, longest = s.arch.readout == "fixed", max(np.abs(s.u).max(), np.abs(s.a).max())
+    dead = t.dead(EPS**2) | (t.strength() <= TINY**2 * longest)  # else p or q of (1) is beyond 1e300
     cost, c, work = _orbit_costs(s, t, dead, fixed)
     rows, order = linear_sum_assignment(cost)
     match = order if fixed else linear_sum_assignment(work)[1]

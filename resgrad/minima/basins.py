@@ -15,6 +15,7 @@ STEP = 0.5  # of 1 / curvature: the step size unless given.  On a quadratic loss
 FAR = 1e60  # size of an entry of theta: the run has diverged, and the gradient is about to overflow
 NONE = [0.0] * 4
 SAME = 1e-7  # relative: minima of one family agree to 1e-10, the most similar families seen differ by 1e-3
+SMALL = float(np.finfo(np.float64).tiny)  # the smallest number that is not taken for 0 where subnormal numbers are
 
 
 class Basin(NamedTuple):
@@ -104,7 +105,7 @@ def descend(
 def _step_size(exact, theta0, momentum):
     points = [theta0, exact.teacher.theta] if exact.teacher.arch == exact.arch else [theta0]
     curvature = max(float(np.linalg.eigvalsh(exact.hessian(theta))[-1]) for theta in points)
-    return (1 - momentum / 2) * STEP / curvature if curvature > 0 else STEP
+    return (1 - momentum / 2) * STEP / curvature if curvature > SMALL else STEP
 
 
 def _polish(exact, theta, slack, settled):
@@ -133,9 +134,9 @@ def _newton_length(exact, theta, slack):
     -2 ``slack``.
     """
     hessian, orbit = exact.hessian(theta), symmetry.Units.of(exact.arch, theta, exact.d).tangent()
-    size = max(np.abs(hessian).max(), 1e-300)
+    size = np.abs(hessian).max()
     hessian += size * (orbit @ orbit.T)
-    step = landscape.shifted_step(hessian, exact.grad(theta), max(2 * slack, landscape.SHIFT * size))
+    step = landscape.shifted_step(hessian, exact.grad(theta), max(2 * slack, landscape.SHIFT * size, SMALL))
     return None if step is None else float(np.linalg.norm(step))
 
 

@@ -73,7 +73,7 @@ class Units:
         k, d = self.u.shape
         if self.arch.readout == "fixed":
             return np.zeros((self.u.size, 0))
-        live = np.flatnonzero(np.hypot(lengths(self.u), lengths(self.a)))
+        live = np.flatnonzero(np.hypot(lengths(self.u), lengths(self.a)) > 0)
         dW1, dW2 = np.zeros((live.size, d, k)), np.zeros((live.size, k, d))
         row, share = np.arange(live.size), d**0.5 if self.arch.readout == "sum" else 1.0
         dW1[row, :, live], dW2[row, live] = self.u[live], -self.a[live] / share
@@ -86,16 +86,19 @@ class Units:
 
 
 def lengths(rows):
-    """The length of each row, also where its square overflows or vanishes."""
-    size = np.abs(rows).max(axis=1, initial=5e-324)
-    rows = rows / size[:, None]
+    """The length of each row, also where its square overflows or vanishes.
+
+    Every test for zero is a comparison: where the processor takes subnormal numbers for 0, this must, too.
+    """
+    size = np.abs(rows).max(axis=1, initial=0.0)
+    rows = rows / np.where(size > 0, size, 1.0)[:, None]
     return size * np.sqrt(np.einsum("ij,ij->i", rows, rows))
 
 
 def directions(rows):
     """The rows divided by their lengths.  Rows of zeros stay."""
     length = lengths(rows)[:, None]
-    return rows / np.where(length, length, 1.0)
+    return rows / np.where(length > 0, length, 1.0)
 
 
 def checked(arch, theta, d, name="theta"):
@@ -200,7 +203,8 @@ def gauge(arch, theta, d):
     units = Units.of(arch, theta, d)
     length, product = lengths(units.u), units.strength() ** 2
     half = product.max() / 2 or 0.5
-    scales = np.where(length, length / np.sqrt(half + np.hypot(half, product)), 1.0)
+    scales = length / np.sqrt(half + np.hypot(half, product))
+    scales = np.where(scales > 0, scales, 1.0)  # u = 0, or so short that its scale is no number
     back = {"scales": scales, "unseen": units.unseen if arch.readout == "sum" else None}
     c = scales[:, None]
     return replace(units, u=units.u / c, a=units.a * c, unseen=0 * units.unseen).theta(), back
