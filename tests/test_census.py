@@ -87,6 +87,32 @@ def test_a_saddle_is_only_what_descent_cannot_leave():
     assert tipped.steps > 400  # the gradient was small at the saddle, too
 
 
+@pytest.mark.parametrize("steps", [300, 1000, 4000])
+def test_the_destination_is_where_descent_ends(steps):
+    """Wherever it is certain.  Later points are certain more often."""
+    certain = 0
+    for seed in range(12):
+        streams = rg.streams(seed)
+        loss = rg.PopulationLoss(
+            "vanilla", rg.Network("vanilla", rg.draw("vanilla", "normal", 6, rng=streams.teacher), 6)
+        )
+        start = rg.draw("vanilla", "fan-in", 6, rng=streams.init)
+        theta = rg.train(loss, start, rg.SGD(0.05), steps).theta
+        if found := basins.destination(loss, theta):
+            end = rg.train(loss, theta, rg.SGD(0.05), 50_000, record_every=50_000).theta
+            assert np.abs(end - found.theta).max() < 1e-6
+            certain += 1
+    assert certain >= {300: 1, 1000: 6, 4000: 11}[steps]
+
+
+def test_next_to_a_saddle_the_destination_is_certain_only_for_who_stays():
+    """Equal units stay equal, and descend to the saddle between two minima."""
+    loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.eye(2).ravel(), 2))
+    theta = rg.train(loss, np.full(4, 0.45), rg.SGD(0.02), 1000).theta
+    assert basins.destination(loss, theta).verdict == "saddle"
+    assert basins.destination(loss, theta + [1e-2, 0, 0, 0]) is None
+
+
 def test_no_verdict_before_its_time():
     kinds = {"d": 6, "runs": 3, "quiet": True}
     assert census("vanilla", steps=20, **kinds).counts["unconverged"] == 3

@@ -108,6 +108,17 @@ def _step_size(exact, theta0, momentum):
     return (1 - momentum / 2) * STEP / curvature if curvature > SMALL else STEP
 
 
+def destination(exact: losses.PopulationLoss, theta: np.ndarray) -> landscape.Polished | None:
+    """The critical point that descent from ``theta`` leads to, or None where that is not certain.
+
+    The test is that of `descend`.  Where the gradient was largest is unknown here, so `landscape.gradient_scale`
+    stands for it.
+    """
+    norm = float(np.linalg.norm(exact.grad(theta)))
+    small = HANDOVER * landscape.gradient_scale(theta, exact.hessian(theta))
+    return _polish(exact, theta, min(norm, small), norm <= small)
+
+
 def _polish(exact, theta, slack, settled):
     """The minimum in whose basin ``theta`` lies, or None where that is not certain.
 
