@@ -2,7 +2,7 @@
 
 `align` measures how far the student is from the nearest image of the teacher, min_g |theta - g theta*|.  This is 0
 where the two agree up to symmetry, never more than |theta - theta*|, and continuous in theta.  (The distance of the
-two balanced forms is neither: it can exceed the raw distance, and does not see where on its orbit the student is.)
+two balanced forms would not do: it can exceed the raw distance, and does not see where on its orbit the student is.)
 
 The minimum over permutations is an assignment problem.  Its cost[j, l] is the squared distance of student unit
 (u, a) to the orbit of teacher unit (u*, a*).  Let phi be the angle between u and u*, psi the angle between a and a*,
@@ -81,9 +81,7 @@ class Alignment:
     flipped = cached_property(lambda self: self._along(0, 1, -1))
 
     def _along(self, one, other, sign=1):
-        """Pairs of live units, the direction of the first ``sign`` times that of the second.  In one network each
-        pair is named once.
-        """
+        """Pairs of live units where the first's direction is ``sign`` times the second's, each pair once."""
         dead = self.dead, self.dead_star
         first, second = (directions(self.units[i].u) for i in (one, other))
         close = _chords(first, sign * second) < PARALLEL**2
@@ -191,8 +189,8 @@ def _distance(s, t):
 
 
 def _nearest(s, t):
-    """(match, scales, image, order).  Unit ``match[j]`` of ``t`` does the work of unit j of ``s``.  In the ``image``
-    of ``t`` nearest to ``s``, unit ``order[j]`` of ``t`` faces unit j of ``s``.
+    """(match, scales, image, order): unit ``match[j]`` of ``t`` does the work of unit j of ``s``, and ``order[j]`` is
+    opposite to it in the ``image`` of ``t`` nearest to ``s``.
     """
     from scipy.optimize import linear_sum_assignment
 

@@ -30,24 +30,17 @@ class Basin(NamedTuple):
     theta: np.ndarray  # shape (n,)
 
 
-def descend(
-    exact: losses.PopulationLoss,
-    loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.OnlineLoss,
-    theta0: np.ndarray,
-    n_steps: int,
-    lr: float | None = None,
-    momentum: float = 0.0,
-    batch_size: int | None = None,
-    rng: np.random.Generator | None = None,
-) -> Basin:
+def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.OnlineLoss,
+            theta0: np.ndarray, n_steps: int, lr: float | None = None, momentum: float = 0.0,
+            batch_size: int | None = None, rng: np.random.Generator | None = None) -> Basin:  # fmt: skip
     """Train until the basin is certain, polish, classify.
 
     Parameters
     ----------
     exact : PopulationLoss
-        The loss that is polished.
+        For polishing.
     loss : PopulationLoss, EmpiricalLoss or OnlineLoss
-        The loss that is trained on.
+        For training.
     theta0 : ndarray, shape (n,)
     n_steps : int
         First-order steps at most.
@@ -65,11 +58,11 @@ def descend(
 
     Notes
     -----
-    First order goes on until |grad| is at most `HANDOVER` of its largest value and the basin is certain.  The basin is
-    certain if Newton's method arrives at a minimum that is at most `REACH` of its first steps away, and if the loss is
-    convex on the way.  Convex means: across the orbit of symmetries no curvature is below -2 |g|.  This keeps Newton's
-    method from deciding near a saddle, where the gradient is small but the loss is not convex, and on a long slope,
-    where it would take short cuts.
+    Training goes on until |grad| is at most `HANDOVER` of its largest value and the basin is certain, or for
+    ``n_steps``.  The basin is certain if Newton's method arrives at a minimum that is at most `REACH` of its first
+    steps away, and if the loss is convex on the way: across the orbit of symmetries, no curvature is below -2 |g|.
+    So Newton's method decides nothing near a saddle, where the gradient is small but the loss is not convex, and
+    nothing on a long slope, where it would take short cuts.
 
     Examples
     --------
@@ -141,9 +134,7 @@ def _polish(exact, theta, slack, settled):
 
 
 def _newton_length(exact, theta, slack):
-    """Length of the Newton step across the orbit of theta's symmetries, or None where a curvature across it is below
-    -2 ``slack``.
-    """
+    """Length of the Newton step across the orbit of theta, or None if a curvature across it is below -2 ``slack``."""
     hessian, orbit = exact.hessian(theta), symmetry.Units.of(exact.arch, theta, exact.d).tangent()
     size = np.abs(hessian).max()
     hessian += size * (orbit @ orbit.T)

@@ -21,12 +21,8 @@ class OnePoint(NamedTuple):
     potential: np.ndarray  # sum_i (|u*_i| - |u_i|)
 
 
-def one_point(
-    loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.OnlineLoss,
-    thetas: ArrayLike,
-    theta_star: ArrayLike | None = None,
-    aligned: bool | None = None,
-) -> OnePoint:
+def one_point(loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.OnlineLoss, thetas: ArrayLike,
+              theta_star: ArrayLike | None = None, aligned: bool | None = None) -> OnePoint:  # fmt: skip
     """How strongly the gradient points to the teacher along a trajectory.
 
     Parameters
@@ -80,17 +76,13 @@ def one_point(
     for theta in thetas:
         grad = loss.grad(theta).astype(np.float64)
         target = alignment.compare(loss.arch, theta, theta_star, loss.d).teacher if aligned else theta_star
+        sizes = [np.linalg.norm(loss.arch.canonical(at, loss.d)[0], axis=0).sum() for at in (target, theta)]
         gap = target - theta
-        rows.append((-grad @ gap, np.linalg.norm(gap), _size(loss, target) - _size(loss, theta)))
+        rows.append((-grad @ gap, np.linalg.norm(gap), sizes[0] - sizes[1]))
     inner, distance, potential = np.array(rows).T
     noise = 100 * EPS * (1 + np.linalg.norm(thetas, axis=1))
     delta = np.where(distance > noise, inner / np.maximum(distance, noise) ** 2, np.nan)
     return OnePoint(inner, distance, delta, potential)
-
-
-def _size(loss, theta):
-    """sum_i |u_i|, the length of all units."""
-    return np.linalg.norm(loss.arch.canonical(theta, loss.d)[0], axis=0).sum()
 
 
 class Region(NamedTuple):
@@ -102,13 +94,8 @@ class Region(NamedTuple):
     median: np.ndarray
 
 
-def convexity_region(
-    gammas: ArrayLike,
-    d: int,
-    n_pairs: int = 200,
-    rng: np.random.Generator | int | None = None,
-    arch: Architecture | str = "li",
-) -> Region:
+def convexity_region(gammas: ArrayLike, d: int, n_pairs: int = 200, rng: np.random.Generator | int | None = None,
+                     arch: Architecture | str = "li") -> Region:  # fmt: skip
     """How far from 0 the loss stays one-point convex, over random W* and W of spectral norm gamma.
 
     Parameters

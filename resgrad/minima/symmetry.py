@@ -11,7 +11,6 @@ These maps form a group.  The *orbit* of theta is the set of its images.  `trans
 `balanced` and `gauge` choose one point of the orbit; `tangent` gives the directions along it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,7 +54,7 @@ class Units:
             return self.arch.flatten(W1)
         return self.arch.flatten(W1, self.a / d**0.5 + self.unseen if self.arch.readout == "sum" else self.a)
 
-    def each(self, function: Callable):
+    def each(self, function):
         """The units whose arrays are ``function`` of these arrays."""
         return replace(self, u=function(self.u), a=function(self.a), unseen=function(self.unseen))
 
@@ -111,15 +110,9 @@ def checked(arch, theta, d, name="theta"):
     return arch, theta, d
 
 
-def transform(
-    arch: Architecture | str,
-    theta: ArrayLike,
-    d: int,
-    permutation: ArrayLike | None = None,
-    scales: ArrayLike | None = None,
-    unseen: ArrayLike | None = None,
-) -> np.ndarray:
-    """Other parameters of the same function.
+def transform(arch: Architecture | str, theta: ArrayLike, d: int, permutation: ArrayLike | None = None,
+              scales: ArrayLike | None = None, unseen: ArrayLike | None = None) -> np.ndarray:  # fmt: skip
+    """Other parameters of the same function, shape (n,).
 
     Parameters
     ----------
@@ -132,11 +125,7 @@ def transform(
     scales : array_like, shape (k,), optional
         Then u_j is multiplied and a_j divided by ``scales[j]`` > 0.
     unseen : array_like, shape (k, d), optional
-        What is added to W2, less the mean of each row.
-
-    Returns
-    -------
-    ndarray, shape (n,)
+        Its rows, less their means, are added to those of W2.
 
     Raises
     ------
@@ -225,7 +214,7 @@ def tangent(arch: Architecture | str, theta: ArrayLike, d: int) -> np.ndarray:
 
 
 def convert(theta: ArrayLike, d: int, source: Architecture | str, target: Architecture | str) -> np.ndarray:
-    """Parameters of ``target`` for the function that ``source`` has at ``theta``.
+    """Parameters of ``target``, shape (n,), for the function that ``source`` has at ``theta``.
 
     Architectures that differ only in their ``identity`` have the same functions.  Their parameters differ by a
     translation, W1 -> W1 + (source.identity - target.identity) E, which commutes with SGD: from converted starts
@@ -237,10 +226,6 @@ def convert(theta: ArrayLike, d: int, source: Architecture | str, target: Archit
     d : int
         Input dimension.
     source, target : Architecture or str
-
-    Returns
-    -------
-    ndarray, shape (n,)
 
     Raises
     ------
