@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from resgrad.threads import running
+from resgrad.kernels.threads import running
 
 from .peers import System, Unavailable
 

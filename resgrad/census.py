@@ -288,7 +288,7 @@ def census(arch, d, runs=1000, seed=0, *, executor=None, workers=None, out=None,
     >>> found.counts["global"] + found.counts["spurious"]
     20
     """
-    from . import threads
+    from . import blas
 
     task = prepare(arch, d, runs, seed, **given)
     workers = None if workers is None else checks.integer(workers, "workers")
@@ -303,7 +303,7 @@ def census(arch, d, runs=1000, seed=0, *, executor=None, workers=None, out=None,
             out = Path(out)
             stack.enter_context(files.claim(out))
         made = journal.Journal(task, out, resume)
-        stack.enter_context(threads.one_thread())
+        stack.enter_context(blas.one_thread())
         bar = stack.enter_context(command.progress_bar(quiet, total=runs, initial=len(made.done), unit=" runs"))
         if missing := [run for run in task.numbers if run not in made.done]:
             for run, basin in _results(task, missing, executor, workers):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import architectures, checks, threads
+from . import architectures, blas, checks
 
 
 class Streams(NamedTuple):
@@ -101,7 +101,7 @@ def draw(arch, kind, d, width=None, rng=None):
     return arch.flatten(*(DRAWS[kind](rng, shape, d) for shape in arch.shapes(d, width).values()))
 
 
-@threads.one_thread()
+@blas.one_thread()
 def dataset(teacher, n_samples, rng=None, dtype=np.float64):
     """Gaussian samples and a teacher's outputs at them.
 

@@ -138,7 +138,7 @@ def _summary(config, trajectory, teacher, seconds):
     import numba
     import scipy
 
-    from . import threads
+    from .kernels import threads
     from .minima import alignment
     from .runs import report
 

@@ -5,13 +5,13 @@ Imports ``training``, ``checks`` and ``threads``.
 
 import numpy as np
 
-from . import checks, threads
+from . import blas, checks
 from .training import trajectory
 
 STIFF, EXPLICIT = ("BDF", "Radau", "LSODA"), ("RK45", "RK23", "DOP853")  # methods of `gradient_flow`
 
 
-@threads.one_thread()
+@blas.one_thread()
 def gradient_flow(loss, theta0, t_max, *, method="BDF", t_eval=None, rtol=1e-8, atol=1e-10, observe=None):
     """Follow d theta / dt = -grad L(theta), the limit of SGD for small steps (t = lr * steps).
 

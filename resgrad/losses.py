@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from . import architectures, checks, kernels, threads
+from . import architectures, blas, checks, kernels
 
 
 class _Loss:
@@ -65,7 +65,7 @@ class EmpiricalLoss(_Loss):
     (2.0, array([0., 0., 0., 4.]))
     """
 
-    @threads.one_thread()
+    @blas.one_thread()
     def __init__(self, arch, X, Y):
         self.arch = architectures.resolve(arch)
         X = checks.array(X, "X", ("N", "d"), dtype=None)
@@ -83,6 +83,11 @@ class EmpiricalLoss(_Loss):
         dU, dA = np.empty_like(U), np.empty_like(A)
         value = kernels.dataset_gradient(self.rows, U, A, dU, dA)
         return float(value), self.arch.pull_back(dU, dA)
+
+    def value(self, theta):
+        """The loss at ``theta``, a float, by the forward pass alone."""
+        U, A = self.arch.canonical(self._theta(theta), self.d)
+        return float(kernels.dataset_gradient(self.rows, U, A, U[:0], A[:0]))
 
     def values(self, theta):
         """Every sample's squared error, shape (N,); the loss is their mean."""

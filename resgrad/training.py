@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import checks, kernels, losses, optimizers, threads
+from . import blas, checks, kernels, losses, optimizers
 from .draws import streams
 
 BATCH = 200  # the post's
 DIVERGED = 1e12  # a loss this many times the first one will not come back
-WORTH = 2e6  # multiplications that take longer than telling another thread of half of them
+WORTH = 2e6  # multiplications that take longer than waking another thread
 PATIENCE = 0.2  # seconds in compiled code between looks at progress and interruptions
 
 
@@ -85,7 +85,7 @@ def permutation(size, rng):
     >>> np.array_equal(ours, theirs)
     True
     """
-    if size < 10_000:
+    if size < 10_000 or kernels.PLAIN:
         return rng.permutation(size)
     order, last = np.arange(size), size - 1
     while last > 0:  # as many as are sure to be used
@@ -106,7 +106,7 @@ def next_record(step, record_every=None):
     return (step // record_every + 1) * record_every
 
 
-@threads.one_thread()
+@blas.one_thread()
 def train(
     loss,
     theta0,
@@ -120,7 +120,7 @@ def train(
     progress=None,
     resume=None,
 ):
-    """Train from ``theta0``; deterministic in its arguments, whatever the threads (`threads.one_thread`).
+    """Train from ``theta0``; deterministic in its arguments, whatever the threads (`blas.one_thread`).
 
     Parameters
     ----------
@@ -275,47 +275,43 @@ def advancer(loss, optimizer, batch_size, width):
     """
     if batch_size is not None:
         batch_size = checks.integer(batch_size, "batch_size")
-    d, m = loss.d, loss.arch.outputs(loss.d)
-    lr, momentum = optimizer.lr, optimizer.momentum
+    d, m, fresh = loss.d, loss.arch.outputs(loss.d), isinstance(loss, losses.OnlineLoss)
     with np.errstate(over="ignore"):  # a step size of infinity diverges at once, and is told so
-        rates = tuple(map(loss.dtype.type, (lr, lr * loss.arch.readout_rate(d), momentum)))
-
-    shared = []  # what two threads have in common; made at the first call
-
-    fresh = isinstance(loss, losses.OnlineLoss)
+        rates = optimizer.lr, optimizer.lr * loss.arch.readout_rate(d), optimizer.momentum
+        rates = tuple(map(loss.dtype.type, rates))
     if isinstance(loss, losses.PopulationLoss):
-        loop, room, parts = kernels.population_loop(d, width, width + loss.units_star[0].shape[1], m)
+        loop, make_scratch, parts = kernels.population_loop(d, width, width + loss.units_star[0].shape[1], m)
     else:
-        loop, room, parts = kernels.sampled_loop(d, width, m, loss.units_star[0].shape[1] if fresh else 0)
+        loop, make_scratch, parts = kernels.sampled_loop(d, width, m, loss.units_star[0].shape[1] if fresh else 0)
+    scratch = []  # what threads have in common; made at the first call
 
     def advance(state, n, work, *sizes):
-        """n steps, with the help of another thread."""
-        if not shared:
-            shared.append(room(*sizes))
-            work(0, parts, np.zeros((parts, 16), np.int64), 0)  # two threads must not compile at one time
+        """n steps, with the help of other threads."""
+        weights = state.U, state.A, state.VU, state.VA  # these arrays: a late helper must see no others
+        if not scratch:
+            scratch.append(make_scratch(*sizes))
+            work(0, np.zeros((1, 16), np.int64), scratch[0], weights, 0)  # compile before threads would at once
         cost = (sizes[0] if sizes else width + loss.units_star[0].shape[1]) * d * width  # of a step
-        total = threads.together(work, parts, n * cost > WORTH)
+        helped = n * cost > WORTH
+        total = kernels.together(lambda thread, marks: work(thread, marks, scratch[0], weights, n), parts, helped)
         state.step += n
         state.window_steps += n
         return total
 
     def exact(state, n):
-        weights = state.U, state.A, state.VU, state.VA  # those of now: a late helper must see no others
-
-        def work(first, last, marks, n_steps=n):
-            loop(first, last, marks, shared[0], loss.units_star, *weights, rates, n_steps)
+        def work(thread, marks, scratch, weights, n):
+            loop(thread, marks, scratch, loss.units_star, *weights, rates, n)
 
         advance(state, n, work)
 
     def sampled(state, n, batch, rows, teacher):
-        rngs = state.rng, copy.deepcopy(state.rng) if fresh and parts > 1 else state.rng
+        rngs = [state.rng] * parts
+        if fresh:  # every thread draws all samples, from the same state
+            rngs[1:] = (copy.deepcopy(state.rng) for _ in rngs[1:])
         data, total = (rows, state.order, state.position), state.window_loss
-        weights = state.U, state.A, state.VU, state.VA  # those of now: a late helper must see no others
 
-        def work(first, last, marks, n_steps=n):
-            return loop(
-                first, last, marks, shared[0], *data, rngs[first], teacher, *weights, rates, batch, n_steps, total
-            )
+        def work(thread, marks, scratch, weights, n):
+            return loop(thread, marks, scratch, *data, rngs[thread], teacher, *weights, rates, batch, n, total)
 
         state.window_loss = advance(state, n, work, batch, loss.dtype)
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 import resgrad as rg
-from resgrad import experiment, training
+from resgrad import experiment, kernels, training
 
 ARCHS = list(rg.ARCHITECTURES)
 TRAINED_READOUT = [name for name, arch in rg.ARCHITECTURES.items() if arch.trains_readout]
+compiled = pytest.mark.skipif(kernels.PLAIN, reason="NUMBA_DISABLE_JIT is set")
 every_arch = pytest.mark.parametrize("arch", ARCHS)  # a new architecture enrols itself
 every_dtype = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 import resgrad as rg
+from resgrad import blas, draws
 from resgrad import census as census_module
-from resgrad import draws, threads
 from resgrad.minima import basins, symmetry
 from resgrad.runs import files, tasks
 from resgrad.runs import journal as journal_module
@@ -202,10 +202,10 @@ def test_the_published_share_has_a_z_score(small):
 
 
 def test_bits_do_not_depend_on_the_number_of_threads(small):
-    before = [get_threads() for get_threads, _ in threads.blas()]
+    before = blas.before()
     for workers in (2, 3):
         assert identical(census(**SMALL, workers=workers), small)
-    assert [get_threads() for get_threads, _ in threads.blas()] == before
+    assert blas.before() == before
 
 
 class Backwards(concurrent.futures.Executor):

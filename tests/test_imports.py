@@ -12,7 +12,13 @@ import resgrad as rg
 PACKAGE = pathlib.Path(rg.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [  # a file may import from its own floor and those above it in this list
-    {"checks", "runs.command", "runs.files", "runs.plots", "threads", "kernels"},
+    {"checks", "blas", "runs.command", "runs.files", "runs.plots"},
+    {"kernels.policy"},
+    {"kernels.lanes"},
+    {"kernels.pairs", "kernels.plain", "kernels.sampled", "kernels.threads"},
+    {"kernels.narrow", "kernels.wide", "kernels.population", "kernels.hessian", "kernels.digits"},
+    {"kernels.loops"},
+    {"kernels"},
     {"architectures"},
     {"losses", "optimizers", "draws"},
     {"training", "gradcheck.check", "gradcheck.calls", "gradcheck.differences"},
@@ -21,7 +27,6 @@ FLOORS = [  # a file may import from its own floor and those above it in this li
     {"runs.protocol", "runs.tasks", "runs.journal", "runs.report"},
     {"experiment", "census", "gradcheck.__main__"},
 ]
-FOUNDATION = FLOORS[0]  # imports nothing of resgrad but its own floor
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 AUTODIFF = {
     "torch",

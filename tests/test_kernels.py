@@ -6,10 +6,11 @@ import mpmath
 import naive
 import numpy as np
 import pytest
-from conftest import every_arch, every_dtype, point, relative_error, same_outputs, samples
+from conftest import compiled, every_arch, every_dtype, point, relative_error, same_outputs, samples
 
 import resgrad as rg
-from resgrad import kernels, threads, training
+from resgrad import kernels, training
+from resgrad.kernels import narrow, plain, policy, population, wide
 
 # Sums of at most some hundred terms, in an order of the compiler's choosing: rounding errors of
 # about sqrt(100) units in the last place, times a margin.
@@ -18,9 +19,9 @@ TWIN = {np.float64: 1e-13, np.float32: 2e-5}
 STEPS = {np.float64: 1e-13, np.float32: 2e-5}
 
 SMALL = {"d": 3, "width": 4}  # the narrow loop, compiled for this shape
-SHARED = {"d": 3, "width": kernels.LONELY + 1}  # likewise, in two parts
-WIDE = {"d": 2, "width": kernels.NARROW + 1}  # the loop for all shapes
-TALL = {"d": 2 * kernels.ROWS + 3, "width": 2 * kernels.NARROW + 3}  # likewise, in several tiles, not all of them full
+SHARED = {"d": 3, "width": policy.LONELY + 1}  # likewise, in two parts
+WIDE = {"d": 2, "width": policy.NARROW + 1}  # the loop for all shapes
+TALL = {"d": 2 * policy.ROWS + 3, "width": 2 * policy.NARROW + 3}  # likewise, in several tiles, not all of them full
 N_SAMPLES, BATCH, N_STEPS = 23, 5, 12  # the fifth batch of an epoch has 3 samples; three epochs
 LR = 1e-2
 
@@ -57,9 +58,9 @@ def test_loss_and_gradient_equal_the_twin_in_thin_shapes(arch, dtype, d, width):
 
 @every_arch
 @every_dtype
-@pytest.mark.parametrize("extra", [0, 1, kernels.BLOCK // 2])
+@pytest.mark.parametrize("extra", [0, 1, policy.BLOCK // 2])
 def test_a_data_set_of_several_blocks_is_one_mean(arch, dtype, extra):
-    assert_equals_twin(arch, point(arch, 3, dtype=dtype), *samples(arch, kernels.BLOCK + extra, 3, dtype=dtype))
+    assert_equals_twin(arch, point(arch, 3, dtype=dtype), *samples(arch, policy.BLOCK + extra, 3, dtype=dtype))
 
 
 @every_arch
@@ -170,6 +171,7 @@ def test_the_first_window_is_the_mean_of_its_batch_losses(arch):
     assert np.max(np.abs(run.loss / wanted - 1)) < TWIN[np.float64]
 
 
+@compiled
 @every_dtype
 @pytest.mark.parametrize("arch", ["two-weight", "modresnet"], ids=["m = 1", "m = d"])
 @pytest.mark.parametrize("source", ["data set", "fresh samples"])
@@ -185,19 +187,20 @@ def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
     ).units_star
     order = np.random.default_rng(0).permutation(40) if source == "data set" else np.empty(0, np.int64)
     rates, results = tuple(map(dtype, (0.01, 0.02, 0.9))), []
-    narrow, size = kernels._narrow_loop(d, width, m, k_star), d * width + width * m
-    for loop, parts, room in (
-        (narrow, 1, kernels._narrow_room(1, size, batch, dtype)),
-        (narrow, 2, kernels._narrow_room(2, size, batch, dtype)),
-        (kernels._wide_loop, 1, kernels._wide_room(1, d, width, k_star, m, batch, dtype)),
-        (kernels._wide_loop, 2, kernels._wide_room(2, d, width, k_star, m, batch, dtype)),
+    small, size = narrow.narrow_loop(d, width, m, k_star), d * width + width * m
+    for loop, parts, scratch in (
+        (plain.sampled_loop(d, width, m, k_star)[0], 1, None),
+        (small, 1, narrow.narrow_scratch(1, size, batch, dtype)),
+        (small, 2, narrow.narrow_scratch(2, size, batch, dtype)),
+        (wide.wide_loop, 1, wide.wide_scratch(1, d, width, k_star, m, batch, dtype)),
+        (wide.wide_loop, 2, wide.wide_scratch(2, d, width, k_star, m, batch, dtype)),
     ):
-        if source == "fresh samples" and loop is narrow and parts == 2:
+        if source == "fresh samples" and loop is small and parts == 2:
             continue  # both would have to draw
         U, A = rg.ARCHITECTURES[arch].canonical(point(arch, d, width, dtype=dtype), d)
-        moving, marks = (U, A, np.zeros_like(U), np.zeros_like(A)), np.zeros((parts, 16), np.int64)
+        moving, marks = (U, A, np.zeros_like(U), np.zeros_like(A)), np.zeros((1, 16), np.int64)
         rng = np.random.default_rng(5)
-        total = loop(0, parts, marks, room, rows, order, 0, rng, teacher, *moving, rates, batch, 3, 1.5)
+        total = loop(0, marks, scratch, rows, order, 0, rng, teacher, *moving, rates, batch, 3, 1.5)
         results.append([np.array([total]), *moving])
     for result in results[1:]:
         for got, wanted in zip(result, results[0]):
@@ -205,48 +208,24 @@ def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
 
 
 @every_dtype
-@pytest.mark.parametrize("source", ["data set", "fresh samples", "expectation"])
-@pytest.mark.parametrize("width", [9, kernels.NARROW + 1], ids=["narrow", "wide"])
-def test_bits_do_not_depend_on_who_makes_the_steps_nor_on_where_calls_are_split(dtype, source, width, monkeypatch):
-    monkeypatch.setattr(training, "WORTH", 0)
-    d, arch = 14, "modresnet"
-    teacher = rg.Network("resnet", point("resnet", d, 3, seed=1), d)
-    loss = {
-        "data set": lambda: rg.EmpiricalLoss(arch, *samples("modresnet", N_SAMPLES, d, dtype=dtype)),
-        "fresh samples": lambda: rg.OnlineLoss(arch, teacher, dtype),
-        "expectation": lambda: rg.PopulationLoss(arch, teacher),
-    }[source]()
-    batch, ends, helped = None if source == "expectation" else BATCH, [], []
-    for alone, calls in ((False, [7]), (True, [7]), (False, [1, 4, 2])):
-        state = training.State.start(loss, point(arch, d, width, dtype=dtype), np.random.default_rng(5))
-        advance = training.advancer(loss, rg.Nesterov(1e-3, 0.9), batch, width)
-        with threads.one_thread(helped=not alone):
-            helped.append(threads.spare())
-            for n_steps in calls:
-                advance(state, n_steps)
-        ends.append([state.window_loss, *(part.tobytes() for part in (state.U, state.A, state.VU, state.VA))])
-    assert ends[0] == ends[1] == ends[2]
-    assert not helped[1]  # and the others are, where there are two processors
-
-
-@every_dtype
-@pytest.mark.parametrize("width", [4, kernels.LONELY + 1, kernels.NARROW + 1])
+@pytest.mark.parametrize("width", [4, policy.LONELY + 1, policy.NARROW + 1])
 def test_a_step_on_several_blocks_is_one_gradient(dtype, width):
     """Of samples that do not fill the last block, nor its last register."""
-    X, Y = samples("modresnet", 2 * kernels.BLOCK + 51, 3, dtype=dtype)
+    X, Y = samples("modresnet", 2 * policy.BLOCK + 51, 3, dtype=dtype)
     loss, theta0 = rg.EmpiricalLoss("modresnet", X, Y), point("modresnet", 3, width, dtype=dtype)
     run = rg.train(loss, theta0, rg.SGD(0.01), 1)
     wanted = theta0 - dtype(0.01) * loss.grad(theta0)
     assert relative_error(run.theta, wanted) < STEPS[dtype]
 
 
+@compiled
 def test_only_wide_networks_take_the_wide_loops():
     for loop, limit, extra in (
-        (lambda d, k: kernels.sampled_loop(d, k, 1, False)[0], kernels.NARROW, kernels._wide_loop),
+        (lambda d, k: kernels.sampled_loop(d, k, 1, False)[0], policy.NARROW, wide.wide_loop),
         (
             lambda d, k: kernels.population_loop(d, k, 2 * k, 1)[0],
-            kernels.EXACT_NARROW,
-            kernels._population_loop(0, 0, 0, 0),
+            policy.EXACT_NARROW,
+            population._population_loop(0, 0, 0, 0),
         ),
     ):
         assert loop(limit + 1, 1) is loop(1, limit + 1) is extra
@@ -258,17 +237,17 @@ def test_only_wide_networks_take_the_wide_loops():
 
 COMPILED = [
     kernels.dataset_gradient,
-    kernels.forward,
     kernels.population_gradient,
     kernels.population_hessian,
     kernels.population_value,
     kernels.population_value_plain,
-    kernels._wide_loop,
-    *(kernels._narrow_loop(3, 4, m, k_star) for m in (1, 3) for k_star in (0, 2)),
-    *(kernels._population_loop(3, 4, 6, m) for m in (1, 3)),
+    wide.wide_loop,
+    *(narrow.narrow_loop(3, 4, m, k_star) for m in (1, 3) for k_star in (0, 2)),
+    *(population._population_loop(3, 4, 6, m) for m in (1, 3)),
 ]
 
 
+@compiled
 @every_dtype
 @pytest.mark.parametrize("arch", ["li", "two-weight", "modresnet"])
 def test_nothing_is_compiled_twice(arch, dtype):
@@ -314,32 +293,42 @@ def test_training_leaves_its_inputs_alone():
     assert all(np.array_equal(a, b) for a, b in zip(before, (X, Y, theta0, loss.rows)))
 
 
+@compiled
 @every_arch
 def test_the_exact_loop_is_the_same_for_one_shape_and_for_all(arch):
     teacher = rg.Network(arch, point(arch, 3, 2, seed=1), 3)
     loss, ends = rg.PopulationLoss(arch, teacher), []
     m = loss.arch.outputs(3)
-    for shape in ((3, 4, 6, m), (0, 0, 0, 0)):
+    loops = [population._population_loop(*shape) for shape in ((3, 4, 6, m), (0, 0, 0, 0))]
+    for loop in (*loops, plain.population_loop(3, 4, 6, m)[0]):
         U, A = loss.arch.canonical(point(arch, 3, 4), 3)
-        kernels._population_loop(*shape)(
-            0,
-            2,
-            np.zeros((2, 16), np.int64),
-            np.empty((2, 4, 3 + m)),
-            loss.units_star,
-            U,
-            A,
-            np.zeros_like(U),
-            np.zeros_like(A),
-            (0.01, 0.01, 0.5),
-            20,
-        )
-        ends.append(np.concatenate([U.ravel(), A.ravel()]))
-    assert relative_error(*ends) < 1e-14  # a few EPS: sums are in another order
+        moving, scratch = (U, A, np.zeros_like(U), np.zeros_like(A)), (np.empty((2, 4, 3 + m)), 2)
+        loop(0, np.zeros((1, 16), np.int64), scratch, loss.units_star, *moving, (0.01, 0.01, 0.5), 20)
+        ends.append(np.concatenate([part.ravel() for part in moving]))
+    assert relative_error(ends[0], ends[1]) < 1e-14  # a few EPS: sums are in another order
+    assert relative_error(ends[0], ends[2]) < 1e-13  # and angles by another formula
+
+
+@every_arch
+@every_dtype
+def test_the_gradients_are_the_plain_ones(arch, dtype):
+    """On a data set and in expectation, of a wide network, too."""
+    for d, width in ((3, 4), (40, 35)):
+        loss = rg.EmpiricalLoss(arch, *samples(arch, 21, d, dtype=dtype))
+        exact = rg.PopulationLoss(arch, rg.Network(arch, point(arch, d, 2, seed=1), d))
+        theta = point(arch, d, width, dtype=dtype)
+        U, A = loss.arch.canonical(theta, d)
+        value, dU, dA = plain.sampled_gradient(U, A, loss.rows[:, :d], loss.rows[:, d:])
+        assert abs(loss.value(theta) - value) <= TWIN[dtype] * value
+        assert loss.value(theta) == loss.value_and_grad(theta)[0]  # to the last bit
+        assert relative_error(loss.grad(theta), loss.arch.pull_back(dU, dA)) < TWIN[dtype]
+        U, A = loss.arch.canonical(theta.astype(float), d)
+        wanted = loss.arch.pull_back(*plain.exact_gradient(U, A, *exact.units_star))
+        assert relative_error(exact.grad(theta), wanted) < TWIN[np.float64]
 
 
 def test_the_arcsine_polynomial_is_good_to_the_last_digit():
     z = np.concatenate([np.linspace(0, 0.5, 1001)[1:], 10.0 ** np.arange(-30, -3)])
     exact = np.array([float(mpmath.asin(mpmath.sqrt(x)) / mpmath.sqrt(x)) for x in z])
-    got = np.polynomial.polynomial.polyval(z, kernels._ARCSIN)
+    got = np.polynomial.polynomial.polyval(z, population._ARCSIN)
     assert np.abs(got - exact).max() < 3 * np.finfo(float).eps

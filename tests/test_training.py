@@ -8,7 +8,7 @@ import pytest
 from conftest import TRAINED_READOUT, every_arch, point, relative_error, samples
 
 import resgrad as rg
-from resgrad import threads, training
+from resgrad import kernels, training
 
 D, WIDTH, BATCH = 3, 4, 5
 N_SAMPLES = 23  # five batches an epoch, the last of 3 samples
@@ -354,7 +354,7 @@ def test_an_interruption_keeps_what_there_is(kind, stepwise):
 @every_kind
 def test_ctrl_c_amid_compiled_steps_undoes_them(kind, monkeypatch):
     """Python raises it where compiled code returns: the weights have moved, and nothing says so yet."""
-    together, calls, live = threads.together, [], []
+    together, calls, live = kernels.together, [], []
 
     def interrupted(*call):
         calls.append(together(*call))
@@ -363,7 +363,7 @@ def test_ctrl_c_amid_compiled_steps_undoes_them(kind, monkeypatch):
         return calls[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(threads, "together", interrupted)
+        patch.setattr(kernels, "together", interrupted)
         stopped = run(kind, 40, progress=lambda *both: live.__setitem__(slice(None), both))
     assert stopped.stop_reason == "interrupted at step 7"
     assert stopped.theta.tobytes() == run(kind, 7).theta.tobytes()

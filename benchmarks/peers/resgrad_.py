@@ -6,13 +6,13 @@ import numpy as np
 
 import resgrad as rg
 from resgrad import training
-from resgrad.threads import one_thread
+from resgrad.blas import one_thread
 
 from . import System
 
 
 def prepare(threads):
-    """`resgrad.threads.together` goes by OpenBLAS, which reads the environment."""
+    """`resgrad.kernels.threads` goes by OpenBLAS, which reads the environment."""
 
 
 def step(job):

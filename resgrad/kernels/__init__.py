@@ -1,0 +1,89 @@
+"""The mathematics, compiled: arrays in, arrays out; no validation, no files.
+
+Where to find it: `plain` has every equation in a few lines of NumPy and is what to read first; `sampled`, `narrow`
+and `wide` train on samples, `population` on the exact gradient; `hessian` and `digits` are the exact Hessian and
+the loss to its last digits; `pairs` has lengths and angles.  Below them `threads` lets several threads share a step,
+`lanes` holds the vector registers, and `policy` says how all of it is compiled.
+
+The forward and the backward pass stand in one form for all networks, the canonical network
+
+    F(x) = A' relu(U' x) + C' x        U (d, k),  A (k, m),  C (d, m),  m = 1 or d.          (1)
+
+The four networks of the post are cases of it.  With e = F(x) - y, h = relu(z), 1[.] the 0/1
+indicator (relu'(0) = 0) and 1 the vector of ones, the loss |e|^2 of one sample has
+
+    li          z = (I + W1)' x     F = 1'h                 dW1 = 2 x (e 1 * 1[z > 0])'
+    resnet      z = W1' x           F = W2'h + x            dW2 = 2 h e'
+                                                            dW1 = 2 x ((W2 e) * 1[z > 0])'
+    two-weight  z = (W1 + I)' x     F = 1'W2'h = (W2 1)'h   dW2 = 2 e h 1'
+                                                            dW1 = 2 x (e W2 1 * 1[z > 0])'
+    modresnet   z = (W1 + I)' x     F = W2'h + x            as resnet
+
+which is (1) with U = W1 + I or W1;  A = 1, W2 1 or W2;  C = 0, 1 or I, and
+
+    r = A'h + C'x - y,    dA = 2 h r',    g = (A r) * 1[z > 0],    dU = 2 x g'              (2)-(4)
+    dW1 = dU;    dW2 = dA (vector),  dA 1' (sum),  absent (fixed).                              (5)
+
+theta -> (U, A) is linear, so SGD and Nesterov on theta *are* SGD and Nesterov on (U, A) with the
+rate of A multiplied by 0 (fixed), 1 (vector) or d (sum: d columns of W2 share one gradient).  The
+loops below run on (U, A) and never see theta.  One step, with v <- momentum v + g:
+
+    theta <- theta - lr (g + momentum v).                                                       (6)
+
+Population.  Student minus teacher is one more network (1), with units Z = [U, U*], read-out
+Q = [A; -A*] and linear part D = C - C*.  For x ~ N(0, I), phi the angle between u and v, s and c
+its sine and cosine, ^ a unit vector, and G(u, v) = E[relu(u'x) relu(v'x)] (Cho & Saul 2009),
+
+    G(u, v) = |u||v| (s + (pi - phi) c) / 2 pi                                                  (7)
+    loss = sum_lm (q_l . q_m) G(z_l, z_m) + sum_l q_l . D'z_l + |D|^2                           (8)
+    dG/du = (|v| s u^ + (pi - phi) v) / 2 pi                                                    (9)
+    dloss/du_j = 2 sum_l (a_j . q_l) dG/du(u_j, z_l) + D a_j                                    (10)
+    dloss/da_j = 2 sum_l G(u_j, z_l) q_l + D'u_j                                                (11)
+
+(9) follows from (7) with dphi/du = -(v^ - c u^) / (|u| s): the terms in dphi cancel.  For the
+second derivatives let m = (v^ - c u^) / s and n = (u^ - c v^) / s, the unit vectors in the plane
+of u and v that are orthogonal to u and to v.  Differentiating (9) once more,
+
+    d2G/du dv = ((pi - phi) I + s (u^ v^' + m n')) / 2 pi                                       (12)
+    d2G/du du = s |v| / |u| (I - u^ u^' + m m') / 2 pi                                          (13)
+
+and by the product rule on (10) and (11), q = a on the student's own units,
+
+    d2loss/du_j du_l = 2 (a_j . a_l) d2G/du dv(u_j, u_l)                  j != l                (14)
+    d2loss/du_j du_j = |a_j|^2 I + 2 sum_{l != j} (a_j . q_l) d2G/du du(u_j, z_l)               (15)
+    d2loss/du_j da_l = 2 dG/du(u_j, u_l) a_j' + [j = l] (2 sum_m dG/du(u_j, z_m) q_m' + D)      (16)
+    d2loss/da_j da_l = 2 G(u_j, u_l) I.                                                         (17)
+
+s m and s n stay bounded where u and v become parallel (s = 0), so (7)-(17) are continuous there and
+take their limits.  At a zero unit they have no limit; relu'(0) = 0 makes dG/du and d2G vanish.
+
+Near a zero of the loss (8) is a difference of large numbers.  With relu(t) = (t + |t|) / 2 the
+residual splits into an odd and an even part, which are orthogonal under a Gaussian:
+
+    loss = |D + Z Q / 2|^2 + sum_lm (p_l . p_m) (s + psi |c|) / 2 pi,                           (18)
+
+p_l = |z_l| q_l and psi = arcsin |c|.  The first term is a norm.  The second one is summed in
+double-double arithmetic (unevaluated hi + lo, about 32 digits) wherever plain summation would cancel.
+"""
+
+from .digits import population_value, population_value_plain, two_sum
+from .hessian import population_hessian
+from .plain import forward
+from .policy import PLAIN
+from .threads import together
+
+if PLAIN:
+    from .plain import dataset_gradient, population_gradient, population_loop, quiet, sampled_loop
+
+    population_hessian, population_value, population_value_plain = map(
+        quiet, (population_hessian, population_value, population_value_plain)
+    )
+else:
+    from .loops import sampled_loop
+    from .population import population_gradient, population_loop
+    from .sampled import dataset_gradient, shuffle  # noqa: F401
+
+__all__ = [
+    "dataset_gradient", "forward", "population_gradient", "population_hessian", "population_loop",
+    "population_value", "population_value_plain", "sampled_loop", "together", "two_sum",
+]  # fmt: skip

@@ -1,0 +1,195 @@
+"""The training loop on samples for narrow networks: a register holds one number of as many samples as fit.
+
+One step, as `loop` does it on the weights that every thread keeps for itself:
+
+    for each of my parts of the batch:
+        gather (or draw and label) its samples, one a lane
+        H = relu(U'X);  R = 2 (A'H - T) / n;  G = (A R) where H > 0             (1), (3)
+        scratch[part] = [X G', H R', loss]                                      (4), (2)
+    meet the other threads
+    gradient = the sum of scratch over all parts, in their order
+    U, A = the step (6)
+"""
+
+import functools
+
+import numpy as np
+
+from .lanes import (
+    fma,
+    lane_count,
+    lane_sum,
+    load,
+    load_transposed,
+    registers,
+    set_tile,
+    splat,
+    store,
+    sum_tile,
+    tile_height,
+)  # fmt: skip
+from .policy import BLOCK, inline, sampled_jit
+from .sampled import copy, keep_active_lanes, update
+from .threads import meet, share
+
+
+def narrow_scratch(parts, size, batch, dtype):
+    """Gradient and loss of each part; twice, so that a fast thread never overwrites what a slow one still reads."""
+    return np.empty((2, parts, size + 1), dtype)
+
+
+@functools.cache
+def narrow_loop(d, k, m, k_star):
+    """The loop of `sampled_loop`, compiled for one shape."""
+    fresh = k_star > 0
+
+    @sampled_jit
+    def loop(thread, marks, scratch, rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
+        parts, lanes, cut, end = scratch.shape[1], lane_count(U), d * k, d * k + k * m
+        first, last = share(parts, thread, marks)
+        count, n = -(-batch // lanes), batch
+        most = min(count, BLOCK // lanes)
+        XT, R = registers(most, d + m, U), registers(most, m, U)
+        H, G = registers(most, k, U), registers(most, k, U)
+        linear = np.any(teacher[2])
+        H_star = registers(most if fresh else 0, k_star, U)
+        starts, A_T = np.empty(lanes, np.int64), np.empty((m, k), U.dtype)
+        # Views are made before the loop: each one counts a reference, which threads must not do at the same time.
+        flat, xt = rows.reshape(-1), XT.reshape(-1)
+        weights, velocities = np.concatenate((U.ravel(), A.ravel())), np.concatenate((VU.ravel(), VA.ravel()))
+        gradient = np.empty(end + 1, U.dtype)
+        u, a = weights[:cut].reshape((d, k)), weights[cut:].reshape((k, m))
+        dU, dA = gradient[:cut].reshape((d, k)), gradient[cut:end].reshape((k, m))
+        for step in range(n_steps):
+            if not fresh:
+                n = min(batch, order.size - start)
+                count = -(-n // lanes)
+            for j in range(k):
+                for o in range(m):
+                    A_T[o, j] = a[j, o]
+            for part in range(first, last):
+                for i in range(end + 1):
+                    scratch[step % 2, part, i] = 0
+                stop = count * (part + 1) // parts
+                for begin in range(count * part // parts, stop, most):
+                    c = min(most, stop - begin)
+                    if fresh:
+                        _draw(d, rng, n - begin * lanes, c, XT)
+                        _label(d, k_star, m, c, teacher, linear, XT, H_star, R)
+                    else:
+                        _gather(d + m, flat, order, start + begin * lanes, start + n, starts, c, XT, xt)
+                    _products(d, k, d + m, c, u, XT, H)  # (1)
+                    keep_active_lanes(c * k, H, H)
+                    _products(k, m, k, c, a, H, R)
+                    gradient[end] = _residual(d, m, c, n, R, XT)
+                    _products(m, k, m, c, A_T, R, G)
+                    keep_active_lanes(c * k, H, G)  # (3)
+                    _sum_outer(d, k, d + m, k, c, XT, G, dU)  # (4)
+                    _sum_outer(k, m, k, m, c, H, R, dA)  # (2)
+                    for i in range(end + 1):
+                        scratch[step % 2, part, i] += gradient[i]
+            start += n
+            if not meet(marks, thread, step + 1):
+                return total
+            for i in range(end + 1):
+                gradient[i] = scratch[step % 2, 0, i]
+            for part in range(1, parts):
+                for i in range(end + 1):
+                    gradient[i] += scratch[step % 2, part, i]
+            total += gradient[end]
+            update(0, cut, weights, velocities, gradient, rates[0], rates[2])
+            update(cut, end, weights, velocities, gradient, rates[1], rates[2])
+        if thread == 0:
+            copy(u, U)
+            copy(a, A)
+            copy(velocities[:cut].reshape((d, k)), VU)
+            copy(velocities[cut:].reshape((k, m)), VA)
+        return total
+
+    return loop
+
+
+@inline
+def _products(p, q, s, count, W, X, out):
+    """out = W'X for samples in the lanes.  W (p, q), X (count, s >= p, lanes), out (count, q, lanes)."""
+    lanes, height = lane_count(X), tile_height(q)
+    for c in range(0, count, 2):
+        beside = lanes if c + 1 < count else 0  # an odd last register is done twice
+        for row in range(0, q, height):
+            j = min(row, q - height)  # and so may be rows
+            weights, samples = (W, j, 1, q), (X, c * s * lanes, lanes, s * beside)
+            set_tile(q, 2, weights, samples, p, (out, (c * q + j) * lanes, lanes, q * beside))
+
+
+@inline
+def _sum_outer(p, q, s, t, count, X, Y, out):
+    """out (p, q) = X Y' summed over samples; X (count, s >= p, lanes), Y (count, t >= q, lanes)."""
+    lanes, height = lane_count(X), tile_height(p)
+    for row in range(0, p, height):
+        i = min(row, p - height)
+        for j in range(0, q, 2):
+            beside = 1 if j + 1 < q else 0
+            left, right = (X, i * lanes, lanes, s * lanes), (Y, j * lanes, t * lanes, beside * lanes)
+            sum_tile(p, 2, left, right, count, (out, i * q + j, q, beside))
+
+
+@inline
+def _residual(d, m, count, n, R, XT):
+    """`sampled.residual` for samples in the lanes."""
+    zero = splat(R.dtype.type(0))
+    minus, scale, loss = splat(R.dtype.type(-1)), splat(R.dtype.type(2.0 / n)), zero
+    for c in range(count):
+        for o in range(m):
+            r = fma(minus, load(XT, c * (d + m) + d + o), load(R, c * m + o))
+            loss = fma(r, r, loss)
+            store(R, c * m + o, fma(scale, r, zero))
+    return lane_sum(loss) / n
+
+
+@inline
+def _gather(size, flat, order, start, stop, starts, count, XT, xt):
+    """Samples ``order[start:stop]``, as many as fit, into the lanes; zeros after the last one, which add nothing."""
+    lanes = lane_count(XT)
+    for c in range(count):
+        inside = True
+        for l in range(lanes):
+            starts[l] = order[min(start + c * lanes + l, stop - 1)] * size
+            inside &= starts[l] + size + lanes <= flat.size
+        if inside:  # up to a register more than a row may be read
+            for i in range(0, size, lanes):
+                load_transposed(flat, starts, i, size - i, XT, c * size + i, 1)
+        else:
+            for i in range(size):
+                for l in range(lanes):
+                    xt[(c * size + i) * lanes + l] = flat[starts[l] + i]
+        for l in range(max(stop - start - c * lanes, 0), lanes):
+            for i in range(size):
+                xt[(c * size + i) * lanes + l] = xt.dtype.type(0)
+
+
+@inline
+def _draw(d, rng, n, count, XT):
+    """n fresh samples, or as many as fit, into the lanes, and zeros after them."""
+    for c in range(count):
+        for l in range(XT.shape[2]):
+            for i in range(d):
+                XT[c, i, l] = rng.standard_normal() if c * XT.shape[2] + l < n else 0.0
+
+
+@inline
+def _label(d, k, m, count, teacher, linear, XT, H, R):
+    """T = A*'relu(U*'x) - D'x after each x, for a teacher of width k; H and R are scratch."""
+    U, A, D = teacher
+    minus = splat(XT.dtype.type(-1))
+    _products(d, k, d + m, count, U, XT, H)
+    keep_active_lanes(count * k, H, H)
+    _products(k, m, k, count, A, H, R)
+    for c in range(count):
+        for o in range(m):
+            store(XT, c * (d + m) + d + o, load(R, c * m + o))
+    if linear:
+        _products(d, m, d + m, count, D, XT, R)
+        for c in range(count):
+            for o in range(m):
+                t = c * (d + m) + d + o
+                store(XT, t, fma(minus, load(R, c * m + o), load(XT, t)))

@@ -1,0 +1,253 @@
+"""The exact gradient (7)-(11), and the training loop on it.
+
+Narrow networks sum over pairs of units in registers, one unit against as many others as there are lanes; wide ones
+turn the sums over components into matrix products.  One step of the loop, as every thread does it for its own units:
+
+    directions and lengths of all units
+    gradient of my units                                     (10), (11)
+    my units = the step (6)
+    hand them to the other threads, meet, and take theirs
+"""
+
+import functools
+import math
+
+import numpy as np
+
+from .lanes import fma, lane_count, lane_sum, load, registers, splat, store
+from .pairs import normalize
+from .policy import EXACT_LONELY, EXACT_NARROW, REGISTER, exact_jit, inline, inline_exact, jit
+from .sampled import copy, update
+from .threads import meet, parts_of, share
+
+
+@jit
+def residual_network(U, A, U_star, A_star):
+    """Student minus teacher: the units' directions as rows and as columns, their norms, Q and Q'.
+
+    Zero units fill the last register; they add nothing.
+    """
+    d, k, k_star, m = U.shape[0], U.shape[1], U_star.shape[1], A.shape[1]
+    count = -(-(k + k_star) // lane_count(U))
+    K = count * lane_count(U)
+    rows, columns, norm = np.zeros((K, d)), registers(d, count, U).reshape((d, K)), np.zeros(K)
+    normalize(U.T, d, 0, rows, columns, norm)
+    normalize(U_star.T, d, k, rows, columns, norm)
+    Q, Q_T = np.zeros((K, m)), registers(m, count, U).reshape((m, K))
+    copy(A, Q[:k])
+    copy(-A_star, Q[k : k + k_star])
+    copy(Q.T, Q_T)
+    return rows, columns, norm, Q, Q_T
+
+
+# --------------------------------------------------------------------------- pairs of units
+
+
+# arcsin(sqrt z) / sqrt z on [0, 1/2], lowest power first: the Chebyshev fit of this degree, whose
+# error is 4e-18.  A polynomial runs in SIMD lanes; the C library's acos does not.
+_ARCSIN = np.array([
+    1.0, 0.16666666666666963, 0.07499999999921603, 0.044642857225197834, 0.030381939881673394,
+    0.022372313172485805, 0.017349310327158196, 0.01401917204006966, 0.01092934906491237,
+    0.015091795028583365, -0.026316324552338826, 0.1809574620911065, -0.6641236302549411,
+    2.0016041109291547, -4.535791802822955, 7.768165374555008, -9.669659398550623, 8.32498352944691,
+    -4.438816692066939, 1.1264192878807509,
+])  # fmt: skip
+
+
+@inline_exact
+def _pair_terms(K, plus, value, norm, slope):
+    """From |u^ + v^|^2 and q_u . q_v of one unit u and all v, in place: the factors of (9) and (7).
+
+    plus becomes q_u . q_v |v| s, slope becomes q_u . q_v |v| (pi - phi), value |v| (s + (pi - phi) c).
+    |u^ + v^|^2 = 4 cos^2(phi / 2) keeps pi - phi to the last digit near pi, where (9) needs it; near
+    0 an error in phi cancels out of (7) and (9).
+    """
+    for l in range(K):
+        quarter = 0.25 * max(min(plus[l], 4.0 - plus[l]), 0.0)  # sin^2 of the smaller half angle
+        sine, arc = math.sqrt(quarter), _ARCSIN[_ARCSIN.size - 1]
+        for n in range(_ARCSIN.size - 2, -1, -1):
+            arc = arc * quarter + _ARCSIN[n]
+        arc *= 2.0 * sine
+        p = arc if plus[l] < 2.0 else math.pi - arc
+        s, c = 2.0 * sine * math.sqrt(1.0 - quarter), 0.5 * plus[l] - 1.0
+        weight = value[l] * norm[l]
+        plus[l], slope[l], value[l] = weight * s, weight * p, norm[l] * (s + p * c)
+
+
+@inline_exact
+def _gradient_in_lanes(low, high, d, count, m, network, scratch, weights, D, gradient):
+    """(10) and (11) for the units low to high, rows [u, a] of ``weights``, each against all in ``count`` registers.
+
+    A pair of student units is met twice: in SIMD lanes that is cheaper than to mirror it.
+    """
+    rows, columns, norm, Q, Q_T = network
+    plus, slope, value, linear = scratch
+    zero, one = splat(0.0), splat(1.0)
+    for j in range(low, high):
+        for c in range(count):
+            square = product = zero
+            for i in range(d):
+                both = fma(one, splat(rows[j, i]), load(columns, i * count + c))
+                square = fma(both, both, square)
+            for o in range(m):
+                product = fma(splat(Q[j, o]), load(Q_T, o * count + c), product)
+            store(plus, c, square)
+            store(value, c, product)
+        _pair_terms(plus.size, plus, value, norm, slope)
+        own = zero
+        for c in range(count):
+            own = fma(one, load(plus, c), own)
+        own, alive = lane_sum(own), 1.0 / math.pi if norm[j] > 0.0 else 0.0  # relu'(0) = 0
+        for i in range(d):
+            others = zero
+            for c in range(count):
+                others = fma(load(slope, c), load(columns, i * count + c), others)
+            gradient[j, i] = alive * (own * rows[j, i] + lane_sum(others))  # (10)
+        for o in range(m):
+            others = zero
+            for c in range(count):
+                others = fma(load(value, c), load(Q_T, o * count + c), others)
+            gradient[j, d + o] = norm[j] / math.pi * lane_sum(others)  # (11)
+        if linear:
+            _add_linear(j, d, m, norm, weights, D, gradient)
+
+
+@inline_exact
+def _add_linear(j, d, m, norm, weights, D, gradient):
+    """The terms in D of (10) and (11)."""
+    for i in range(d):
+        for o in range(m):
+            if norm[j] > 0.0:
+                gradient[j, i] += D[i, o] * weights[j, d + o]
+            gradient[j, d + o] += D[i, o] * weights[j, i]
+
+
+@exact_jit
+def _gradient_by_products(low, high, d, network, scratch, weights, D, gradient):
+    """The same, for all these units at once: the sums over components are matrix products."""
+    rows, columns, norm, Q, Q_T = network
+    plus, value, slope = np.dot(rows[low:high], columns), np.dot(Q[low:high], Q_T), scratch[0]
+    dz, da, linear = scratch[1], scratch[2], np.any(D)
+    for j in range(low, high):
+        near, products = plus[j - low], value[j - low]
+        for l in range(near.size):
+            near[l] = 2.0 + 2.0 * near[l]
+            if near[l] < 1e-3:  # the digits that matter near pi are lost: sum them up anew
+                near[l] = np.sum((rows[j] + rows[l]) ** 2)
+        _pair_terms(near.size, near, products, norm, slope[j - low])
+    np.dot(slope, rows, dz)
+    np.dot(value, Q, da)
+    for j in range(low, high):
+        alive = 1.0 if norm[j] > 0.0 else 0.0  # relu'(0) = 0
+        own = np.sum(plus[j - low])
+        for i in range(d):
+            gradient[j, i] = alive * (dz[j - low, i] + own * rows[j, i]) / math.pi  # (10)
+        for o in range(da.shape[1]):
+            gradient[j, d + o] = norm[j] * da[j - low, o] / math.pi  # (11)
+        if linear:
+            _add_linear(j, d, da.shape[1], norm, weights, D, gradient)
+
+
+@inline_exact
+def _scratch_of_lanes(count, D):
+    scratch = registers(3, count, D)
+    return scratch[0].reshape(-1), scratch[1].reshape(-1), scratch[2].reshape(-1), np.any(D)
+
+
+@inline_exact
+def _scratch_of_products(units, d, K, m):
+    return np.empty((units, K)), np.empty((units, d)), np.empty((units, m))
+
+
+@inline
+def _side_by_side(X, Y):
+    joined = np.empty((X.shape[0], X.shape[1] + Y.shape[1]))
+    copy(X, joined[:, : X.shape[1]])
+    copy(Y, joined[:, X.shape[1] :])
+    return joined
+
+
+@exact_jit
+def population_gradient(U, A, U_star, A_star, D, dU, dA):
+    """(10) into dU and (11) into dA: O(k (k + k*) (d + m)) time, O(k (k + k*)) memory at most."""
+    network = residual_network(U, A, U_star, A_star)
+    d, k, K, m = U.shape[0], U.shape[1], network[2].size, A.shape[1]
+    weights = _side_by_side(U.T, A)
+    gradient = np.empty_like(weights)
+    if max(d, k) > EXACT_NARROW:
+        _gradient_by_products(0, k, d, network, _scratch_of_products(k, d, K, m), weights, D, gradient)
+    else:
+        count = K // lane_count(U)
+        _gradient_in_lanes(0, k, d, count, m, network, _scratch_of_lanes(count, D), weights, D, gradient)
+    copy(gradient[:, :d].T, dU)
+    copy(gradient[:, d:], dA)
+
+
+# --------------------------------------------------------------------------- training
+
+
+def population_loop(d, k, K, m):
+    """(loop, scratch, parts): the training loop on the exact gradient, as `sampled_loop`.
+
+    ``loop(thread, marks, scratch, teacher, U, A, VU, VA, rates, n_steps)``; ``scratch()`` makes what it works with.
+    """
+    narrow = max(d, k) <= EXACT_NARROW
+    parts = 1 if max(d, k) <= EXACT_LONELY else parts_of(k)
+    loop = _population_loop(d, k, K, m) if narrow else _population_loop(0, 0, 0, 0)
+    return loop, lambda: (np.empty((2, k, d + m)), parts), parts
+
+
+@functools.cache
+def _population_loop(d, k, K, m):
+    """The loop compiled for one shape (narrow), or, where that is all zeros, for every shape."""
+    narrow, count = d > 0, -(-K // (REGISTER // 8))
+
+    @exact_jit
+    def loop(thread, marks, scratch, teacher, U, A, VU, VA, rates, n_steps):
+        network = residual_network(U, A, teacher[0], teacher[1])
+        rows, columns, norm, Q, Q_T = network
+        inputs, units, outputs, (handed, parts) = U.shape[0], U.shape[1], A.shape[1], scratch
+        first, last = share(parts, thread, marks)
+        low, high = units * first // parts, units * last // parts
+        weights, velocities = _side_by_side(U.T, A), _side_by_side(VU.T, VA)
+        gradient = np.empty_like(weights)
+        w, v, g = weights.reshape(-1), velocities.reshape(-1), gradient.reshape(-1)
+        if narrow:
+            memory = _scratch_of_lanes(count, teacher[2])
+        else:
+            memory = _scratch_of_products(-(-units // parts), inputs, norm.size, outputs)
+        for step in range(n_steps):
+            normalize(weights, inputs, 0, rows, columns, norm)
+            for j in range(units):
+                for o in range(outputs):
+                    Q[j, o] = Q_T[o, j] = weights[j, inputs + o]
+            if narrow:
+                _gradient_in_lanes(low, high, d, count, m, network, memory, weights, teacher[2], gradient)
+            else:
+                for part in range(first, last):
+                    i, j = units * part // parts, units * (part + 1) // parts
+                    some = memory[0][: j - i], memory[1][: j - i], memory[2][: j - i]
+                    _gradient_by_products(i, j, inputs, network, some, weights, teacher[2], gradient)
+            for j in range(low, high):
+                begin, end = j * (inputs + outputs), (j + 1) * (inputs + outputs)
+                update(begin, begin + inputs, w, v, g, rates[0], rates[2])
+                update(begin + inputs, end, w, v, g, rates[1], rates[2])
+            if high - low < units:
+                for j in range(low, high):
+                    for i in range(inputs + outputs):
+                        handed[step % 2, j, i] = weights[j, i]
+                if not meet(marks, thread, step + 1):
+                    return
+                for j in range(units):
+                    if not low <= j < high:
+                        for i in range(inputs + outputs):
+                            weights[j, i] = handed[step % 2, j, i]
+        if not meet(marks, thread, n_steps + 1):
+            return
+        copy(weights[low:high, :inputs].T, U[:, low:high])
+        copy(velocities[low:high, :inputs].T, VU[:, low:high])
+        copy(weights[low:high, inputs:], A[low:high])
+        copy(velocities[low:high, inputs:], VA[low:high])
+        meet(marks, thread, n_steps + 2)  # all is written
+
+    return loop

@@ -1,0 +1,351 @@
+"""The training loop on samples for all other networks: a register holds as many units of one sample as fit.
+
+The units are cut into parts, the samples are not.  One step, as every thread does it:
+
+    gather (or draw) the whole batch X
+    for each of my parts:  H = relu(X U)                                          (1)
+    shares[thread] = the sum of H A over my parts
+    meet the other threads
+    for my slice of the samples:  R = 2 (sum of all shares - T) / n
+    meet the other threads
+    for each of my parts:  G = (R A') where H > 0                                 (3)
+        U = the step (6) with X'G,  A = the step (6) with H'R                     (4), (2)
+
+Sums over parts, in a thread and over threads, are those of one binary tree, whatever the number of threads.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba.extending import register_jitable
+
+from .lanes import (
+    add_tile,
+    fma,
+    lane_count,
+    load,
+    load_transposed,
+    prefetch,
+    registers,
+    set_tile,
+    splat,
+    store,
+)  # fmt: skip
+from .policy import BLOCK, REGISTER, ROWS, inline, jit, sampled_jit
+from .sampled import copy, keep_active_lanes
+from .threads import meet, share
+
+
+class Scratch(NamedTuple):
+    """What the loop works with: first the number of the thread or part, then matrices padded to `_stride`.
+
+    Matrices of weights are zero beyond what is used of them, and that adds nothing.
+    """
+
+    X: np.ndarray  # by thread: inputs, one sample a row
+    T: np.ndarray  # by thread: labels
+    shares: np.ndarray  # by thread: what its units add to F
+    R: np.ndarray  # one for all
+    losses: np.ndarray  # one for all: of each sample
+    tree: np.ndarray  # by thread: tiles that wait for their sum
+    H: np.ndarray  # all others by part
+    G: np.ndarray
+    units: np.ndarray
+    v_units: np.ndarray
+    d_units: np.ndarray
+    readout: np.ndarray
+    v_readout: np.ndarray
+    d_readout: np.ndarray
+    readout_T: np.ndarray
+
+
+@register_jitable
+def _stride(count):
+    """Length of a row for ``count`` numbers: whole tiles, and an odd number of them, which spreads over the cache."""
+    unit = max(ROWS, REGISTER // 4)
+    return (-(-count // unit) | 1) * unit
+
+
+@register_jitable
+def _units(k, lanes, parts, part):
+    """(first, last) of the units of a part: whole registers of them."""
+    count = -(-k // lanes)
+    return min(k, count * part // parts * lanes), min(k, count * (part + 1) // parts * lanes)
+
+
+@register_jitable
+def _behind(k, lanes, parts):
+    """Where the teacher's units begin: behind those of the largest part."""
+    return _stride(-(-k // (lanes * parts)) * lanes)
+
+
+def wide_scratch(parts, d, k, k_star, m, batch, dtype):
+    """A `Scratch` of zeros.  Where a batch is one block, a gradient is used tile by tile, and has memory for one."""
+    like = np.empty(0, dtype)
+    lanes, tile = REGISTER // like.itemsize, (ROWS, 2 * REGISTER // like.itemsize)
+    size, inputs, outputs, units = _stride(min(batch, BLOCK)), _stride(d), _stride(m), _behind(k, lanes, parts)
+    units = _stride(units + -(-k_star // parts)) if k_star else units
+    whole = batch > BLOCK
+    shapes = {
+        "X": (parts, size, inputs), "T": (parts, size, outputs), "shares": (parts, size, outputs),
+        "R": (1, size, outputs), "tree": (parts, parts.bit_length() * ROWS, tile[1]),
+        "H": (parts, size, units), "G": (parts, size, units),
+        "units": (parts, inputs, units), "v_units": (parts, inputs, units),
+        "d_units": (parts, inputs, units) if whole else (parts, *tile),
+        "readout": (parts, units, outputs), "v_readout": (parts, units, outputs),
+        "d_readout": (parts, units, outputs) if whole else (parts, *tile), "readout_T": (parts, outputs, units),
+    }  # fmt: skip
+    matrices = {
+        name: registers(count * rows, columns // lanes, like).reshape((count, rows, columns))
+        for name, (count, rows, columns) in shapes.items()
+    }
+    return Scratch(losses=np.zeros(size), **matrices)
+
+
+@sampled_jit
+def wide_loop(thread, marks, scratch, rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
+    """The loop of `sampled_loop`, for every shape."""
+    d, m, parts, fresh, linear = U.shape[0], A.shape[1], len(scratch.H), rows.size == 0, np.any(teacher[2])
+    lanes, threads, turn, whole = lane_count(U), len(marks), 0, batch > BLOCK
+    first, last = share(parts, thread, marks)
+    X, T, R, H, G = scratch.X[thread], scratch.T[thread], scratch.R[0], scratch.H, scratch.G
+    shares, tree = scratch.shares, scratch.tree[thread]
+    own, used = _enter(first, last, scratch, U, A, VU, VA, teacher, teacher[0].shape[1] if fresh else 0)
+    for _ in range(n_steps):
+        n = batch if fresh else min(batch, order.size - start)
+        for begin in range(0, n, BLOCK):
+            count, ends, at = min(BLOCK, n - begin), begin + BLOCK >= n, start + begin
+            tiles = -(-count // ROWS)
+            tall = tiles * ROWS
+            if fresh:
+                _draw(rng, teacher[2], linear, X[:count, :d], T[:count, :m])
+            else:
+                _gather(rows, order[at : at + count], d, X, T)
+            soon = order[at + count : at + count + min(BLOCK, n - begin - count if not ends else batch)]
+            X[count:tall] = 0
+            T[count:tall] = 0
+            for p in range(first, last):
+                _times(
+                    X, scratch.units[p], H[p], tall, d, used[p], rows, _piece(soon, 2 * (p - first), 2 * (last - first))
+                )
+                keep_active_lanes(tall * H.shape[2] // lanes, H[p], H[p])
+            _sum_of_products(first, last, H, scratch.readout, used, tree, shares[thread], tall, m)
+            if not meet(marks, thread, turn + 1):
+                return total
+            low, high = tiles * thread // threads * ROWS, tiles * (thread + 1) // threads * ROWS
+            _residual(low, high, n, m, threads, shares, T, R, scratch.losses)  # (1)
+            turn += 2
+            if not meet(marks, thread, turn):
+                return total
+            total += np.sum(scratch.losses[:count]) / n
+            for p in range(first, last):
+                back = scratch.readout_T[p]
+                _times(R, back, G[p], tall, m, own[p], rows, _piece(soon, 2 * (p - first) + 1, 2 * (last - first)))
+                keep_active_lanes(tall * H.shape[2] // lanes, H[p], G[p])  # (3)
+                weights = scratch.d_units[p], scratch.units[p], scratch.v_units[p], back[:0]
+                _descend(X, G[p], (tall, d, own[p]), whole, weights, (rates[0], rates[2]), ends)  # (4)
+                weights = scratch.d_readout[p], scratch.readout[p], scratch.v_readout[p], back
+                _descend(H[p], R, (tall, own[p], m), whole, weights, (rates[1], rates[2]), ends)  # (2)
+        start += n
+    if not meet(marks, thread, turn + 1):
+        return total
+    _leave(first, last, scratch, U, A, VU, VA)
+    meet(marks, thread, turn + 2)  # all is written
+    return total
+
+
+# --------------------------------------------------------------------------- products
+
+
+@inline
+def _piece(soon, i, n):
+    """The i-th of n pieces of an array."""
+    return soon[soon.size * i // n : soon.size * (i + 1) // n]
+
+
+@sampled_jit
+def _times(X, W, Y, rows, depth, columns, data, wanted):
+    """Y[:rows, :columns] = X[:, :depth] W, in whole tiles; meanwhile the ``wanted`` rows of ``data`` are fetched."""
+    lanes, x, w, y = lane_count(X), X.shape[1], W.shape[1], Y.shape[1]
+    tile, tiles = 0, -(-columns // (2 * lanes)) * -(-rows // ROWS)
+    for j in range(0, columns, 2 * lanes):
+        for i in range(0, rows, ROWS):
+            for n in range(wanted.size * tile // tiles, wanted.size * (tile + 1) // tiles):
+                for e in range(0, data.shape[1], lanes):
+                    prefetch(data, wanted[n] * data.shape[1] + e)
+            tile += 1
+            left, right, product = (X, i * x, x, 1), (W, j, w, lanes), (Y, i * y + j, y, lanes)
+            if j + lanes < columns:
+                set_tile(ROWS, 2, left, right, depth, product)
+            else:
+                set_tile(ROWS, 1, left, right, depth, product)
+
+
+@sampled_jit
+def _sum_of_products(first, last, H, W, depths, tree, Y, rows, columns):
+    """Y[:rows, :columns] = the sum of H[p] W[p] over the parts p, in whole tiles.
+
+    A sum of 2^n parts is that of two sums of 2^(n-1) parts.  ``tree`` holds the tiles that wait for their other half.
+    """
+    lanes, y, size = lane_count(H), Y.shape[1], ROWS * tree.shape[1]
+    one = splat(H.dtype.type(1))
+    for j in range(0, columns, 2 * lanes):
+        wide = j + lanes < columns
+        for i in range(0, rows, ROWS):
+            waiting = 0
+            for p in range(first, last):
+                left = H, (p * H.shape[1] + i) * H.shape[2], H.shape[2], 1
+                right = W, p * W.shape[1] * W.shape[2] + j, W.shape[2], lanes
+                if wide:
+                    set_tile(ROWS, 2, left, right, depths[p], (tree, waiting * size, 2 * lanes, lanes))
+                else:
+                    set_tile(ROWS, 1, left, right, depths[p], (tree, waiting * size, 2 * lanes, lanes))
+                done = p - first + 1
+                while done % 2 == 0:
+                    waiting, done = waiting - 1, done // 2
+                    for r in range(2 * waiting * ROWS, 2 * (waiting + 1) * ROWS):
+                        store(tree, r, fma(one, load(tree, r), load(tree, r + 2 * ROWS)))
+                waiting += 1
+            for r in range(ROWS):
+                for c in range(2 if wide else 1):
+                    store(Y, ((i + r) * y + j) // lanes + c, load(tree, 2 * r + c))
+
+
+@inline
+def _residual(low, high, n, m, threads, shares, T, R, losses):
+    """R = 2 (F - T) / n and the squared error of some samples; F is the sum of all ``shares``, by the same tree."""
+    scale = R.dtype.type(2.0 / n)
+    for b in range(low, high):
+        apart = 1
+        while apart < threads:
+            for t in range(0, threads, 2 * apart):
+                for o in range(m):
+                    shares[t, b, o] += shares[t + apart, b, o]
+            apart *= 2
+        loss = 0.0
+        for o in range(m):
+            error = shares[0, b, o] - T[b, o]
+            loss += error * error
+            R[b, o] = error * scale
+        losses[b] = loss
+
+
+@sampled_jit
+def _descend(X, G, sizes, whole, weights, rates, last):
+    """gradient += X'G, in whole tiles; after the ``last`` samples the step (6) of W, and W_T = W'.
+
+    ``sizes`` are those of the samples, the rows and the columns; ``weights`` = (gradient, W, V, W_T), where W_T may be
+    empty.  A gradient that is not ``whole`` is one tile, used at once: the ``last`` samples are all there are.
+    """
+    (samples, rows, columns), (gradient, W, V, W_T) = sizes, weights
+    lanes, x, w, size = lane_count(X), X.shape[1], W.shape[1], gradient.shape[1]
+    minus_lr, momentum, starts = splat(-rates[0]), splat(rates[1]), np.empty(lane_count(X), np.int64)
+    for j in range(0, columns, 2 * lanes):
+        wide = j + lanes < columns
+        for i in range(0, rows, ROWS):
+            for n in range(i * w + j, (i + ROWS) * w + j, w):  # to be there after the tile
+                for e in range(n, n + 2 * lanes, lanes):
+                    prefetch(W, e)
+                    prefetch(V, e)
+            at = i * size + j if whole else 0
+            left, right, product = (X, i, 1, x), (G, j, G.shape[1], lanes), (gradient, at, size, lanes)
+            if wide:
+                add_tile(ROWS, 2, left, right, samples, product)
+            else:
+                add_tile(ROWS, 1, left, right, samples, product)
+            if last:
+                for r in range(ROWS):
+                    for c in range(2 if wide else 1):
+                        n, g = ((i + r) * w + j) // lanes + c, (at + r * size) // lanes + c
+                        _update_lanes(n, g, W, V, gradient, minus_lr, momentum)
+        if last and len(W_T):
+            _transpose(W, rows, j, min(j + 2 * lanes, columns), W_T, starts)
+
+
+@inline
+def _update_lanes(n, g, W, V, gradient, minus_lr, momentum):
+    """The step (6) of the n-th register of W, whose gradient is the g-th; that is zero after."""
+    slope = load(gradient, g)
+    v = fma(momentum, load(V, n), slope)
+    store(V, n, v)
+    store(W, n, fma(minus_lr, fma(momentum, v, slope), load(W, n)))
+    store(gradient, g, splat(gradient.dtype.type(0)))
+
+
+@inline
+def _transpose(W, rows, first, last, W_T, starts):
+    """W_T[first:last, :rows] = W[:rows, first:last]', in whole registers; ``starts`` is scratch."""
+    lanes, w, w_t = lane_count(W), W.shape[1], W_T.shape[1]
+    for j in range(first, last, lanes):
+        for i in range(0, rows, lanes):
+            for r in range(lanes):
+                starts[r] = (i + r) * w
+            load_transposed(W, starts, j, lanes, W_T, (j * w_t + i) // lanes, w_t // lanes)
+
+
+# --------------------------------------------------------------------------- in and out
+
+
+@jit
+def _enter(first, last, scratch, U, A, VU, VA, teacher, k_star):
+    """Copy the weights of these parts into the scratch.  Returns how many units each has: its own, and in all.
+
+    Fresh samples need the teacher's units, too; they stand behind the student's, with -A*.
+    """
+    k, m, parts, lanes = U.shape[1], A.shape[1], len(scratch.H), lane_count(U)
+    own, used, starts = np.zeros(parts, np.int64), np.zeros(parts, np.int64), np.empty(lanes, np.int64)
+    for p in range(first, last):
+        low, high = _units(k, lanes, parts, p)
+        for matrix in (
+            scratch.units, scratch.v_units, scratch.d_units, scratch.readout, scratch.v_readout, scratch.d_readout,
+            scratch.readout_T,
+        ):  # fmt: skip
+            matrix[p] = 0  # a run that diverged may have left NaN beyond what is used, an interrupted one its gradient
+        copy(U[:, low:high], scratch.units[p])
+        copy(VU[:, low:high], scratch.v_units[p])
+        copy(A[low:high], scratch.readout[p])
+        copy(VA[low:high], scratch.v_readout[p])
+        own[p] = used[p] = high - low
+        if k_star:
+            behind, low, high = _behind(k, lanes, parts), k_star * p // parts, k_star * (p + 1) // parts
+            copy(teacher[0][:, low:high], scratch.units[p, :, behind:])
+            copy(-teacher[1][low:high], scratch.readout[p, behind:])
+            used[p] = behind + high - low
+        _transpose(scratch.readout[p], own[p], 0, m, scratch.readout_T[p], starts)
+    return own, used
+
+
+@jit
+def _leave(first, last, scratch, U, A, VU, VA):
+    """Copy the weights of these parts back."""
+    d, k, m, parts = U.shape[0], U.shape[1], A.shape[1], len(scratch.H)
+    for p in range(first, last):
+        low, high = _units(k, lane_count(U), parts, p)
+        copy(scratch.units[p, :d, : high - low], U[:, low:high])
+        copy(scratch.v_units[p, :d, : high - low], VU[:, low:high])
+        copy(scratch.readout[p, : high - low, :m], A[low:high])
+        copy(scratch.v_readout[p, : high - low, :m], VA[low:high])
+
+
+@inline
+def _gather(rows, picked, d, X, T):
+    """The rows [x, y - C'x] that are ``picked``, into X and T."""
+    m = rows.shape[1] - d
+    for b in range(picked.size):
+        row = picked[b]
+        for i in range(d):
+            X[b, i] = rows[row, i]
+        for o in range(m):
+            T[b, o] = rows[row, d + o]
+
+
+@inline
+def _draw(rng, D, linear, X, T):
+    """Fresh samples into the rows of X, and -D'x into those of T."""
+    for b in range(X.shape[0]):
+        for i in range(X.shape[1]):
+            X[b, i] = rng.standard_normal()
+    if linear:
+        copy(-np.dot(X.copy(), D), T)
+    else:
+        T[:] = 0
