@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from resgrad.minima import landscape
+import resgrad as rg
 from resgrad.runs import plots
 
 PAIRS = 1000
@@ -12,7 +12,7 @@ def draw():
     gammas = np.geomspace(0.1, 10, 17)
     with plots.figure(2) as (picture, (left, right)):
         for d, shade in ((2, "#b5d5e8"), (5, "#5fa5cf"), (10, plots.COLORS["li"]), (20, "#003a5c")):
-            region = landscape.convexity_region(gammas, d, n_pairs=PAIRS, rng=0)
+            region = rg.convexity_region(gammas, d, n_pairs=PAIRS, rng=0)
             left.plot(gammas, region.fraction, color=shade, marker="o", ms=3, label=f"d = {d}")
             right.plot(gammas, region.smallest, color=shade, marker="o", ms=3)
         left.set_ylabel("share of pairs $(W^*, W)$ with $\\delta > 0$")

@@ -6,7 +6,6 @@ The default run of every architecture, twenty seeds each; and the published prot
 import numpy as np
 
 import resgrad as rg
-from resgrad.minima import landscape
 from resgrad.runs.protocol import resolve, simulate, table
 from resgrad.runs.report import ZERO
 
@@ -42,7 +41,7 @@ def end(arch, seed):
     loss = trajectory.observed["population_loss"]
     if loss[-1] < ZERO * loss[0]:
         return trajectory, True, rg.align(arch, trajectory.theta, teacher.theta, config.d).units_moved, None
-    verdict = landscape.polish(rg.PopulationLoss(arch, teacher), trajectory.theta).verdict
+    verdict = rg.polish(rg.PopulationLoss(arch, teacher), trajectory.theta).verdict
     return trajectory, False, None, "spurious minima" if verdict == "spurious minimum" else "not done"
 
 

@@ -1,7 +1,6 @@
 """Hessian eigenvalues at the minima that training finds, with the predicted dimension of the manifold."""
 
-from resgrad import losses
-from resgrad.minima import landscape
+import resgrad as rg
 from resgrad.runs import plots
 from resgrad.runs.protocol import resolve, simulate
 
@@ -12,9 +11,9 @@ def draw():
     with plots.figure(4, sharey=True) as (picture, panels):
         for axes, name in zip(panels, POST):
             trajectory, teacher = simulate(resolve(name, "default", d=6))
-            loss = losses.PopulationLoss(name, teacher)
-            polished = landscape.polish(loss, trajectory.theta)
-            spectrum = landscape.spectrum(loss, polished.theta)
+            loss = rg.PopulationLoss(name, teacher)
+            polished = rg.polish(loss, trajectory.theta)
+            spectrum = rg.spectrum(loss, polished.theta)
             plots.eigenvalues(axes, spectrum.eigenvalues, spectrum.predicted, plots.COLORS[name])
             size = spectrum.eigenvalues.size
             axes.set_title(f"{name}: {spectrum.nullity} of {size} zero", color=plots.COLORS[name], weight="bold")

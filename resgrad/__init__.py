@@ -14,8 +14,10 @@ _HOMES = {
     "flow": ["gradient_flow"],
     "gradcheck": ["GradientReport", "check_gradient", "check_hessian"],
     "losses": ["EmpiricalLoss", "OnlineLoss", "PopulationLoss"],
-    "minima.landscape": ["convexity_region", "one_point", "polish", "spectrum"],
-    "minima.symmetry": ["Alignment", "align", "convert", "transform"],
+    "minima.alignment": ["Alignment", "align"],
+    "minima.convexity": ["convexity_region", "one_point"],
+    "minima.landscape": ["polish", "spectrum"],
+    "minima.symmetry": ["convert", "transform"],
     "optimizers": ["OPTIMIZERS", "SGD", "Nesterov"],
     "training": ["Trajectory", "train"],
 }

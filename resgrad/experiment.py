@@ -138,9 +138,8 @@ def _summary(config, trajectory, teacher, seconds):
     import numba
     import scipy
 
-    from . import losses
     from .kernels import threads
-    from .minima import landscape, symmetry
+    from .minima import alignment
     from .runs import report
 
     history, result = table(trajectory), {"steps": int(trajectory.steps[-1]), "seconds": round(seconds, 3)}
@@ -152,11 +151,10 @@ def _summary(config, trajectory, teacher, seconds):
         result["toward_from"] = None if away + 1 == len(history["step"]) else int(history["step"][away + 1])
     result["units_permuted"] = None
     if np.isfinite(trajectory.theta).all():
-        alignment = symmetry.align(config.arch, trajectory.theta, teacher.theta, config.d)
-        result["units_permuted"] = int(alignment.units_moved)
-        finished = trajectory.stop_reason == "finished"
-        if finished and not report.is_zero(result) and trajectory.theta.size <= report.LARGEST:
-            end = landscape.polish(losses.PopulationLoss(config.arch, teacher), trajectory.theta)
+        found = alignment.align(config.arch, trajectory.theta, teacher.theta, config.d)
+        result["units_permuted"] = int(found.units_moved)
+        caught = trajectory.stop_reason == "finished" and not report.is_zero(result)
+        if caught and (end := report.destination(teacher, trajectory.theta)):
             result |= {"polished_verdict": end.verdict, "polished_loss": end.loss}
             result["polished_distance"] = float(np.linalg.norm(end.theta - trajectory.theta))
     versions = {"resgrad": __version__, "python": sys.version.split()[0]}

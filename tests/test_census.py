@@ -22,7 +22,7 @@ import pytest
 import resgrad as rg
 from resgrad import blas, draws
 from resgrad import census as census_module
-from resgrad.minima import basins, landscape, symmetry
+from resgrad.minima import basins, symmetry
 from resgrad.runs import files, tasks
 from resgrad.runs import journal as journal_module
 
@@ -87,6 +87,32 @@ def test_a_saddle_is_only_what_descent_cannot_leave():
     assert tipped.steps > 400  # the gradient was small at the saddle, too
 
 
+@pytest.mark.parametrize("steps", [300, 1000, 4000])
+def test_the_destination_is_where_descent_ends(steps):
+    """Wherever it is certain.  Later points are certain more often."""
+    certain = 0
+    for seed in range(12):
+        streams = rg.streams(seed)
+        loss = rg.PopulationLoss(
+            "vanilla", rg.Network("vanilla", rg.draw("vanilla", "normal", 6, rng=streams.teacher), 6)
+        )
+        start = rg.draw("vanilla", "fan-in", 6, rng=streams.init)
+        theta = rg.train(loss, start, rg.SGD(0.05), steps).theta
+        if found := basins.destination(loss, theta):
+            end = rg.train(loss, theta, rg.SGD(0.05), 50_000, record_every=50_000).theta
+            assert np.abs(end - found.theta).max() < 1e-6
+            certain += 1
+    assert certain >= {300: 1, 1000: 6, 4000: 11}[steps]
+
+
+def test_next_to_a_saddle_the_destination_is_certain_only_for_who_stays():
+    """Equal units stay equal, and descend to the saddle between two minima."""
+    loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.eye(2).ravel(), 2))
+    theta = rg.train(loss, np.full(4, 0.45), rg.SGD(0.02), 1000).theta
+    assert basins.destination(loss, theta).verdict == "saddle"
+    assert basins.destination(loss, theta + [1e-2, 0, 0, 0]) is None
+
+
 def test_no_verdict_before_its_time():
     kinds = {"d": 6, "runs": 3, "quiet": True}
     assert census("vanilla", steps=20, **kinds).counts["unconverged"] == 3
@@ -105,6 +131,15 @@ def test_sampled_training_ends_in_exact_minima(data):
 
 def test_a_teacher_may_be_zero():
     assert census("resnet", 3, runs=3, teacher="zero", quiet=True).counts["global"] == 3
+
+
+def test_a_run_whose_units_all_died_is_one_that_did_not_converge():
+    """Run 118 loses its only unit on the way; `zero` starts without any."""
+    task = census_module.prepare("resnet-sum", 2, runs=200, width=1, teacher="normal")
+    ((_, basin),) = tasks.work(dataclasses.replace(task, numbers=(118,)))
+    assert basin.outcome == "unconverged" and symmetry.tangent("resnet-sum", basin.theta, 2).shape == (4, 1)
+    found = census("resnet", 3, init="zero", runs=2, steps=2000, quiet=True)
+    assert found.counts["unconverged"] == 2 and not found.theta.any()
 
 
 # --------------------------------------------------------------------------------------- families
@@ -127,7 +162,7 @@ def test_symmetric_minima_are_one_family(small):
     d, theta = 8, small.theta[small.families[0]["run"]]
     loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.eye(d).ravel(), d))
     moved = theta.reshape(d, d)[::-1][:, np.roll(np.arange(d), 2)].ravel()
-    keys = [basins._invariants(loss, landscape.polish(loss, point)) for point in (theta, moved)]
+    keys = [basins._invariants(loss, rg.polish(loss, point)) for point in (theta, moved)]
     assert basins.group(np.array(keys)).tolist() == [0, 0]
 
 
@@ -136,8 +171,8 @@ def test_rescaled_minima_are_one_family():
     run = found.families[0]["run"]
     teacher = rg.Network("resnet-sum", rg.draw("resnet-sum", "normal", 3, 3, rg.streams(0, run).teacher), 3)
     loss, theta = rg.PopulationLoss("resnet-sum", teacher), found.theta[run]
-    scaled = symmetry.transform("resnet-sum", theta, 3, [1, 0], [0.5, 3.0])
-    keys = [basins._invariants(loss, landscape.polish(loss, point)) for point in (theta, scaled)]
+    scaled = rg.transform("resnet-sum", theta, 3, [1, 0], [0.5, 3.0])
+    keys = [basins._invariants(loss, rg.polish(loss, point)) for point in (theta, scaled)]
     assert basins.group(np.array(keys)).tolist() == [0, 0]
 
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 import resgrad as rg
 from resgrad import experiment
-from resgrad.minima import landscape
 from resgrad.runs import protocol
 
 D, ARCH, SCALAR = 3, "modresnet", "li"
@@ -68,8 +67,8 @@ CALLS = {  # name: (function, valid arguments)
             "atol": 1e-3,
         },
     ),
-    "spectrum": (landscape.spectrum, {"loss": LOSSES["population"], "theta": THETA, "tolerance": 1e-9}),
-    "one_point": (landscape.one_point, {"loss": LOSSES["population"], "thetas": THETA[None]}),
+    "spectrum": (rg.spectrum, {"loss": LOSSES["population"], "theta": THETA, "tolerance": 1e-9}),
+    "one_point": (rg.one_point, {"loss": LOSSES["population"], "thetas": THETA[None]}),
     "resolve": (protocol.resolve, {"arch": ARCH, "preset": "notebook", "d": 4, "lr": 0.1, "steps": 7, "seed": 3}),
 }
 for kind, loss in LOSSES.items():

@@ -23,7 +23,7 @@ FLOORS = [  # a file may import from its own floor and those above it in this li
     {"losses", "optimizers", "draws"},
     {"training", "gradcheck.check", "gradcheck.calls", "gradcheck.differences"},
     {"flow"},
-    {"minima.symmetry", "minima.landscape", "minima.basins"},
+    {"minima.symmetry", "minima.alignment", "minima.landscape", "minima.convexity", "minima.basins"},
     {"runs.protocol", "runs.tasks", "runs.journal", "runs.report"},
     {"experiment", "census", "gradcheck.__main__"},
 ]

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import resgrad as rg
-from resgrad.minima import landscape
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -36,7 +35,7 @@ def test_a_row_is_its_record(name):
     assert trained == ", ".join(arch.shapes(3))
     d = 4
     teacher = rg.Network(arch, rg.draw(arch, "uniform", d, rng=0), d)
-    found = landscape.spectrum(rg.PopulationLoss(arch, teacher), teacher.theta)
+    found = rg.spectrum(rg.PopulationLoss(arch, teacher), teacher.theta)
     assert found.nullity == found.predicted == {"0": 0, "d": d, "d²": d**2}[dimension]
     assert ("rescal" in recovered) == arch.trains_readout
     assert ("W2·1" in recovered) == (arch.readout == "sum")

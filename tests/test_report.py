@@ -10,7 +10,8 @@ import pytest
 
 import resgrad as rg
 from resgrad import experiment
-from resgrad.runs import report
+from resgrad.minima import basins
+from resgrad.runs import files, report
 from resgrad.runs.protocol import PRESETS, command_line, resolve
 
 SMALL = ["--d", "3", "--samples", "500", "--steps", "300", "--quiet", "--report"]
@@ -79,6 +80,17 @@ def test_a_run_that_diverged_has_a_page_without_a_spectrum(tmp_path):
     assert text.count("<svg") == 2 and "diverged" in text
 
 
+@pytest.mark.parametrize("arch", ["resnet", "two-weight", "vanilla"])
+def test_a_run_without_a_live_unit_has_a_page(arch, tmp_path):
+    theta = np.zeros(rg.ARCHITECTURES[arch].size(3))
+    theta[:9] -= rg.ARCHITECTURES[arch].identity * np.eye(3).ravel()
+    files.write_archive(tmp_path / "dead.npz", "weights", {"theta": theta}, arch=arch, d=3)
+    given = ["--arch", arch, *SMALL, "--init", str(tmp_path / "dead.npz"), "--out", str(tmp_path / "out")]
+    assert experiment.main(given) == 0
+    predicted = 6 if arch == "two-weight" else 0
+    assert f"symmetry predicts {predicted} zero ones" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_no_page_unless_asked(tmp_path):
     given = ["--arch", "li", "--d", "2", "--steps", "9", "--samples", "9", "--quiet", "--no-plot"]
     assert experiment.main([*given, "--out", str(tmp_path / "out")]) == 0
@@ -98,9 +110,11 @@ def test_the_command_makes_the_same_run(preset, arch):
 @pytest.mark.parametrize(
     "result, words",
     [
-        ({"population_loss_final": 1.0}, "too short, or it is caught"),
+        ({"population_loss_final": 1.0}, "1, not zero.\nIt is not certain where the run would end"),
         ({"population_loss_final": 1.0, "polished_verdict": "saddle", "polished_loss": 0.5, "polished_distance": 2.0},
-         "Newton's method goes on, 2 far,\nto a point of loss 0.5: saddle."),
+         "not zero.\nThe run is next to a saddle, which is 2 away and has loss 0.5."),
+        ({"population_loss_final": 1.0, "polished_verdict": "global minimum", "polished_loss": 0,
+          "polished_distance": 2}, "The run is in the basin of a global minimum, which is 2 away and has loss 0."),
         ({"distance_final": 1e-7}, "the teacher itself, 1.0e-07 away (units permuted: none)"),
         ({"distance_final": 3.0, "aligned_distance_final": 1e-9, "units_permuted": 4}, "units permuted: 4"),
         ({"distance_final": 3.0, "aligned_distance_final": 0.5}, "not yet converged"),
@@ -116,11 +130,28 @@ def test_the_verdict_in_words(result, words):
     assert words in report.verdict({"config": config, "result": base | result, "stop_reason": "finished"})
 
 
-def test_an_end_that_is_not_zero_is_polished(tmp_path):
-    run = experiment.run(resolve("vanilla", d=8, seed=1, steps=3000), tmp_path, plot=False, quiet=True)
-    result = run["result"]
-    teacher = rg.Network("vanilla", np.load(tmp_path / "weights.npz")["theta_star"], 8)
-    loss = rg.PopulationLoss("vanilla", teacher)
-    assert ("polished_verdict" in result) == (not report.is_zero(result))
-    if "polished_verdict" in result:
-        assert result["polished_loss"] <= loss.value(np.load(tmp_path / "weights.npz")["theta"])
+def test_a_verdict_is_on_the_end_of_the_run_itself(tmp_path):
+    """After 20,000 steps Newton's method goes to the teacher, 2 away; the run itself goes elsewhere."""
+    short = experiment.run(resolve("vanilla", seed=18), tmp_path, plot=False, quiet=True)
+    with np.load(tmp_path / "weights.npz") as weights:
+        loss, theta = rg.PopulationLoss("vanilla", rg.Network("vanilla", weights["theta_star"], 10)), weights["theta"]
+    assert rg.polish(loss, theta).verdict == "global minimum"
+    long = experiment.run(resolve("vanilla", seed=18, steps=60_000), tmp_path, plot=False, quiet=True)
+    assert "polished_verdict" not in short["result"] and "not certain where the run would end" in report.verdict(short)
+    assert long["result"]["polished_verdict"] == "spurious minimum"
+    assert long["result"]["polished_loss"] == pytest.approx(0.0089820925, abs=5e-11)
+    assert long["result"]["polished_distance"] < 0.1
+
+
+def test_summary_and_page_polish_once(tmp_path, monkeypatch):
+    calls, destination = [], basins.destination
+    monkeypatch.setattr(basins, "destination", lambda *given: calls.append(given) or destination(*given))
+    config = resolve("vanilla", seed=0)
+    result = experiment.run(config, tmp_path, plot=False, report=True, quiet=True)["result"]
+    assert len(calls) == 1 and result["polished_verdict"] == "spurious minimum"
+    assert "at the spurious minimum to which it leads" in (tmp_path / "report.html").read_text()
+
+
+def test_too_many_parameters_for_a_hessian():
+    theta = np.zeros(report.LARGEST + 1)
+    assert report.destination(None, theta) is None

@@ -9,7 +9,7 @@ from conftest import ARCHS, TRAINED_READOUT, every_arch, point, samples
 from hypothesis import given, settings
 
 import resgrad as rg
-from resgrad.minima import symmetry
+from resgrad.minima import alignment, symmetry
 
 EPS = np.finfo(float).eps
 ROUNDING = 100 * EPS  # of |theta|: a handful of roundings in every entry
@@ -37,7 +37,7 @@ def symmetric(arch, theta, d, rng, log_scale=6):
     if arch.trains_readout:
         scales = 10 ** rng.uniform(-log_scale, log_scale, k)
     return (
-        symmetry.transform(
+        rg.transform(
             arch,
             theta,
             d,
@@ -71,7 +71,7 @@ def test_a_symmetric_image_is_at_distance_zero(arch, d, k, seed):
     theta_star, rng = point(arch, d, k, seed), np.random.default_rng(seed)
     theta, permutation, scales = symmetric(arch, theta_star, d, rng)
     size = np.linalg.norm(theta) + np.linalg.norm(theta_star) + 1
-    al = symmetry.align(arch, theta, theta_star, d)
+    al = rg.align(arch, theta, theta_star, d)
     assert al.distance <= ROUNDING * size
     np.testing.assert_array_equal(al.permutation, permutation)
     np.testing.assert_allclose(al.scales, scales, rtol=1e-9)
@@ -105,7 +105,7 @@ def test_dead_and_duplicated_units_are_symmetries_too(arch, d, k, seed, dead, tw
             U[:, j] = 0.0
     theta_star = from_units(arch, U, W2)
     theta, _, _ = symmetric(arch, theta_star, d, rng, log_scale=3)
-    al = symmetry.align(arch, theta, theta_star, d)
+    al = rg.align(arch, theta, theta_star, d)
     size = np.linalg.norm(theta) + np.linalg.norm(theta_star) + 1
     assert al.distance <= ROUNDING * size
     np.testing.assert_allclose(al.teacher, theta, atol=ROUNDING * size)
@@ -124,7 +124,7 @@ def test_dead_units_may_be_any_dead_units_and_do_not_move(arch):
     U[:, :2] = 0.0
     other = W2.copy()
     other[:2] = rng.normal(size=(2, 4))
-    al = symmetry.align(arch, from_units(arch, U, other), from_units(arch, U, W2), 4)
+    al = rg.align(arch, from_units(arch, U, other), from_units(arch, U, W2), 4)
     assert al.distance <= ROUNDING * 10
     assert al.dead == al.dead_star == (0, 1)
     assert al.units_moved == 0
@@ -167,7 +167,7 @@ def brute_force(arch, theta, theta_star, d):
 def test_the_distance_is_the_minimum_over_the_orbit(arch, d, k, k_star, seed, log_scale):
     theta = 10**log_scale * point(arch, d, k, seed)
     theta_star = point(arch, d, k_star, seed + 1)
-    al = symmetry.align(arch, theta, theta_star, d)
+    al = rg.align(arch, theta, theta_star, d)
     assert al.distance == pytest.approx(brute_force(arch, theta, theta_star, d), rel=1e-6, abs=1e-7)
     assert al.distance <= al.raw_distance
     assert (len(al.extra), len(al.missing)) == (max(k - k_star, 0), max(k_star - k, 0))
@@ -185,7 +185,7 @@ SIZES = st.builds(lambda sign, log: sign * 10**log, st.sampled_from([-1, 1]), st
 @given(p=SIZES, q=SIZES)
 @settings(max_examples=200, deadline=None)
 def test_projection_on_the_hyperbola_is_global(p, q):
-    t = float(symmetry._project_on_hyperbola(np.array([p]), np.array([q]))[0])
+    t = float(alignment._project_on_hyperbola(np.array([p]), np.array([q]))[0])
     grid = np.exp(np.linspace(-150, 150, 15001))
     grid = np.concatenate([grid, t * np.linspace(0.9, 1.1, 21), [p] if p > 0 else [], [1 / q] if q > 0 else []])
     # in differences to p^2 + q^2, which would drown the rest
@@ -199,7 +199,7 @@ def test_the_distance_is_continuous(arch, d, k, k_star, seed, log_step):
     """A distance to a set changes by no more than the point moves."""
     theta, theta_star = point(arch, d, k, seed), point(arch, d, k_star, seed + 1)
     step = 10**log_step * point(arch, d, k, seed + 2)
-    near, far = (symmetry.align(arch, x, theta_star, d).distance for x in (theta, theta + step))
+    near, far = (rg.align(arch, x, theta_star, d).distance for x in (theta, theta + step))
     assert abs(far - near) <= np.linalg.norm(step) * (1 + 1e-9) + 1e-13
 
 
@@ -208,7 +208,7 @@ def test_the_distance_is_continuous(arch, d, k, k_star, seed, log_step):
 def test_it_does_not_matter_which_symmetric_teacher(arch, d, k, seed):
     theta, theta_star = point(arch, d, k, seed), point(arch, d, k, seed + 1)
     image, _, _ = symmetric(arch, theta_star, d, np.random.default_rng(seed), log_scale=2)
-    first, second = (symmetry.align(arch, theta, x, d) for x in (theta_star, image))
+    first, second = (rg.align(arch, theta, x, d) for x in (theta_star, image))
     assert second.distance == pytest.approx(first.distance, rel=1e-9)
     np.testing.assert_allclose(second.teacher, first.teacher, atol=1e-9)
 
@@ -219,16 +219,16 @@ def test_who_does_whose_work_depends_on_the_function_alone(arch, d, k, k_star, s
     theta, theta_star = point(arch, d, k, seed), point(arch, d, k_star, seed + 1)
     rng = np.random.default_rng(seed)
     scales = 10 ** rng.uniform(-3, 3, k) if arch in TRAINED_READOUT else None
-    first = symmetry.align(arch, theta, theta_star, d)
-    second = symmetry.align(arch, symmetry.transform(arch, theta, d, scales=scales), theta_star, d)
+    first = rg.align(arch, theta, theta_star, d)
+    second = rg.align(arch, rg.transform(arch, theta, d, scales=scales), theta_star, d)
     np.testing.assert_array_equal(second.permutation, first.permutation)
     assert (second.units_moved, second.extra, second.missing) == (first.units_moved, first.extra, first.missing)
 
 
 def test_far_from_the_orbit_the_matching_stays_while_the_nearest_image_changes():
     a, b = [-2, 2, 1, -1, -3, 1, -1, 3.0], [-1, 1, -2, 0, -3, 2, -3, 2.0]
-    scaled = symmetry.transform("two-weight", a, 2, scales=[100, 0.01])
-    al, other = (symmetry.align("two-weight", x, b, 2) for x in (a, scaled))
+    scaled = rg.transform("two-weight", a, 2, scales=[100, 0.01])
+    al, other = (rg.align("two-weight", x, b, 2) for x in (a, scaled))
     assert al.permutation.tolist() == other.permutation.tolist() and al.units_moved == other.units_moved
     assert other.distance == pytest.approx(np.linalg.norm(scaled - other.teacher))
 
@@ -240,9 +240,9 @@ def test_units_turned_around_are_named():
     X = np.random.default_rng(0).normal(size=(20, 2))
     outputs = [rg.Network("vanilla", theta, 2)(X) for theta in (there, back)]
     np.testing.assert_allclose(*outputs, atol=1e-14)
-    al = symmetry.align("vanilla", back, there, 2)
+    al = rg.align("vanilla", back, there, 2)
     assert al.flipped == ((0, 0), (1, 1), (2, 2)) and al.distance > 1 and "flipped" in str(al)
-    assert symmetry.align("vanilla", there, there, 2).flipped == ()
+    assert rg.align("vanilla", there, there, 2).flipped == ()
 
 
 # ----------------------------------------------------------------------------------- the report
@@ -251,26 +251,26 @@ def test_units_turned_around_are_named():
 def test_for_li_near_its_teacher_the_distances_agree():
     theta_star = 0.1 * point("li", 5)
     theta = theta_star + 1e-3 * point("li", 5, seed=1)
-    al = symmetry.align("li", theta, theta_star, 5)
+    al = rg.align("li", theta, theta_star, 5)
     assert al.distance == al.raw_distance == pytest.approx(np.linalg.norm(theta - theta_star), rel=1e-15)
     assert al.units_moved == 0
 
 
 def test_permuting_units_of_an_identity_network_permutes_the_columns_of_U():
     W1 = np.arange(9.0).reshape(3, 3)
-    theta = symmetry.transform("li", W1.ravel(), 3, [1, 2, 0])
+    theta = rg.transform("li", W1.ravel(), 3, [1, 2, 0])
     np.testing.assert_array_equal(theta.reshape(3, 3) + np.eye(3), (W1 + np.eye(3))[:, [1, 2, 0]])
 
 
 def test_parallel_extra_and_missing_units_are_named():
     U = np.array([[1.0, 0.0, 3.0, 1.0], [2.0, 1.0, 6.0, 0.0]])
     wide, narrow = from_units("vanilla", U), from_units("vanilla", U[:, :2])
-    al = symmetry.align("vanilla", wide, narrow, 2)
+    al = rg.align("vanilla", wide, narrow, 2)
     assert al.parallel == ((0, 2),)
     assert al.parallel_star == al.missing == ()
     assert al.extra == tuple(np.flatnonzero(al.permutation < 0)) and len(al.extra) == 2
     assert "parallel            (0, 2)" in str(al)
-    back = symmetry.align("vanilla", narrow, wide, 2)
+    back = rg.align("vanilla", narrow, wide, 2)
     assert len(back.missing) == 2 and back.distance == pytest.approx(al.distance)
     assert back.raw_distance == al.raw_distance == pytest.approx(np.linalg.norm(U[:, 2:]))
     assert back.parallel_star == ((0, 2),) and "missing" in str(back)
@@ -283,7 +283,7 @@ def test_a_wider_student_with_dead_extra_units_is_the_teacher(arch):
     theta_star = from_units(arch, U[:, :3], W2[:3])
     U[:, 3:] = 0.0
     theta, permutation, _ = symmetric(arch, from_units(arch, U, W2), 3, rng, log_scale=2)
-    al = symmetry.align(arch, theta, theta_star, 3)
+    al = rg.align(arch, theta, theta_star, 3)
     assert al.distance <= ROUNDING * np.linalg.norm(theta)
     np.testing.assert_array_equal(al.permutation, np.where(permutation < 3, permutation, -1))
     assert al.dead == al.extra and len(al.extra) == 2
@@ -292,8 +292,8 @@ def test_a_wider_student_with_dead_extra_units_is_the_teacher(arch):
 def test_the_unseen_part_is_what_was_projected_out():
     theta_star = point("two-weight", 4, seed=5)
     V = np.random.default_rng(0).normal(size=(4, 4))
-    theta = symmetry.transform("two-weight", theta_star, 4, unseen=V)
-    al = symmetry.align("two-weight", theta, theta_star, 4)
+    theta = rg.transform("two-weight", theta_star, 4, unseen=V)
+    al = rg.align("two-weight", theta, theta_star, 4)
     V -= V.mean(axis=1, keepdims=True)
     assert al.unidentifiable == pytest.approx(np.linalg.norm(V))
     assert al.raw_distance == pytest.approx(np.linalg.norm(V)) and al.distance < 1e-14
@@ -305,16 +305,33 @@ def test_extreme_sizes_stay_finite(arch, size):
     theta_star = point(arch, 4)
     for student in (0 * theta_star, size * theta_star, -size * theta_star):
         for pair in ((student, theta_star), (theta_star, student), (student, size * theta_star[::-1])):
-            al = symmetry.align(arch, *pair, 4)
+            al = rg.align(arch, *pair, 4)
             assert np.isfinite([al.distance, *al.scales, *al.teacher]).all() and al.distance <= al.raw_distance
+
+
+@pytest.mark.parametrize("arch", TRAINED_READOUT)
+def test_a_teacher_whose_units_are_nothing_beside_the_student(arch):
+    """The nearest image of a dead teacher: the student without its shorter halves."""
+    theta = rg.draw(arch, "normal", 3, rng=0)
+    al, dead = (rg.align(arch, theta, size * theta, 3) for size in (1e-310, 0.0))
+    if not rg.ARCHITECTURES[arch].identity:  # else its units are those of the identity
+        assert al.distance == dead.distance < dead.raw_distance
+    assert np.isfinite([al.distance, *al.scales, *al.teacher]).all()
+
+
+def test_the_gauge_leaves_a_unit_alone_whose_scale_would_be_zero():
+    theta = np.array([1e-310, 1e20, 1.0, 1e20])
+    form, back = symmetry.gauge(rg.ARCHITECTURES["resnet"], theta, 1)
+    np.testing.assert_allclose(rg.transform("resnet", form, 1, **back), theta)
+    assert back["scales"][0] == 1 != back["scales"][1]
 
 
 @pytest.mark.parametrize("arch", VECTOR)
 @pytest.mark.parametrize("power", [-520, -250, 250, 520])
 def test_an_orbit_is_recognized_at_any_scale(arch, power):
     theta_star, scales = point(arch, 4), 2.0 ** np.array([0, power, power // 2, 1])
-    theta = symmetry.transform(arch, theta_star, 4, [2, 0, 3, 1], scales)
-    al = symmetry.align(arch, theta, theta_star, 4)
+    theta = rg.transform(arch, theta_star, 4, [2, 0, 3, 1], scales)
+    al = rg.align(arch, theta, theta_star, 4)
     assert al.permutation.tolist() == [2, 0, 3, 1]
     assert al.distance <= ROUNDING * np.abs(theta).max() and al.raw_distance > 1e-2 * np.abs(theta).max()
     if not rg.ARCHITECTURES[arch].identity:  # which drowns what is far smaller
@@ -335,7 +352,7 @@ def test_an_orbit_is_recognized_at_any_scale(arch, power):
 )
 def test_align_refuses(arguments, error, message):
     with pytest.raises(error, match=message):
-        symmetry.align(*arguments)
+        rg.align(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +366,7 @@ def test_align_refuses(arguments, error, message):
 )
 def test_transform_refuses(arch, options, message):
     with pytest.raises(ValueError, match=message):
-        symmetry.transform(arch, point(arch, 2), 2, **options)
+        rg.transform(arch, point(arch, 2), 2, **options)
 
 
 # ------------------------------------------------------- the canonical form and the tangent space
@@ -361,7 +378,7 @@ def test_the_balanced_form_is_canonical_and_shortest(arch, d, k, seed):
     theta = point(arch, d, k, seed)
     image, permutation, _ = symmetric(arch, theta, d, np.random.default_rng(seed), log_scale=2)
     form = symmetry.balanced(arch, theta, d)
-    permuted = symmetry.transform(arch, form, d, permutation)
+    permuted = rg.transform(arch, form, d, permutation)
     np.testing.assert_allclose(symmetry.balanced(arch, image, d), permuted, atol=1e-9)
     U, A = pieces(arch, form, d)
     if arch in TRAINED_READOUT:
@@ -381,6 +398,24 @@ def test_no_gradient_along_the_orbit(arch, d, k):
     np.testing.assert_allclose(T.T @ T, np.eye(T.shape[1]), atol=1e-14)
     grad = rg.EmpiricalLoss(arch, *samples(arch, 40, d)).grad(theta)
     np.testing.assert_allclose(T.T @ grad, 0, atol=1e-13 * (1 + np.linalg.norm(grad)))
+
+
+@every_arch
+@pytest.mark.parametrize("dead", [1, 3])
+def test_a_unit_that_is_zero_has_no_direction_of_its_own(arch, dead):
+    """Also where every unit is zero: the unseen directions alone are left."""
+    record, rng = rg.ARCHITECTURES[arch], np.random.default_rng(0)
+    U, W2 = rng.normal(size=(2, 3)), rng.normal(size=(3, 2))
+    U[:, :dead], W2[:dead] = 0.0, 0.0
+    if record.readout == "sum":
+        W2[:dead] = [1.0, -1.0]  # its a is 0
+    theta = from_units(arch, U, W2)
+    T = symmetry.tangent(arch, theta, 2)
+    assert T.shape == (theta.size, {"fixed": 0, "vector": 3 - dead, "sum": 3 - dead + 3}[record.readout])
+    np.testing.assert_allclose(T.T @ T, np.eye(T.shape[1]), atol=1e-14)
+    loss = rg.PopulationLoss(arch, rg.Network(arch, point(arch, 2), 2))
+    assert rg.spectrum(loss, theta).predicted == T.shape[1]
+    assert rg.polish(loss, theta).verdict == "unconverged"
 
 
 # ------------------------------------------------------------------- what training leaves alone
@@ -427,16 +462,16 @@ def test_no_training_moves_the_unseen_part(arch, optimizer, data):
 @pytest.mark.parametrize(("source", "target"), TWINS)
 def test_convert_keeps_the_function_and_the_training_curve(source, target):
     theta = point(source, 4, 5)
-    other = symmetry.convert(theta, 4, source, target)
+    other = rg.convert(theta, 4, source, target)
     X, Y = samples(source, 60, 4)
     np.testing.assert_allclose(rg.Network(target, other, 4)(X), rg.Network(source, theta, 4)(X), atol=1e-14)
-    np.testing.assert_allclose(symmetry.convert(other, 4, target, source), theta, atol=4 * EPS)
+    np.testing.assert_allclose(rg.convert(other, 4, target, source), theta, atol=4 * EPS)
     runs = [
         rg.train(rg.EmpiricalLoss(arch, X, Y), start, rg.Nesterov(0.003, 0.5), 300, batch_size=20, seed=7)
         for arch, start in ((source, theta), (target, other))
     ]
     np.testing.assert_allclose(runs[1].loss, runs[0].loss, rtol=1e-12)
-    back = symmetry.convert(runs[1].theta, 4, target, source)
+    back = rg.convert(runs[1].theta, 4, target, source)
     np.testing.assert_allclose(back, runs[0].theta, atol=1e-12)
     assert runs[0].loss[-1] < 0.9 * runs[0].loss[0]
 
@@ -447,4 +482,4 @@ def test_resnet_and_modresnet_are_among_the_convertible():
 
 def test_convert_refuses_different_functions():
     with pytest.raises(ValueError, match="resnet and two-weight differ in more than their identity"):
-        symmetry.convert(point("resnet", 2), 2, "resnet", "two-weight")
+        rg.convert(point("resnet", 2), 2, "resnet", "two-weight")

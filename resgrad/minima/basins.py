@@ -1,56 +1,56 @@
-"""From a start to the minimum in whose basin it lies, and which minima are the same up to symmetry.
-
-Imports ``protocol``, ``landscape``, ``symmetry``, ``training``, ``threads`` and what they import.
-"""
+"""From a start to the minimum in whose basin it lies, and which minima are the same up to symmetry."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from .. import optimizers, training
+from .. import losses, optimizers, training
 from . import landscape, symmetry
 
 LOOK = 200  # first-order steps between two looks at the gradient
-WAIT = 1.2  # a point that was not accepted is looked at again when this many times the steps are made
-HANDOVER = 1e-4  # of the largest gradient norm so far: from here on second order may take over
+WAIT = 1.2  # a point that was not accepted is looked at again after this many times the steps made so far
+HANDOVER = 1e-4  # of the largest gradient norm so far: below it Newton's method may take over
 REACH = 3.0  # first Newton steps to the minimum: 1 where the loss is quadratic, 2 where it is cubic
-STEP = 0.5  # of 1 / curvature: the step size unless given.  2 is the limit where the curvature stays
-FAR = 1e60  # an entry of theta: the run has diverged, and the gradient is about to overflow
+STEP = 0.5  # of 1 / curvature: the step size unless given.  On a quadratic loss 2 is the limit
+FAR = 1e60  # size of an entry of theta: the run has diverged, and the gradient is about to overflow
 NONE = [0.0] * 4
-SAME = 1e-7  # relative; minima of one family agree to 1e-10, the closest families seen differ by 1e-3
+SAME = 1e-7  # relative: minima of one family agree to 1e-10, the most similar families seen differ by 1e-3
+SMALL = float(np.finfo(np.float64).tiny)  # the smallest number that is not taken for 0 where subnormal numbers are
 
 
 class Basin(NamedTuple):
-    """Where a run ended; see `descend`."""
+    """Where a run ended.  See `descend`."""
 
     outcome: str  # "global", "spurious", "saddle" or "unconverged"
     loss: float
     grad_norm: float
     min_eigenvalue: float  # of the Hessian
     invariants: list  # see `_invariants`; zeros unless spurious
-    steps: int  # of first order
+    steps: int  # first-order steps
     theta: np.ndarray  # shape (n,)
 
 
-def descend(exact, loss, theta0, n_steps, lr=None, momentum=0.0, batch_size=None, rng=None):
+def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.OnlineLoss,
+            theta0: np.ndarray, n_steps: int, lr: float | None = None, momentum: float = 0.0,
+            batch_size: int | None = None, rng: np.random.Generator | None = None) -> Basin:  # fmt: skip
     """Train until the basin is certain, polish, classify.
 
     Parameters
     ----------
     exact : PopulationLoss
-        What is polished.
+        For polishing.
     loss : PopulationLoss, EmpiricalLoss or OnlineLoss
-        What is trained on.
+        For training.
     theta0 : ndarray, shape (n,)
     n_steps : int
         First-order steps at most.
     lr : float, optional
-        Default: (1 - momentum / 2) `STEP` over the larger of the largest curvatures at theta0 and,
-        if it has the student's architecture, at the teacher.
+        Default: (1 - momentum / 2) `STEP` over the largest curvature at theta0 and, if the teacher has the student's
+        architecture, at the teacher.
     momentum : float
     batch_size : int, optional
     rng : numpy.random.Generator
-        Of the batches.
+        For the batches.
 
     Returns
     -------
@@ -58,10 +58,11 @@ def descend(exact, loss, theta0, n_steps, lr=None, momentum=0.0, batch_size=None
 
     Notes
     -----
-    Newton's method takes over once |grad| is at most `HANDOVER` of its largest value *and* the loss is
-    convex from there to where it arrives, across the orbit of symmetries and up to 2 |g|, *and* that is
-    at most `REACH` of its first steps away.  Near a saddle the loss is not convex, however small the
-    gradient; on a long slope second order would take short cuts: first order goes on.
+    Training goes on until |grad| is at most `HANDOVER` of its largest value and the basin is certain, or for
+    ``n_steps``.  The basin is certain if Newton's method arrives at a minimum that is at most `REACH` of its first
+    steps away, and if the loss is convex on the way: across the orbit of symmetries, no curvature is below -2 |g|.
+    So Newton's method decides nothing near a saddle, where the gradient is small but the loss is not convex, and
+    nothing on a long slope, where it would take short cuts.
 
     Examples
     --------
@@ -97,11 +98,25 @@ def descend(exact, loss, theta0, n_steps, lr=None, momentum=0.0, batch_size=None
 def _step_size(exact, theta0, momentum):
     points = [theta0, exact.teacher.theta] if exact.teacher.arch == exact.arch else [theta0]
     curvature = max(float(np.linalg.eigvalsh(exact.hessian(theta))[-1]) for theta in points)
-    return (1 - momentum / 2) * STEP / curvature if curvature > 0 else STEP
+    return (1 - momentum / 2) * STEP / curvature if curvature > SMALL else STEP
+
+
+def destination(exact: losses.PopulationLoss, theta: np.ndarray) -> landscape.Polished | None:
+    """The critical point that descent from ``theta`` leads to, or None where that is not certain.
+
+    The test is that of `descend`.  Where the gradient was largest is unknown here, so `landscape.gradient_scale`
+    stands for it.
+    """
+    norm = float(np.linalg.norm(exact.grad(theta)))
+    small = HANDOVER * landscape.gradient_scale(theta, exact.hessian(theta))
+    return _polish(exact, theta, min(norm, small), norm <= small)
 
 
 def _polish(exact, theta, slack, settled):
-    """The minimum in whose basin ``theta`` lies; None if that is uncertain; a saddle if ``settled``."""
+    """The minimum in whose basin ``theta`` lies, or None where that is not certain.
+
+    With ``settled`` the run has been at theta for long, and a saddle next to it is an answer, too.
+    """
     reach = _newton_length(exact, theta, slack)
     if reach is None and not settled:
         return None
@@ -113,46 +128,45 @@ def _polish(exact, theta, slack, settled):
     if reach is None or point.verdict in ("saddle", "unconverged"):
         return None
     way = point.theta - theta
-    sure = np.linalg.norm(way) <= REACH * reach + 1e-9 * np.linalg.norm(theta)  # the latter is rounding
+    sure = np.linalg.norm(way) <= REACH * reach + 1e-9 * np.linalg.norm(theta)  # the last term is for rounding
     stops = (theta + part * way for part in (0.25, 0.5, 0.75))
     return point if sure and all(_newton_length(exact, stop, slack) is not None for stop in stops) else None
 
 
 def _newton_length(exact, theta, slack):
-    """Length of the Newton step across the orbit of theta's symmetries; None where the loss is not
-    convex across it, up to 2 ``slack``.
-    """
-    hessian, orbit = exact.hessian(theta), symmetry.tangent(exact.arch, theta, exact.d)
-    size = max(np.abs(hessian).max(), 1e-300)
+    """Length of the Newton step across the orbit of theta, or None if a curvature across it is below -2 ``slack``."""
+    hessian, orbit = exact.hessian(theta), symmetry.Units.of(exact.arch, theta, exact.d).tangent()
+    size = np.abs(hessian).max()
     hessian += size * (orbit @ orbit.T)
-    step = landscape.shifted_step(hessian, exact.grad(theta), max(2 * slack, landscape.SHIFT * size))
+    step = landscape.shifted_step(hessian, exact.grad(theta), max(2 * slack, landscape.SHIFT * size, SMALL))
     return None if step is None else float(np.linalg.norm(step))
 
 
 def _basin(exact, theta0, point, steps):
-    zero = point.loss <= landscape.EPS * exact.value(theta0)  # for teachers that are zero themselves
+    zero = point.loss <= landscape.EPS * exact.value(theta0)  # needed where the teacher is zero
     outcome = "global" if zero else point.verdict.split()[0]
     invariants = _invariants(exact, point) if outcome == "spurious" else NONE
     return Basin(outcome, point.loss, point.grad_norm, point.min_eigenvalue, invariants, steps, point.theta)
 
 
 def _invariants(exact, point):
-    """What symmetric minima share: log loss; smallest, mean and log of the largest eigenvalue.
+    """What symmetric minima share: [log loss, smallest, mean and log of the largest eigenvalue].
 
-    The eigenvalues are those at `symmetry.gauge`, since rescaling changes them.  Where minima form a manifold
-    larger than a symmetry orbit, they vary, and the loss alone decides.
+    The smallest and the mean are divided by the largest, and all are taken at `symmetry.gauge`, since rescaling
+    changes them.  Where minima form a manifold larger than a symmetry orbit, eigenvalues vary along it: then the
+    loss alone counts.
     """
     values, log_loss, top = point.eigenvalues, float(np.log(point.loss)), point.eigenvalues[-1]
-    if point.nullity > symmetry.tangent(exact.arch, point.theta, exact.d).shape[1]:
+    if point.nullity > symmetry.Units.of(exact.arch, point.theta, exact.d).tangent().shape[1]:
         return [log_loss, 0.0, 0.0, 0.0]
     return [log_loss, float(values[0] / top), float(values.mean() / top), float(np.log(top))]
 
 
 def group(keys):
-    """Labels of the rows of ``keys`` (n, c): equal where the rows agree to `SAME` in every column.
+    """Labels of the rows of ``keys`` (n, c).  Rows that agree to `SAME` in every column have the same label.
 
-    Agreement is handed on from neighbor to neighbor, so no rounding can part a family, and labels do not
-    depend on the order of the rows.
+    If two rows agree with a third, all three have one label.  So rounding cannot divide a family, and the labels do
+    not depend on the order of the rows.
 
     >>> group(np.array([[1.0, 3.0], [2.0, 3.0], [1.0 + 1e-9, 3.0], [1.0, 4.0]]))
     array([0, 2, 0, 1])

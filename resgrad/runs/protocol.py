@@ -1,6 +1,6 @@
 """What a run is: its `Config`, the defaults of every architecture, the published protocols; and making one.
 
-Imports ``training``, ``landscape``, ``symmetry`` and below, but only once a run starts.
+Imports ``training``, ``alignment``, ``convexity`` and below, but only once a run starts.
 """
 
 import dataclasses
@@ -202,20 +202,20 @@ def _parameters(config, role, rng, saved):
 def observers(config, teacher):
     """What is recorded besides the loss: functions of theta, by the columns of ``history.csv``."""
     from .. import losses
-    from ..minima import landscape, symmetry
+    from ..minima import alignment, convexity
 
     population, theta_star = losses.PopulationLoss(config.arch, teacher), teacher.theta
     columns = {
         "population_loss": population.value,
         "distance": lambda theta: float(np.linalg.norm(theta - theta_star)),
-        "aligned_distance": lambda theta: symmetry.align(config.arch, theta, theta_star, config.d).distance,
+        "aligned_distance": lambda theta: alignment.align(config.arch, theta, theta_star, config.d).distance,
     }
     if config.preset.startswith("li-yuan"):  # the paper's quantities
         last = {}
 
         def one_point(name, theta):
             if last.get("theta") is not theta:
-                last.update(theta=theta, found=landscape.one_point(population, theta, theta_star))
+                last.update(theta=theta, found=convexity.one_point(population, theta, theta_star))
             return float(getattr(last["found"], name.removesuffix("_product"))[0])
 
         columns |= {name: functools.partial(one_point, name) for name in ("inner_product", "delta", "potential")}

@@ -1,21 +1,23 @@
-"""What is said of a run: its summary in words and, with ``--report``, one HTML page, complete in itself.
+"""What is said of a run: its summary in words and, with ``--report``, one HTML page without other files.
 
-The page's pictures are inline SVG whose ink and grid are CSS variables, so that they follow a dark mode.
-Imports ``protocol``, ``plots``, ``landscape``, ``losses``, ``architectures``.
+The pictures of the page are inline SVG.  Their ink and grid are CSS variables, so that they follow a dark mode.
 """
 
+import functools
 import html
 import os
 import re
 
-from . import plots, protocol
+import numpy as np
+
 from .. import architectures, losses
-from ..minima import landscape
+from ..minima import basins, landscape
+from . import plots, protocol
 
-ZERO = 1e-10  # a loss this far below where it started counts as zero: ten orders of magnitude
-LARGEST = 1000  # parameters for which Hessians are worth their seconds
+ZERO = 1e-10  # of the loss at the start: a smaller loss counts as zero
+LARGEST = 1000  # most parameters for which a Hessian is computed: it takes seconds
 
-QUANTITIES = {  # of ``history.csv`` that the summary shows at start and end; some for li-yuan* alone
+QUANTITIES = {  # columns of ``history.csv`` whose start and end the summary shows; some only li-yuan* has
     "loss": "loss",
     "population_loss": "expected loss",
     "inner_product": "<-grad L, W* - W>",
@@ -62,12 +64,26 @@ SYMMETRY = {
 
 
 def is_zero(result):
-    """Whether the loss at the end of a run is none."""
+    """Whether the loss at the end of a run counts as zero."""
     return result["population_loss_final"] <= max(ZERO * result["population_loss_initial"], 1e-24)
 
 
+@functools.lru_cache(maxsize=1)  # the summary and the page ask for the same
+def _destination(teacher, theta):
+    exact = losses.PopulationLoss(teacher.arch, teacher)
+    return basins.destination(exact, np.frombuffer(theta))
+
+
+def destination(teacher, theta):
+    """The critical point of the expected loss that a run which stopped at ``theta`` is certain to lead to.
+
+    None where it is not certain, and for more than `LARGEST` parameters.
+    """
+    return _destination(teacher, theta.astype(np.float64).tobytes()) if theta.size <= LARGEST else None
+
+
 def _direction(result):
-    """Where the gradient points, if that was recorded."""
+    """In words: where the gradient points, if that was recorded."""
     if "toward_from" not in result:
         return ""
     if result["toward_from"] is None:
@@ -85,10 +101,12 @@ def verdict(summary):
     if not is_zero(result):
         words += f"The expected loss is {result['population_loss_final']:.3g}, not zero"
         if "polished_verdict" not in result:
-            return f"{words}: the run was too short, or it is caught in a spurious minimum."
+            return f"{words}.\nIt is not certain where the run would end: --resume with more --steps goes on."
+        found = result["polished_verdict"]
+        where = "next to a saddle" if found == "saddle" else f"in the basin of a {found}"
         return (
-            f"{words}; Newton's method goes on, {result['polished_distance']:.2g} far,\n"
-            f"to a point of loss {result['polished_loss']:.3g}: {result['polished_verdict']}."
+            f"{words}.\nThe run is {where}, which is {result['polished_distance']:.2g} away "
+            f"and has loss {result['polished_loss']:.3g}."
         )
     moved, apart = result["units_permuted"] or "none", result["distance_final"]
     close = 1e-5 if config["dtype"] == "float64" else 1e-4
@@ -154,7 +172,7 @@ pre {{ background: var(--box); padding: 0.8rem; overflow-x: auto }}
 
 
 def page(summary, history, theta, teacher):
-    """The page, as text, from what ``run.json`` and ``history.csv`` hold, the student at the end and its teacher."""
+    """The page, as text, from the contents of ``run.json`` and ``history.csv``, the student at the end, its teacher."""
     result, versions = summary["result"], summary["versions"]
     arch, color = teacher.arch, plots.COLORS.get(teacher.arch.name, plots.INK)
     words = verdict(summary)
@@ -163,12 +181,13 @@ def page(summary, history, theta, teacher):
         ("Distance of the parameters from the teacher's.", lambda axes: plots.distances(axes, history, color)),
     ]
     if theta.size <= LARGEST and not summary["stop_reason"].startswith("diverged"):
-        loss = losses.PopulationLoss(arch, teacher)
-        end = landscape.polish(loss, theta)
-        found = landscape.spectrum(loss, end.theta)
+        end = destination(teacher, theta)
+        where = "at its last point" if end is None else f"at the {end.verdict} to which it leads"
+        at = theta if end is None else end.theta
+        found = landscape.spectrum(losses.PopulationLoss(arch, teacher), at)
         panels.append((
-            f"The end, polished, is a {end.verdict}: its exact Hessian has {found.nullity} zero and {found.index} "
-            f"negative eigenvalues of {theta.size}; symmetry predicts {found.predicted} zero ones"
+            f"The exact Hessian {where} has {found.nullity} zero and {found.index} negative "
+            f"eigenvalues of {theta.size}; symmetry predicts {found.predicted} zero ones"
             f"{' (gray)' if found.predicted else ''}.",
             lambda axes: plots.eigenvalues(axes, found.eigenvalues, found.predicted, color),
         ))  # fmt: skip

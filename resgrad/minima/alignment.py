@@ -1,0 +1,277 @@
+"""The distance of a student from its teacher modulo the symmetries, and which unit does the work of which.
+
+`align` measures how far the student is from the nearest image of the teacher, min_g |theta - g theta*|.  This is 0
+where the two agree up to symmetry, never more than |theta - theta*|, and continuous in theta.  (The distance of the
+two balanced forms would not do: it can exceed the raw distance, and does not see where on its orbit the student is.)
+
+The minimum over permutations is an assignment problem.  Its cost[j, l] is the squared distance of student unit
+(u, a) to the orbit of teacher unit (u*, a*).  Let phi be the angle between u and u*, psi the angle between a and a*,
+and b = (|u*||a*|)^(1/2), which is the norm of u* and of a* when they are balanced.  Then
+
+    min_c |u - c u*|^2 + |a - a* / c|^2                                                          (1)
+        = |u|^2 sin^2 phi + |a|^2 sin^2 psi + b^2 min_t [(t - p)^2 + (1 / t - q)^2],
+      p = |u| cos phi / b,     q = |a| cos psi / b,     c = t (|a*| / |u*|)^(1/2).
+
+The last term is the distance from the point (p, q) to the hyperbola (t, 1 / t), where t^4 - p t^3 + q t - 1 = 0.
+For ``sum``, a is the component of the row of W2 along 1 / d^(1/2).  For ``fixed``, c = 1.
+
+The nearest image depends on where on its orbit the student is.  Which unit does the work of which should not.  So
+`Alignment.permutation` minimizes the distance of the two balanced forms, sum_j |u_j - u*_l|^2 + |a_j - a*_l|^2 with
+|u| = |a| throughout.  Near the teacher's orbit the two matchings agree; where the second has ties, the first decides.
+
+A dead unit (u = 0 or a = 0) has every dead unit in its orbit, and the distance to that orbit is min(|u|, |a|).  The
+narrower network is padded with zero units (u = 0 and a = 0).  In the teacher these are dead; in the student their
+squared distance to a live orbit is 2|u*||a*|.
+
+Two coincidences are no symmetries of this kind.  `align` names them and does not project them out:
+
+* Parallel units can share their a (`Alignment.parallel`).
+* Any set S of units with sum_S a_j u_j' = 0 can be turned around, u -> -u, because relu(z) = relu(-z) + z
+  (`Alignment.flipped`).  Example: in ``vanilla`` U = [[1, 0, -1], [0, 1, -1]] and -U are one function.  A generic
+  teacher has no such set.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..architectures import Architecture
+from .symmetry import EPS, Units, checked, directions, lengths
+
+PARALLEL = 1e-6  # |u^ - v^|: between such units the loss sees a difference of 1e-12
+HUGE = 1e70  # its fourth power is a float
+TIE = 1e-9  # relative difference of two matchings that are equally good
+TINY = 1e-150  # the squares of TINY and of 1 / TINY are normal floats
+
+
+def _indices(mask):
+    return tuple(map(int, np.flatnonzero(mask)))
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """A student and its teacher compared modulo symmetry.  ``str()`` of it is a short report.
+
+    Besides the fields there are these tuples of indices and of pairs of indices:
+
+    ``extra``: student units that nothing is matched to.
+    ``dead``, ``dead_star``: units of student and teacher that contribute nothing (u = 0 or a = 0, within `DEAD`).
+    ``parallel``, ``parallel_star``: pairs of live units with the same direction u.  The loss sees only the sum of
+    their |u_j| a_j, not how it is split.
+    ``flipped``: pairs of a live student unit and a live teacher unit with opposite directions u.
+    """
+
+    arch: Architecture
+    distance: float  # modulo symmetry
+    raw_distance: float  # |theta - theta*|, the narrower network padded with zero units
+    permutation: np.ndarray  # (k,): student unit j does the work of teacher unit permutation[j]; -1: of none
+    scales: np.ndarray  # (k,): u_j faces scales[j] u*, a_j faces a* / scales[j]; 1 where there is no choice
+    unidentifiable: float  # |V - V*|, V = W2 (I - 1 1'/d) the part that ``sum`` cannot see, as in ``teacher``
+    teacher: np.ndarray  # (n,): the nearest image of the teacher, to compare with theta entry by entry
+    missing: tuple  # teacher units that nothing is matched to
+    units: tuple  # the `symmetry.Units` of student and teacher
+
+    extra = cached_property(lambda self: _indices(self.permutation < 0))
+    dead = cached_property(lambda self: _indices(self.units[0].dead()))
+    dead_star = cached_property(lambda self: _indices(self.units[1].dead()))
+    parallel = cached_property(lambda self: self._along(0, 0))
+    parallel_star = cached_property(lambda self: self._along(1, 1))
+    flipped = cached_property(lambda self: self._along(0, 1, -1))
+
+    def _along(self, one, other, sign=1):
+        """Pairs of live units where the first's direction is ``sign`` times the second's, each pair once."""
+        dead = self.dead, self.dead_star
+        first, second = (directions(self.units[i].u) for i in (one, other))
+        close = _chords(first, sign * second) < PARALLEL**2
+        pairs = np.argwhere(np.triu(close, 1) if one == other else close).tolist()
+        return tuple((i, j) for i, j in pairs if i not in dead[one] and j not in dead[other])
+
+    @cached_property
+    def units_moved(self):
+        """Number of live units matched to a live unit in another place."""
+        pairs = enumerate(self.permutation.tolist())
+        return sum(l not in (j, -1, *self.dead_star) and j not in self.dead for j, l in pairs)
+
+    def __str__(self):
+        k, k_star = (len(units.u) for units in self.units)
+        rows = {
+            "raw distance": f"{self.raw_distance:.3e}",
+            "modulo symmetry": f"{self.distance:.3e}",
+            "units moved": f"{self.units_moved} of {k}",
+            "permutation": " ".join(map(str, self.permutation)),
+        }
+        if self.arch.readout != "fixed":
+            rows["scales"] = f"{self.scales.min():.4g} to {self.scales.max():.4g}"
+        if self.arch.readout == "sum":
+            rows["unseen part of W2"] = f"{self.unidentifiable:.3e}"
+        for name in ("dead", "dead_star", "extra", "missing", "parallel", "parallel_star", "flipped"):
+            if units := getattr(self, name):
+                rows[name.replace("_star", " in teacher")] = " ".join(map(str, units))
+        title = f"{self.arch.name}: {k} student units, {k_star} teacher units"
+        return "\n".join([title, *(f"  {name:<20}{text}" for name, text in rows.items())])
+
+
+def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: int) -> Alignment:
+    """Compare a student with its teacher modulo the symmetries of the architecture.
+
+    Parameters
+    ----------
+    arch : Architecture or str
+        Of both.
+    theta, theta_star : array_like, shapes (n,) and (n*,)
+        Student and teacher.  Their widths may differ.
+    d : int
+        Input dimension.
+
+    Returns
+    -------
+    Alignment
+
+    Raises
+    ------
+    ValueError, TypeError
+        When theta or theta_star does not fit the architecture or is not finite.
+
+    Notes
+    -----
+    The distance is the exact minimum over the symmetry group, by (1) in the docstring of this module.
+    It takes O((k + k*)^3) time.
+
+    Examples
+    --------
+    >>> import resgrad as rg
+    >>> theta_star = rg.draw("resnet", "normal", d=3, rng=0)
+    >>> theta = rg.transform("resnet", theta_star, 3, [2, 0, 1], scales=[0.5, 1.0, 4.0])
+    >>> al = rg.align("resnet", theta, theta_star, d=3)
+    >>> bool(al.raw_distance > 1), bool(al.distance < 1e-14)
+    (True, True)
+    >>> al.permutation, al.scales.round(12), al.units_moved
+    (array([2, 0, 1]), array([0.5, 1. , 4. ]), 3)
+    """
+    arch, theta, d = checked(arch, theta, d)
+    return compare(arch, theta, checked(arch, theta_star, d, "theta_star")[1], d)
+
+
+def compare(arch, theta, theta_star, d):
+    """`align` for arguments that are checked."""
+    units = Units.of(arch, theta, d), Units.of(arch, theta_star, d)
+    k, k_star = (len(x.u) for x in units)
+    s, t = (_padded(x, max(k, k_star)) for x in units)
+    match, scales, image, order = _nearest(s, t)
+    raw = _norm(theta - theta_star) if k == k_star else _distance(s, t)
+    return Alignment(
+        arch=arch,
+        distance=min(_distance(s, image), raw),  # the identity is a symmetry
+        raw_distance=raw,
+        permutation=np.where(match < k_star, match, -1)[:k],
+        scales=scales[:k],
+        unidentifiable=_norm(s.unseen - t.unseen[order]),
+        teacher=image.each(lambda rows: rows[:k]).theta(),
+        missing=tuple(sorted(map(int, match[k:]))),
+        units=units,
+    )
+
+
+def _padded(units, width):
+    """The units and zero units, ``width`` in all.  A fixed read-out has a = 1 in all of them."""
+    units = units.each(lambda rows: np.concatenate([rows, np.zeros((width - len(rows), rows.shape[1]))]))
+    return replace(units, a=np.ones((width, 1))) if units.arch.readout == "fixed" else units
+
+
+def _norm(array):
+    return float(lengths(array.reshape(1, -1))[0])
+
+
+def _distance(s, t):
+    return _norm(np.concatenate([(s.u - t.u).ravel(), (s.a - t.a).ravel(), (s.unseen - t.unseen).ravel()]))
+
+
+def _nearest(s, t):
+    """(match, scales, image, order): unit ``match[j]`` of ``t`` does the work of unit j of ``s``, and ``order[j]`` is
+    opposite to it in the ``image`` of ``t`` nearest to ``s``.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    fixed, longest = s.arch.readout == "fixed", max(np.abs(s.u).max(), np.abs(s.a).max())
+    dead = t.dead(EPS**2) | (t.strength() <= TINY**2 * longest)  # else p or q of (1) is beyond 1e300
+    cost, c, work = _orbit_costs(s, t, dead, fixed)
+    rows, order = linear_sum_assignment(cost)
+    match = order if fixed else linear_sum_assignment(work)[1]
+    if work[rows, order].sum() <= (1 + TIE) * work[rows, match].sum() + TIE**2 * work.max():
+        match = order
+    c = np.where(dead, 1.0, c)
+    lone, scales = dead[order], c[rows, order][:, None]
+    u, a = scales * t.u[order], t.a[order] / scales
+    if lone.any():  # opposite a dead unit of t the image has the nearest dead unit
+        by_u = fixed | (lengths(s.u) <= lengths(s.a))
+        u[lone], a[lone] = s.u[lone], s.a[lone]
+        u[lone & by_u] = 0.0
+        a[lone & ~by_u] = 0.0
+    return match, c[rows, match], replace(s, u=u, a=a), order
+
+
+def _orbit_costs(s, t, dead, fixed):
+    """(cost, c, work), all (k, k): the squared distance (1) of each student unit to each teacher unit's orbit, the
+    scale c of the nearest point of the orbit, and the squared distance of the balanced units.
+
+    The unit of length is chosen so that the squares are floats.
+    """
+    x, w, y, v = map(lengths, (s.u, s.a, t.u, t.a))
+    chord_u = _chords(directions(s.u), directions(t.u))
+    unit = max(TINY, np.max([x, w, y, v])) * TINY
+    x, w, y, v = x[:, None] / unit, w[:, None] / unit, y / unit, v / unit
+    if fixed:
+        cost = (x - y) ** 2 + x * y * chord_u  # the law of cosines
+        c, alone, work = np.ones(cost.shape), x**2, cost
+    else:
+        chord_a = _chords(directions(s.a), directions(t.a))
+        s_b, t_b = np.sqrt(x) * np.sqrt(w), np.sqrt(y) * np.sqrt(v)
+        work = 2 * (s_b - t_b) ** 2 + s_b * t_b * (chord_u + chord_a)
+        y, v = np.where(dead, 1.0, y), np.where(dead, 1.0, v)
+        b, along_u, along_a = np.sqrt(y) * np.sqrt(v), x * (1 - chord_u / 2), w * (1 - chord_a / 2)
+        nearest = _project_on_hyperbola(along_u / b, along_a / b)
+        cost = x * x * chord_u * (1 - chord_u / 4) + (b * nearest - along_u) ** 2
+        cost += w * w * chord_a * (1 - chord_a / 4) + (b / nearest - along_a) ** 2
+        c, alone = nearest * (np.sqrt(v) / np.sqrt(y)), np.minimum(x, w) ** 2
+    return np.where(dead, alone, cost), c, work
+
+
+def _chords(rows, others):
+    """|r - o|^2 for all pairs of unit vectors, to full relative accuracy near 0."""
+    chords = 2.0 - 2.0 * (rows @ others.T)
+    close = np.nonzero(chords < 1e-3)  # the difference has lost digits there
+    if close[0].size:
+        difference = rows[close[0]] - others[close[1]]
+        chords[close] = np.einsum("ij,ij->i", difference, difference)
+    return chords
+
+
+def _project_on_hyperbola(p, q):
+    """t > 0 that minimizes (t - p)^2 + (1 / t - q)^2, for arrays p and q of one shape.
+
+    The stationary points are the positive roots of f(t) = t^4 - p t^3 + q t - 1.  There are one or three of them,
+    and of three the smallest and the largest are minima.  Newton's method starts from an upper bound, which is
+    within a small factor, and falls monotonically to the largest root wherever this is at least p / 2, because f is
+    convex there.  With p and q exchanged it finds 1 / t for the smallest root.  At least one of the two searches
+    finds the global minimum, and the other finds nothing better, so the better result is right.
+    """
+    P = np.clip(np.array([p, q]), -HUGE, HUGE)
+    Q = P[::-1]
+    falling, rising = np.maximum(-P, 1e-30), np.maximum(-Q, 0.0)
+    t = np.minimum(np.cbrt(1 + rising), np.maximum(np.cbrt(2 / falling), np.sqrt(2 * rising / falling)))
+    t = np.minimum(t + np.maximum(P, 0.0), np.maximum(2 * P, 2 / np.maximum(Q, 1e-30)))
+    floor, P3 = np.maximum(P / 2, 1e-300), 3 * P
+    for _ in range(100):
+        square = t * t
+        slope = square * (4 * t - P3) + Q
+        step = (square * t * (t - P) + Q * t - 1) / np.where(slope > 0, slope, np.inf)
+        last, t = t, np.maximum(t - np.maximum(step, 0.0), floor)
+        if (last - t <= 1e-8 * t).all():
+            break
+    t[1] = 1 / t[1]
+    gap = (t - P[0]) ** 2 + (1 / t - P[1]) ** 2
+    t = np.where(gap[0] <= gap[1], t[0], t[1])
+    far = np.where(p > q, p, 1 / np.maximum(q, 1.0))  # there the hyperbola is its asymptote
+    return np.where(np.maximum(p, q) < HUGE, t, far)

@@ -1,0 +1,147 @@
+"""One-point convexity: how strongly the gradient points to the teacher, along a run and by the size of the weights."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .. import architectures, checks, losses
+from ..architectures import Architecture
+from . import alignment, symmetry
+
+EPS = symmetry.EPS
+
+
+class OnePoint(NamedTuple):
+    """One-point convexity at a sequence of points, arrays of shape (records,).  See `one_point`."""
+
+    inner: np.ndarray  # <-grad L, theta* - theta>
+    distance: np.ndarray  # |theta* - theta|
+    delta: np.ndarray  # inner / distance^2; nan where the distance is rounding
+    potential: np.ndarray  # sum_i (|u*_i| - |u_i|)
+
+
+def one_point(loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.OnlineLoss, thetas: ArrayLike,
+              theta_star: ArrayLike | None = None, aligned: bool | None = None) -> OnePoint:  # fmt: skip
+    """How strongly the gradient points to the teacher along a trajectory.
+
+    Parameters
+    ----------
+    loss : PopulationLoss, EmpiricalLoss or OnlineLoss
+    thetas : array_like, shape (records, n) or (n,)
+    theta_star : array_like, shape (n*,), optional
+        Default: the loss's teacher, if its architecture is the student's up to `identity`.
+    aligned : bool, optional
+        Whether to measure to the nearest symmetric teacher (`align`), anew at every point.  Default: True where
+        zero-loss students differ from the teacher by a symmetry.  That is everywhere but in ``li``, whose
+        identity fixes the order of the units.
+
+    Returns
+    -------
+    OnePoint
+
+    Raises
+    ------
+    ValueError, TypeError
+        When something does not fit, or there is no teacher.
+
+    Notes
+    -----
+    Li & Yuan (2017) call L delta-one-point strongly convex at W if <-grad L(W), W* - W> >= delta |W* - W|^2.
+    Their potential g = sum_i (|e_i + w*_i| - |e_i + w_i|), w_i the columns of W, falls while the inner product is
+    still negative.
+
+    Examples
+    --------
+    >>> import numpy as np, resgrad as rg
+    >>> loss = rg.PopulationLoss("li", rg.Network("li", rg.draw("li", "small", d=5, rng=0), d=5))
+    >>> run = rg.train(loss, np.zeros(25), rg.SGD(0.05), 100, observe={"theta": np.copy})
+    >>> bool((rg.one_point(loss, run.observed["theta"]).delta > 0).all())
+    True
+    """
+    if theta_star is None:
+        if not hasattr(loss, "teacher"):
+            raise ValueError("theta_star is missing, and the loss has no teacher")
+        theta_star = symmetry.convert(loss.teacher.theta, loss.d, loss.teacher.arch, loss.arch)
+    thetas = np.atleast_2d(checks.array(thetas, "thetas"))
+    if not len(thetas):
+        raise ValueError(f"thetas has shape {thetas.shape}, but must hold at least one point")
+    if aligned is None:
+        aligned = loss.arch.trains_readout or not loss.arch.identity
+    if aligned:
+        theta_star = symmetry.checked(loss.arch, theta_star, loss.d, "theta_star")[1]
+    else:
+        theta_star = checks.array(theta_star, "theta_star", thetas.shape[1:])
+    rows = []
+    for theta in thetas:
+        grad = loss.grad(theta).astype(np.float64)
+        target = alignment.compare(loss.arch, theta, theta_star, loss.d).teacher if aligned else theta_star
+        sizes = [np.linalg.norm(loss.arch.canonical(at, loss.d)[0], axis=0).sum() for at in (target, theta)]
+        gap = target - theta
+        rows.append((-grad @ gap, np.linalg.norm(gap), sizes[0] - sizes[1]))
+    inner, distance, potential = np.array(rows).T
+    noise = 100 * EPS * (1 + np.linalg.norm(thetas, axis=1))
+    delta = np.where(distance > noise, inner / np.maximum(distance, noise) ** 2, np.nan)
+    return OnePoint(inner, distance, delta, potential)
+
+
+class Region(NamedTuple):
+    """One-point convexity by the size of the weights, arrays of shape (len(gammas),).  See `convexity_region`."""
+
+    gamma: np.ndarray
+    fraction: np.ndarray  # of the pairs: those with delta > 0
+    smallest: np.ndarray  # delta of these pairs
+    median: np.ndarray
+
+
+def convexity_region(gammas: ArrayLike, d: int, n_pairs: int = 200, rng: np.random.Generator | int | None = None,
+                     arch: Architecture | str = "li") -> Region:  # fmt: skip
+    """How far from 0 the loss stays one-point convex, over random W* and W of spectral norm gamma.
+
+    Parameters
+    ----------
+    gammas : array_like, shape (g,)
+        Spectral norms, > 0.
+    d : int
+        Input dimension.
+    n_pairs : int
+        Pairs (W*, W) with Gaussian directions, the same for every gamma.  Pairs with W* = W, which d = 1 has, are
+        left out.
+    rng : numpy.random.Generator or int
+    arch : Architecture or str
+        With a ``fixed`` read-out.
+
+    Returns
+    -------
+    Region
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments out of range.
+
+    Examples
+    --------
+    >>> import resgrad as rg
+    >>> region = rg.convexity_region([0.5, 8.0], d=5, n_pairs=50, rng=0)
+    >>> float(region.fraction[0]), bool(region.fraction[1] < 1)
+    (1.0, True)
+    """
+    arch, d = architectures.resolve(arch), checks.integer(d, "d")
+    gammas, n_pairs = checks.array(gammas, "gammas", ("n",)), checks.integer(n_pairs, "n_pairs")
+    rng = checks.generator(rng)
+    if arch.trains_readout:
+        raise ValueError(f"arch is {arch.name}, but the region is defined for a fixed read-out")
+    if not (gammas > 0).all():
+        raise ValueError(f"gammas is {checks.shown(gammas.tolist())}, but must be positive")
+    pairs = rng.standard_normal((n_pairs, 2, d, d))
+    pairs /= np.linalg.norm(pairs, 2, axis=(2, 3), keepdims=True)
+    pairs = pairs[np.abs(pairs[:, 0] - pairs[:, 1]).max(axis=(1, 2)) > 1e3 * EPS]
+    if not len(pairs):
+        raise ValueError(f"n_pairs is {n_pairs}, but must be larger: W* = W in every pair")
+    delta = np.empty((gammas.size, len(pairs)))
+    for i, gamma in enumerate(gammas):
+        for j, (W, W_star) in enumerate(gamma * pairs):
+            loss = losses.PopulationLoss(arch, architectures.Network(arch, W_star.ravel(), d))
+            delta[i, j] = one_point(loss, W.ravel(), aligned=False).delta[0]
+    return Region(gammas, (delta > 0).mean(axis=1), delta.min(axis=1), np.median(delta, axis=1))
