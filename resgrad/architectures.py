@@ -209,6 +209,9 @@ class Network:
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
+    def __reduce__(self):  # pickle and copy make it anew: read-only, with views into its own theta
+        return type(self), (self.arch, self.theta, self.d)
+
     def canonical(self):
         """(U, A, C) in float64, shapes (d, k), (k, m) and (d, m)."""
         theta = self.theta.astype(np.float64)

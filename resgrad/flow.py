@@ -64,9 +64,9 @@ def gradient_flow(loss, theta0, t_max, *, method="BDF", t_eval=None, rtol=1e-8, 
         if not (t_eval.size and t_eval[0] >= 0 and t_eval[-1] == t_max and (np.diff(t_eval) > 0).all()):
             raise ValueError("t_eval must increase within [0, t_max] and end there")
     rtol, atol = checks.real(rtol, "rtol", 1e-13), checks.real(atol, "atol", above=0)
-    stiff = {"jac": lambda t, theta: -loss.hessian(theta)} if method in STIFF else {}
+    stiff = {"jac": lambda t, theta: -loss.hessian(theta.copy())} if method in STIFF else {}
     flow = solve_ivp(
-        lambda t, theta: -loss.grad(theta),
+        lambda t, theta: -loss.grad(theta.copy()),
         (0.0, t_max),
         theta0,
         method=method,
@@ -79,7 +79,7 @@ def gradient_flow(loss, theta0, t_max, *, method="BDF", t_eval=None, rtol=1e-8, 
         raise RuntimeError(f"{method} stopped at t={flow.t[-1]:g}: {flow.message}")
     observe = observe or {}
     records = [
-        (t, loss.value(theta), *(function(theta) for function in observe.values()))
+        (t, loss.value(theta.copy()), *(function(theta.copy()) for function in observe.values()))
         for t, theta in zip(flow.t, flow.y.T)
     ]
     return trajectory(flow.y[:, -1].copy(), records, "finished", observe)

@@ -137,7 +137,7 @@ def train(
     record_every : int, optional
         Steps between two records; default: a fiftieth of the steps made so far.
     observe : dict of str to callable, optional
-        Functions of theta to record besides the loss.
+        Functions of theta to record besides the loss; each gets a copy of its own.
     progress : callable, optional
         Called as ``progress(state, records)`` a few times a second and after the last step: for progress
         bars and checkpoints.  Both are live: copy them together (`copy.deepcopy`) to keep them.
@@ -183,7 +183,7 @@ def train(
     exact = not (sampled or isinstance(loss, losses.OnlineLoss))
 
     def record(value, theta):
-        records.append((state.step, value, *(function(theta) for function in observe.values())))
+        records.append((state.step, value, *(function(theta.copy()) for function in observe.values())))
 
     if not records:
         if not np.isfinite(first := loss.value(state.theta0)):
@@ -198,7 +198,8 @@ def train(
             while state.step < min(due, n_steps):
                 tick, count = time.perf_counter(), min(pace, min(due, n_steps) - state.step)
                 _all_or_nothing(advance, state, count)
-                pace = 1 + int(count * PATIENCE / (time.perf_counter() - tick))
+                elapsed = max(time.perf_counter() - tick, 1e-9)  # a coarse clock may stand still
+                pace = 1 + int(count * min(16, PATIENCE / elapsed))
                 if progress is not None:
                     progress(state, records)
             theta = state.theta(loss) if exact or observe else None

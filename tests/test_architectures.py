@@ -1,6 +1,8 @@
 """The records, and the networks they stand for."""
 
+import copy
 import dataclasses
+import pickle
 
 import naive
 import numpy as np
@@ -208,3 +210,62 @@ def test_an_error_says_in_one_line_what_it_got_and_wants(make, error, message):
     with pytest.raises(error) as caught:
         make()
     assert message in str(caught.value) and one_line(str(caught.value))
+
+
+# --------------------------------------------------------------------------- pickles and copies
+
+COPIES = {"pickle": lambda x: pickle.loads(pickle.dumps(x)), "copy": copy.copy, "deepcopy": copy.deepcopy}
+every_copy = pytest.mark.parametrize("make", COPIES.values(), ids=COPIES)
+
+
+def records():
+    """One of each frozen record that holds arrays."""
+    theta, star = point("two-weight", 3), point("two-weight", 3, seed=1)
+    loss = rg.PopulationLoss("two-weight", rg.Network("two-weight", star, 3))
+    return [
+        rg.train(loss, theta, rg.SGD(1e-2), 3, observe={"theta": np.copy}),
+        rg.align("two-weight", theta, star, 3),
+        rg.polish(loss, theta),
+        rg.spectrum(loss, star),
+        rg.check_gradient(loss, theta),
+        rg.census("vanilla", d=3, runs=2),
+    ]
+
+
+def same(one, other):
+    """Whether two records hold the same, arrays to the last bit and read-only where they were."""
+    if isinstance(one, np.ndarray):
+        return one.tobytes() == other.tobytes() and (one.dtype, one.flags.writeable) == (
+            other.dtype,
+            other.flags.writeable,
+        )
+    if isinstance(one, (tuple, list)):
+        return type(one) is type(other) and all(map(same, one, other)) and len(one) == len(other)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if dataclasses.is_dataclass(one):
+        fields = dataclasses.fields(one)
+        return type(one) is type(other) and all(same(getattr(one, f.name), getattr(other, f.name)) for f in fields)
+    return one == other or one != one
+
+
+@every_copy
+@every_arch
+def test_a_copied_network_is_read_only_and_one_piece(make, arch):
+    network = rg.Network(arch, point(arch, 3), 3)
+    made = make(network)
+    assert type(made) is rg.Network and same([made.theta, made.d, made.width], [network.theta, 3, 3])
+    assert same(list(made.arch.unflatten(made.theta, 3)), [made.W1, made.W2])
+    for array in (made.theta, made.W1, made.W2):
+        assert array is None or (not array.flags.writeable and np.shares_memory(array, made.theta))
+    with pytest.raises(ValueError, match="read-only"):
+        made.theta[:] = 0
+    exact, theta = rg.PopulationLoss(arch, network), point(arch, 3, seed=1)
+    for loss in (make(exact), rg.PopulationLoss(arch, made)):
+        assert same(loss.value_and_grad(theta), exact.value_and_grad(theta))
+
+
+@every_copy
+def test_every_record_survives_being_copied(make):
+    for record in records():
+        assert same(make(record), record)

@@ -15,7 +15,7 @@ FLOORS = [  # a file may import from its own floor and those above it in this li
     {"checks", "blas", "runs.command", "runs.files", "runs.plots"},
     {"kernels.policy"},
     {"kernels.lanes"},
-    {"kernels.pairs", "kernels.plain", "kernels.sampled", "kernels.threads"},
+    {"kernels.pairs", "kernels.plain", "kernels.steps", "kernels.threads"},
     {"kernels.narrow", "kernels.wide", "kernels.population", "kernels.hessian", "kernels.digits"},
     {"kernels.loops"},
     {"kernels"},

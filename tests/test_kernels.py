@@ -10,7 +10,7 @@ from conftest import compiled, every_arch, every_dtype, point, relative_error, s
 
 import resgrad as rg
 from resgrad import kernels, training
-from resgrad.kernels import narrow, plain, policy, population, wide
+from resgrad.kernels import digits, hessian, narrow, plain, policy, population, wide
 
 # Sums of at most some hundred terms, in an order of the compiler's choosing: rounding errors of
 # about sqrt(100) units in the last place, times a margin.
@@ -237,9 +237,9 @@ def test_only_wide_networks_take_the_wide_loops():
 
 COMPILED = [
     kernels.population_gradient,
-    kernels.population_hessian,
-    kernels.population_value,
-    kernels.population_value_plain,
+    hessian._hessian,
+    digits.population_value,
+    digits._plain_sum,
     wide.wide_loop,
     *(narrow.narrow_loop(3, 4, m, k_star) for m in (1, 3) for k_star in (0, 2)),
     *(population._population_loop(3, 4, 6, m) for m in (1, 3)),

@@ -370,6 +370,37 @@ def test_ctrl_c_amid_compiled_steps_undoes_them(kind, monkeypatch):
     assert_same_bytes(run(kind, 40, resume=live), run(kind, 40))
 
 
+def test_a_clock_that_stands_still_changes_nothing(monkeypatch):
+    wanted = run("empirical", 400)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: 1.0)
+    assert_same_bytes(run("empirical", 400), wanted)
+
+
+@every_kind
+def test_what_is_observed_may_be_written_to(kind):
+    """Also at step 0, and by one function before another looks."""
+
+    def spoil(theta):
+        theta[:] = np.nan
+        return 0.0
+
+    spoiled = run(kind, 9, record_every=3, observe={"spoil": spoil, "theta": np.copy})
+    wanted = run(kind, 9, record_every=3, observe={"theta": np.copy})
+    assert spoiled.theta.tobytes() == wanted.theta.tobytes()
+    assert spoiled.observed["theta"].tobytes() == wanted.observed["theta"].tobytes()
+
+
+def test_what_a_flow_is_asked_may_be_written_to():
+    def spoil(theta):
+        theta[:] = np.nan
+        return 0.0
+
+    loss, _ = problem("population")
+    theta0 = point("two-weight", D, WIDTH)
+    flows = [rg.gradient_flow(loss, theta0, 1.0, observe=observe) for observe in ({"spoil": spoil}, None)]
+    assert flows[0].theta.tobytes() == flows[1].theta.tobytes()
+
+
 def test_other_exceptions_of_progress_are_not_swallowed():
     def fail(state, records):
         raise OSError("disk full")

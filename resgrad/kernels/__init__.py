@@ -69,15 +69,13 @@ double-double arithmetic (unevaluated hi + lo, about 32 digits) wherever plain s
 from .digits import population_value, population_value_plain, two_sum
 from .hessian import population_hessian
 from .plain import forward, sampled_gradient
-from .policy import PLAIN
+from .policy import PLAIN, quiet
 from .threads import together
 
 if PLAIN:
-    from .plain import population_gradient, population_loop, quiet, sampled_loop
+    from .plain import population_gradient, population_loop, sampled_loop
 
-    population_hessian, population_value, population_value_plain = map(
-        quiet, (population_hessian, population_value, population_value_plain)
-    )
+    population_value = quiet(population_value)
 else:
     from .loops import sampled_loop
     from .population import population_gradient, population_loop

@@ -11,7 +11,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from .pairs import directions
-from .policy import jit
+from .policy import jit, quiet
 
 
 def _double_double(number):
@@ -138,6 +138,7 @@ def population_value(Z, Q, D):
     return odd + max(even[0], 0.0) / (2.0 * math.pi)
 
 
+@quiet
 def population_value_plain(Z, Q, D):
     """(18) in plain arithmetic but for the sum itself, and an estimate of its rounding error."""
     unit, norm = directions(Z)

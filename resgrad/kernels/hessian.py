@@ -5,10 +5,11 @@ import math
 import numpy as np
 
 from .pairs import angle, directions
-from .policy import jit
+from .policy import jit, quiet
 from .steps import copy
 
 
+@quiet
 def population_hessian(U, A, U_star, A_star, D):
     """The exact Hessian in (U, A), both row-major, shape (k (d + m), k (d + m)); (14)-(17)."""
     unit, norm = directions(np.vstack([U.T, U_star.T]))

@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 
-from .policy import jit
+from .policy import jit, quiet
 
 
+@quiet
 def directions(units):
     """(directions (k, d), lengths (k,)) of the rows of ``units``; a zero unit has direction 0.
 

@@ -6,9 +6,7 @@ NUMBA_DISABLE_JIT=1 these do all the work: slowly, with the same results to roun
 
 import numpy as np
 
-from .policy import BLOCK
-
-quiet = np.errstate(all="ignore")  # as compiled code, which says nothing of what overflows
+from .policy import BLOCK, quiet
 
 
 @quiet

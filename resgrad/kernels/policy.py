@@ -13,6 +13,7 @@ from pathlib import Path
 
 import llvmlite.binding
 import numba
+import numpy as np
 
 try:
     from numba.core.caching import FunctionCache
@@ -22,6 +23,7 @@ except ImportError:  # a Numba that keeps its cache elsewhere: compile in every 
 STAMP = hashlib.sha256(
     b"".join(path.name.encode() + path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
 ).digest()
+quiet = np.errstate(all="ignore")  # decorates NumPy code that, like compiled code, says nothing of what overflows
 PLAIN = bool(numba.config.DISABLE_JIT)  # NUMBA_DISABLE_JIT=1: nothing is compiled, `plain` does the work
 
 

@@ -12,8 +12,8 @@ import os
 
 import numpy as np
 
-from . import files
 from .. import __version__, checks
+from . import files
 
 NAME = "runs.jsonl"
 FORMAT = 1

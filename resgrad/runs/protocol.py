@@ -9,8 +9,8 @@ import shlex
 
 import numpy as np
 
-from . import files
 from .. import architectures, checks, optimizers
+from . import files
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ Imports ``protocol``, ``basins`` and what these import.
 
 from dataclasses import dataclass
 
-from .. import architectures, draws, losses, blas
+from .. import architectures, blas, draws, losses
 from ..minima import basins
 from . import protocol
 
