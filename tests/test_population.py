@@ -14,6 +14,7 @@ from resgrad import kernels
 EPS = np.finfo(float).eps
 GENERIC = 1e-13  # sums of some ten terms, each good to a few EPS
 NEAR = 1e-11  # the contract where units are nearly parallel; the measured figure is 1e-15
+ALONE = 80 * EPS  # of one pair's own terms: products good to a few EPS leave EPS / (2 * 0.03) each where they give way
 DIFFERENCE = 1e-7  # a central difference with step 1e-5 of a gradient good to 1e-16: 1e-10 + 1e-11, and a margin
 LOSS = [(1e-20, 1e-8), (1e-28, 1e-3)]  # relative error allowed down to this level of the scale
 LEVELS = [1e-2, 1e-4, 3e-5, 3e-6, 1e-8, 1e-12, 1e-16, 1e-20, 1e-24, 1e-28]
@@ -96,6 +97,37 @@ def test_gradient_of_nearly_parallel_units(arch, among, sign, offset):
     assert pair.gradient_error() < NEAR
     error, level = pair.value_error()
     assert level > 1e-4 and error < LOSS[0][1]
+
+
+def beside(v, angles, rng):
+    """Unit vectors at these angles from the unit vector v, as columns."""
+    across = rng.standard_normal((v.size, angles.size))
+    across -= np.outer(v, v @ across)
+    return np.cos(angles) * v[:, None] + np.sin(angles) * across / np.linalg.norm(across, axis=0)
+
+
+@every_arch
+def test_gradient_of_a_wide_network(arch):
+    """Every other unit has one nearly along or against it, at 1e-2 to 1e-8; one is dead, one lies in the teacher."""
+    d, rng, pairs = 3, np.random.default_rng(7), kernels.EXACT_NARROW // 2
+    U, angles = rng.standard_normal((d, 2 * pairs + 1)), np.logspace(-2, -8, pairs)
+    for j in range(pairs):
+        v = U[:, j] / np.linalg.norm(U[:, j])
+        U[:, pairs + j] = (-1) ** j * rng.exponential() * beside(v, angles[j : j + 1], rng)[:, 0]
+    U_star = U[:, [-1, 1]] * [2.0, -1.0]
+    U[:, 0] = 0.0
+    assert Pair(arch, with_units(arch, U), arch, with_units(arch, U_star), d).gradient_error() < GENERIC
+
+
+@pytest.mark.parametrize("width", [5, kernels.EXACT_NARROW + 1], ids=["narrow", "wide"])
+@pytest.mark.parametrize("sign", [1, -1], ids=["parallel", "antiparallel"])
+def test_gradient_keeps_the_digits_of_a_pair_at_every_angle(sign, width):
+    """Short units beside a long one, or against it: all that pulls at them is s u^ + (pi - phi) v^."""
+    d, rng = 10, np.random.default_rng(6)
+    v, angles = rng.standard_normal(d), np.logspace(-1, -8, width)
+    angles[::2] = np.logspace(-1, -2, angles[::2].size)  # where products give way to sums
+    short = sign * 1e-20 * beside(v / np.linalg.norm(v), angles, rng)
+    assert Pair("vanilla", short.ravel(), "vanilla", v, d).gradient_error() < ALONE
 
 
 @every_arch
