@@ -1,6 +1,8 @@
 """The compiled loss, gradient and training loops are the naive ones, for every shape and batch."""
 
 import itertools
+import subprocess
+import sys
 
 import mpmath
 import naive
@@ -216,6 +218,30 @@ def test_a_step_on_several_blocks_is_one_gradient(dtype, width):
     run = rg.train(loss, theta0, rg.SGD(0.01), 1)
     wanted = theta0 - dtype(0.01) * loss.grad(theta0)
     assert relative_error(run.theta, wanted) < STEPS[dtype]
+
+
+BEFORE_A_WALL = """
+import ctypes, mmap
+import numpy as np, resgrad as rg
+size = 16 * mmap.PAGESIZE
+memory = mmap.mmap(-1, size + mmap.PAGESIZE)
+wall = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + size
+assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(wall), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0  # not to be read
+for dtype in np.float64, np.float32:
+    loss, ends = rg.EmpiricalLoss("modresnet", *np.random.default_rng(0).standard_normal((2, 23, 14)).astype(dtype)), []
+    rows = loss.rows
+    for loss.rows in rows, np.frombuffer(memory, dtype, rows.size, size - rows.nbytes).reshape(rows.shape):
+        loss.rows[:] = rows
+        runs = (rg.train(loss, rg.draw("modresnet", "small", 14, 9, 1), rg.SGD(1e-3), 6, batch) for batch in (1, 5, 23))
+        ends.append([run.theta.tobytes() for run in runs])
+    assert ends[0] == ends[1]
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect")
+def test_nothing_beyond_the_data_is_read():
+    """Where it is not the last thing in memory nobody would notice; here it ends the process."""
+    subprocess.run([sys.executable, "-c", BEFORE_A_WALL], check=True, timeout=120)
 
 
 @compiled

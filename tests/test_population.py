@@ -10,12 +10,14 @@ from conftest import ARCHS, every_arch, point, relative_error, same_outputs, sam
 
 import resgrad as rg
 from resgrad import kernels
-from resgrad.kernels import digits
+from resgrad.kernels import digits, policy
 
 EPS = np.finfo(float).eps
 GENERIC = 1e-13  # sums of some ten terms, each good to a few EPS
 NEAR = 1e-11  # the contract where units are nearly parallel; the measured figure is 1e-15
+ALONE = 80 * EPS  # of one pair's own terms: products good to a few EPS leave EPS / (2 * 0.03) each where they give way
 DIFFERENCE = 1e-7  # a central difference with step 1e-5 of a gradient good to 1e-16: 1e-10 + 1e-11, and a margin
+PAIR = 2.0**-103  # of a pair of floats, which has 2**-106: eight times that, and less is measured
 LOSS = [(1e-20, 1e-8), (1e-28, 1e-3)]  # relative error allowed down to this level of the scale
 LEVELS = [1e-2, 1e-4, 3e-5, 3e-6, 1e-8, 1e-12, 1e-16, 1e-20, 1e-24, 1e-28]
 
@@ -97,6 +99,37 @@ def test_gradient_of_nearly_parallel_units(arch, among, sign, offset):
     assert pair.gradient_error() < NEAR
     error, level = pair.value_error()
     assert level > 1e-4 and error < LOSS[0][1]
+
+
+def beside(v, angles, rng):
+    """Unit vectors at these angles from the unit vector v, as columns."""
+    across = rng.standard_normal((v.size, angles.size))
+    across -= np.outer(v, v @ across)
+    return np.cos(angles) * v[:, None] + np.sin(angles) * across / np.linalg.norm(across, axis=0)
+
+
+@every_arch
+def test_gradient_of_a_wide_network(arch):
+    """Every other unit has one nearly along or against it, at 1e-2 to 1e-8; one is dead, one lies in the teacher."""
+    d, rng, pairs = 3, np.random.default_rng(7), policy.EXACT_NARROW // 2
+    U, angles = rng.standard_normal((d, 2 * pairs + 1)), np.logspace(-2, -8, pairs)
+    for j in range(pairs):
+        v = U[:, j] / np.linalg.norm(U[:, j])
+        U[:, pairs + j] = (-1) ** j * rng.exponential() * beside(v, angles[j : j + 1], rng)[:, 0]
+    U_star = U[:, [-1, 1]] * [2.0, -1.0]
+    U[:, 0] = 0.0
+    assert Pair(arch, with_units(arch, U), arch, with_units(arch, U_star), d).gradient_error() < GENERIC
+
+
+@pytest.mark.parametrize("width", [5, policy.EXACT_NARROW + 1], ids=["narrow", "wide"])
+@pytest.mark.parametrize("sign", [1, -1], ids=["parallel", "antiparallel"])
+def test_gradient_keeps_the_digits_of_a_pair_at_every_angle(sign, width):
+    """Short units beside a long one, or against it: all that pulls at them is s u^ + (pi - phi) v^."""
+    d, rng = 10, np.random.default_rng(6)
+    v, angles = rng.standard_normal(d), np.logspace(-1, -8, width)
+    angles[::2] = np.logspace(-1, -2, angles[::2].size)  # where products give way to sums
+    short = sign * 1e-20 * beside(v / np.linalg.norm(v), angles, rng)
+    assert Pair("vanilla", short.ravel(), "vanilla", v, d).gradient_error() < ALONE
 
 
 @every_arch
@@ -230,6 +263,19 @@ def test_the_loss_keeps_its_digits_across_architectures(student, teacher):
         assert_digits(Pair(student, minimum + np.sqrt(1.01 * level / curvature) * direction, teacher, star, d))
 
 
+def test_the_loss_keeps_its_digits_where_units_make_up_for_the_skip():
+    """1'x = relu(1'x) - relu(-1'x): two more units of the teacher, and the linear part differs where the loss is 0."""
+    d, one = 3, np.ones((3, 1))
+    student, teacher = rg.ARCHITECTURES["resnet-sum"], rg.ARCHITECTURES["two-weight"]
+    minimum, direction = point(student.name, d, seed=100), point(student.name, d, seed=9)
+    W1, W2 = student.unflatten(minimum, d)
+    star = teacher.flatten(np.hstack([W1, one, -one]) - np.eye(d, 5), np.vstack([W2, one.T / d, -one.T / d]))
+    curvature = 1e8 * Pair(student.name, minimum + 1e-4 * direction, teacher.name, star, d).value_error()[1]
+    for level in LEVELS:
+        theta = minimum + np.sqrt(1.01 * level / curvature) * direction
+        assert_digits(Pair(student.name, theta, teacher.name, star, d))
+
+
 @every_arch
 def test_a_converging_run_goes_down_cleanly(arch):
     """Newton's method reaches rounding; all along its way the loss is that of fifty digits."""
@@ -254,13 +300,38 @@ def test_loss_of_generic_pairs(student, teacher, d):
     assert level > 1e-5 and error < 1e-11  # summed plainly above 1e-5 of its scale: 10 EPS / 1e-5 at worst
 
 
+def pair_error(pair, wanted):
+    """The relative error of an unevaluated sum hi + lo."""
+    error = abs(exact.mpf(float(pair[0])) + exact.mpf(float(pair[1])) - wanted)
+    return float(error / abs(wanted) if wanted else error)
+
+
+def test_arithmetic_of_pairs_keeps_all_their_digits():
+    """Sums also where the leading parts cancel, wholly or nearly so."""
+    rng = np.random.default_rng(0)
+    for size in 2.0 ** rng.integers(-40, 40, 400):
+        x, y = (kernels.two_sum(s, 2.0**-54 * s * rng.uniform(-1, 1)) for s in rng.standard_normal(2) * [1.0, size])
+        like = [(-part * x[0], 0.3 * x[1]) for part in (1.0, 1 - 2.0 ** -rng.integers(10, 52))]
+        X, Y = (exact.mpf(float(hi)) + exact.mpf(float(lo)) for hi, lo in (x, y))
+        for z in (y, *like):
+            assert pair_error(digits._add(x, z), X + exact.mpf(float(z[0])) + exact.mpf(float(z[1]))) < PAIR
+        assert pair_error(digits._two_product(x[0], y[0]), exact.mpf(float(x[0])) * exact.mpf(float(y[0]))) == 0
+        assert pair_error(digits._multiply(x, y), X * Y) < PAIR
+        assert pair_error(digits._divide(x, y), X / Y) < PAIR
+        x, X = (x, X) if X > 0 else ((-x[0], -x[1]), -X)
+        assert pair_error(digits._square_root(x), exact.mpmath.sqrt(X)) < PAIR
+    assert digits._square_root((-1e-33, 0.0)) == digits._square_root((0.0, 0.0)) == (0.0, 0.0)
+    for t in np.linspace(-np.pi / 4, np.pi / 4, 30):
+        for first, function in enumerate((exact.mpmath.cos, exact.mpmath.sin)):
+            assert pair_error(digits._taylor((t, 0.0), first), function(exact.mpf(float(t)))) < PAIR
+
+
 def test_the_even_part_has_thirty_digits():
     """s + arcsin|c| |c|, the one transcendental function in (18), in double-double arithmetic."""
     for c in np.concatenate([np.linspace(-1, 1, 41), 1 - np.logspace(-16, -1, 16), np.logspace(-16, -1, 16)]):
         exact_c = exact.mpf(float(c))
         wanted = exact.mpmath.sqrt(1 - exact_c**2) + exact_c * exact.mpmath.asin(exact_c)
-        hi, lo = digits._even_part((c, 0.0))
-        assert abs(exact.mpf(hi) + exact.mpf(lo) - wanted) < 1e-30  # a few times 2**-104
+        assert pair_error(digits._even_part((c, 0.0)), wanted) < PAIR
 
 
 @every_arch
@@ -526,8 +597,19 @@ def test_values_are_the_squared_errors_of_the_samples(arch):
 def test_plain_and_precise_summation_agree_where_both_are_accurate():
     pair = Pair.generic("modresnet", "modresnet", 5)
     Z, Q = pair.loss._residual_units(*pair.arch.unflatten(pair.theta, 5))
-    plain, _ = kernels.population_value_plain(Z[..., 0].copy(), Q[..., 0].copy(), pair.loss.linear)
+    plain, noise = kernels.population_value_plain(Z[..., 0].copy(), Q[..., 0].copy(), pair.loss.linear)
     assert abs(plain / kernels.population_value(Z, Q, pair.loss.linear) - 1) < GENERIC
+    small = kernels.population_value_plain(Z[..., 0].copy(), Q[..., 0] * 2.0**-40, pair.loss.linear)
+    assert small == (plain * 2.0**-80, noise * 2.0**-80)  # nothing there has a scale of its own
+
+
+def test_plain_summation_is_never_negative_either(monkeypatch):
+    """Networks of more than 512 units know no other."""
+    monkeypatch.setattr(rg.PopulationLoss, "widest", 5)
+    for seed in range(20):
+        pair = Pair.generic("vanilla", "vanilla", 3, seed=seed)
+        star = pair.teacher.theta
+        assert 0 <= pair.loss.value(star) < 1e-14 * float(exact.scale(*pair.names[2:]))
 
 
 @every_arch
