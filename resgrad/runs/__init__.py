@@ -1,0 +1,1 @@
+"""What a run and a census are, and what they leave behind."""
