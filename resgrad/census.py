@@ -1,8 +1,9 @@
 """``rg.census`` and ``python -m resgrad.census``: which minima gradient descent ends in, and how often.
 
-Imports ``journal``, ``protocol``, ``optimizers``, ``architectures``, ``command``, ``files`` and ``checks``; ``basins``,
-``losses``, ``training``, ``threads`` and ``plots`` only once a census starts: ``--help`` costs nothing.
+The numerical code is imported once a census starts, so that ``--help`` need not wait for it.
 """
+
+from __future__ import annotations
 
 import signal
 
@@ -13,8 +14,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import importlib
 import logging
 import os
 import shlex
@@ -22,103 +21,12 @@ import sys
 import time
 import types
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from . import __version__, architectures, checks, optimizers
-from .runs import command, files, journal, protocol
-from .runs.journal import OUTCOMES
-
-COLUMNS = ("outcome", "loss", "grad_norm", "min_eigenvalue", "steps", "theta")
-
-# Safran & Shamir (2018): exact gradient descent; their step 0.1 is 0.05 here, where the loss has no 1/2.
-SAFRAN_SHAMIR = {
-    "arch": "vanilla", "teacher": "identity", "init": "normal", "data": "population", "optimizer": "sgd",
-    "momentum": 0.0, "lr": 0.05,
-}  # fmt: skip
-PUBLISHED = {(8, 8): 0.126, (10, 10): 0.346, (12, 12): 0.585, (8, 9): 0.001}  # (k, width): spurious share
-PUBLISHED_RUNS = 1000
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Everything that decides a census.  `census` fills in what was left out."""
-
-    arch: str
-    d: int
-    width: int
-    teacher: str
-    teacher_width: int
-    init: str
-    data: str
-    optimizer: str
-    lr: float | None
-    momentum: float
-    batch_size: int | None  # None: as with ``samples``, the data have none
-    samples: int | None
-    steps: int
-    runs: int
-    seed: int
-
-
-def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_width=None, init=None,
-            data="population", optimizer=None, lr=None, momentum=None, batch_size=None, samples=None,
-            steps=100_000):  # fmt: skip
-    """The `tasks.Task` of a whole census, every argument checked; see `census`."""
-    from . import draws
-    from .runs import tasks
-
-    arch = architectures.resolve(arch)
-    control = arch == architectures.ARCHITECTURES["vanilla"]
-    if isinstance(optimizer, tuple(optimizers.OPTIMIZERS.values())):
-        if (lr, momentum) != (None, None):
-            raise ValueError(f"optimizer is {optimizer}, but lr or momentum is given, too")
-        lr, momentum, optimizer = optimizer.lr, optimizer.momentum, type(optimizer).__name__.lower()
-    elif optimizer is None:
-        optimizer = "sgd" if control and not momentum else "nesterov"
-    init = checks.choice(init or ("normal" if control else "fan-in"), "init", draws.DRAWS)
-    base = protocol.resolve(
-        arch, d=checks.integer(d, "d"), width=width, init=init, data=checks.choice(data, "data", protocol.DATA),
-        optimizer=optimizer, lr=1.0 if lr is None else lr, momentum=momentum, batch_size=batch_size,
-        samples=samples, steps=checks.integer(steps, "steps"), seed=seed,
-    )  # fmt: skip
-    teacher = ("identity" if control else base.teacher) if teacher is None else teacher
-    teacher, network, units = _teacher(teacher, teacher_width, base.d)
-    fields = {field.name: getattr(base, field.name, None) for field in dataclasses.fields(Config)} | {
-        "arch": arch.name, "teacher": teacher, "teacher_width": units,
-        "lr": None if lr is None else base.lr, "runs": checks.integer(runs, "runs"),
-        "batch_size": None if data == "population" else base.batch_size,
-        "samples": base.samples if data == "dataset" else None,
-    }  # fmt: skip
-    task, streams = tasks.Task(Config(**fields), arch, network, tuple(range(runs))), draws.streams(base.seed)
-    task.loss(streams), task.start(streams)  # whether they can be made
-    return task
-
-
-def _teacher(teacher, width, d):
-    """(what it is called, `Network` or None where every run draws its own, number of units)."""
-    from . import draws
-
-    units = d if width is None else checks.integer(width, "teacher_width")
-    if isinstance(teacher, str) and teacher in draws.DRAWS:
-        return teacher, None, units
-    if isinstance(teacher, architectures.Network):
-        name, network = "network", teacher
-    elif isinstance(teacher, str) and teacher.endswith(".npz"):
-        arrays, header = files.read_archive(teacher, "weights")
-        name, network = teacher, architectures.Network(header["arch"], arrays["theta"], header["d"])
-    else:
-        raise checks.suggest(teacher, "teacher", [*draws.DRAWS, "the path of a weights.npz"])
-    if network.d != d:
-        raise ValueError(f"d is {d}, but the teacher has d={network.d}")
-    if width is not None and units != network.width:
-        raise ValueError(f"teacher_width is {units}, but the teacher has {network.width} units")
-    content = network.arch.identity, network.arch.skip, network.arch.readout, d, network.theta.tobytes()
-    digest = hashlib.sha256(repr(content).encode()).hexdigest()[:16]
-    return f"{name}, sha256 {digest}", network, network.width
-
-
-# ---------------------------------------------------------------------------------------- the work
+from . import __version__, architectures, checks
+from .draws import DRAWS
+from .runs import command, files, journal
+from .runs.tally import COLUMNS, OUTCOMES, SAFRAN_SHAMIR, Census
 
 
 def _results(task, missing, executor, workers):
@@ -149,88 +57,19 @@ def _results(task, missing, executor, workers):
             executor.shutdown()
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Census:
-    """What a census found; ``str()`` of it is the table that the command prints.
-
-    Attributes
-    ----------
-    config : Config
-    counts : dict
-        "runs", and how many of them ended as "global", "spurious", "saddle", "unconverged".
-    families : list of dict
-        Spurious minima, the most frequent first: ``count``, ``loss``, ``min_eigenvalue`` of the Hessian,
-        and ``run``, the first run that found it.
-    outcome, loss, grad_norm, min_eigenvalue, steps : ndarray, shape (runs,)
-        See `basins.Basin`.
-    family : ndarray of int, shape (runs,)
-        Index into ``families``; -1 where the run found no spurious minimum.
-    theta : ndarray, shape (runs, n)
-    """
-
-    config: Config
-    counts: dict
-    families: list
-    family: np.ndarray
-    outcome: np.ndarray
-    loss: np.ndarray
-    grad_norm: np.ndarray
-    min_eigenvalue: np.ndarray
-    steps: np.ndarray
-    theta: np.ndarray
-
-    @classmethod
-    def of(cls, config, found):
-        """From a list of `basins.Basin`, in the order of the runs."""
-        from .minima import basins
-
-        columns = {name: np.array([getattr(basin, name) for basin in found]) for name in COLUMNS}
-        counts = {"runs": len(found)} | {name: int((columns["outcome"] == name).sum()) for name in OUTCOMES}
-        runs = np.flatnonzero(columns["outcome"] == "spurious")
-        label = basins.group(np.array([found[run].invariants for run in runs]).reshape(-1, 4))
-        members = sorted((runs[label == n] for n in set(label.tolist())), key=lambda m: (-m.size, m[0]))
-        family, families = np.full(len(found), -1), []
-        for n, member in enumerate(members):
-            family[member], first = n, found[member[0]]
-            numbers = {"loss": first.loss, "min_eigenvalue": first.min_eigenvalue}
-            families.append({"count": member.size, **numbers, "run": int(member[0])})
-        return cls(config, counts, families, family, **columns)
-
-    def share(self, outcome):
-        """(share, low, high) of an outcome, with its 95 % Wilson interval."""
-        from scipy.stats import binomtest
-
-        count, runs = self.counts[outcome], self.counts["runs"]
-        return count / runs, *map(float, binomtest(count, runs).proportion_ci(method="wilson"))
-
-    def published(self):
-        """(published share of spurious minima, z of the measured one); None for other settings."""
-        config = dataclasses.asdict(self.config)
-        share = PUBLISHED.get((config["d"], config["width"]))
-        if share is None or config != config | SAFRAN_SHAMIR | {"teacher_width": config["d"]}:
-            return None
-        runs, own = config["runs"], self.counts["spurious"]
-        pooled = (own + share * PUBLISHED_RUNS) / (runs + PUBLISHED_RUNS)
-        return share, (own / runs - share) / (pooled * (1 - pooled) * (1 / runs + 1 / PUBLISHED_RUNS)) ** 0.5
-
-    def __str__(self):
-        config = self.config
-        title = f"{config.arch}, d = {config.d}, width {config.width}; teacher: {config.teacher}"
-        head = f"{'':20}{'runs':>7}{'share':>10}{'95 % interval':>18}"
-        lines = [f"{title}, width {config.teacher_width}", "", head]
-        for name, label in OUTCOMES.items():
-            share, low, high = (100 * p for p in self.share(name))
-            lines.append(f"{label:20}{self.counts[name]:7,}{share:8.1f} %{f'{low:.1f} - {high:.1f} %':>18}")
-        if published := self.published():
-            lines += ["", "spurious, as published by Safran & Shamir (2018): {:.1%}; z = {:+.2f}".format(*published)]
-        if self.families:
-            lines += ["", f"{'family':>6}{'runs':>8}{'loss':>17}{'smallest eigenvalue':>22}{'first run':>12}"]
-        for n, family in enumerate(self.families[:12]):
-            lines.append("{:6}{count:8}{loss:17.10f}{min_eigenvalue:22.6g}{run:12}".format(n, **family))
-        return "\n".join(lines + [f"   and {len(self.families) - 12} more"] * (len(self.families) > 12))
-
-
-def census(arch, d, runs=1000, seed=0, *, executor=None, workers=None, out=None, resume=False, quiet=False, **given):
+def census(
+    arch: architectures.Architecture | str,
+    d: int,
+    runs: int = 1000,
+    seed: int = 0,
+    *,
+    executor: concurrent.futures.Executor | None = None,
+    workers: int | None = None,
+    out: str | os.PathLike | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    **given: Any,
+) -> Census:
     """Train from many starts, polish every end, and count what was found.
 
     Parameters
@@ -288,9 +127,9 @@ def census(arch, d, runs=1000, seed=0, *, executor=None, workers=None, out=None,
     >>> found.counts["global"] + found.counts["spurious"]
     20
     """
-    from . import blas
+    from .runs import tasks
 
-    task = prepare(arch, d, runs, seed, **given)
+    task = tasks.prepare(arch, d, runs, seed, **given)
     workers = None if workers is None else checks.integer(workers, "workers")
     if not (executor is None or hasattr(executor, "submit")):
         raise TypeError(f"executor is {checks.shown(executor)}, but must be a concurrent.futures.Executor")
@@ -298,13 +137,20 @@ def census(arch, d, runs=1000, seed=0, *, executor=None, workers=None, out=None,
         raise TypeError(f"out is {checks.shown(out)}, but must be a directory")
     if resume and out is None:
         raise ValueError("resume is given without out, but must know the directory: --out DIR")
+    return _make(task, executor, workers, None if out is None else Path(out), resume, quiet)
+
+
+def _make(task, executor, workers, out, resume, quiet):
+    """`census`, its arguments checked."""
+    from . import blas
+
     with contextlib.ExitStack() as stack:
         if out is not None:
-            out = Path(out)
             stack.enter_context(files.claim(out))
         made = journal.Journal(task, out, resume)
         stack.enter_context(blas.one_thread())
-        bar = stack.enter_context(command.progress_bar(quiet, total=runs, initial=len(made.done), unit=" runs"))
+        bar = command.progress_bar(quiet, total=len(task.numbers), initial=len(made.done), unit=" runs")
+        stack.enter_context(bar)
         if missing := [run for run in task.numbers if run not in made.done]:
             for run, basin in _results(task, missing, executor, workers):
                 made.add(run, basin)
@@ -339,29 +185,23 @@ def _parser():
         prog="python -m resgrad.census",
         description="Train from many starts, count the minima; files go to a fresh directory in runs/.",
     )
+    parser.share(
+        arch=", ".join(architectures.ARCHITECTURES),
+        preset="safran-shamir: the protocol of their paper, with --k",
+        teacher=f"{', '.join(DRAWS)} (drawn anew in each run; for vanilla: identity), or a weights.npz",
+        init="where the student starts: as for --teacher, but no file (fan-in; for vanilla: normal)",
+        data="population: the exact expected loss (default), online, or dataset",
+        optimizer="nesterov (for vanilla: sgd) or sgd",
+        lr="step size (from the largest curvature)",
+        steps="first-order steps at most (100000)",
+    )
     add = parser.add_argument
-    add("--arch", metavar="NAME", help=", ".join(architectures.ARCHITECTURES))
-    add("--preset", help="safran-shamir: the protocol of their paper, with --k")
     add("--k", type=int, help="dimension and teacher units of the preset")
-    add("--d", type=int, help="input dimension (10)")
-    add("--width", type=int, help="units of the student (d)")
-    add("--teacher", help=f"{protocol.DRAWS} (drawn anew in each run; for vanilla: identity), or a weights.npz")
     add("--teacher-width", type=int, metavar="WIDTH", help="units of the teacher (d)")
-    add("--init", help="where the student starts: as for --teacher, but no file (fan-in; for vanilla: normal)")
-    add("--data", help="population: the exact expected loss (default), online, or dataset")
-    add("--optimizer", help="nesterov (for vanilla: sgd) or sgd")
-    add("--lr", type=float, help="step size (from the largest curvature)")
-    add("--momentum", type=float, help="in [0, 1) (0.9)")
-    add("--batch-size", type=int, help="samples a step (200); not for population")
-    add("--samples", type=int, help="size of a data set (100000)")
-    add("--steps", type=int, help="first-order steps at most (100000)")
     add("--runs", type=int, help="number of starts (1000)")
-    add("--seed", type=int, help="of everything random (0)")
     add("--workers", type=int, help="threads (one per core)")
     add("--scheduler", metavar="ADDRESS", help="of a dask cluster that does the work instead")
-    add("--out", metavar="DIR", help="directory (default: a fresh one under runs/)")
     add("--resume", action="store_true", help="make only the runs that are missing in --out")
-    add("--quiet", action="store_true", help="no progress, no summary")
     return parser
 
 
@@ -406,30 +246,30 @@ def _connect(address, stack):
 @command.guarded
 def main(argv=None):
     """The command line; returns the exit code."""
-    given = {key: value for key, value in vars(_parser().parse_args(argv)).items() if value is not None}
-    scheduler, out, quiet = given.pop("scheduler", None), given.pop("out", None), given["quiet"]
-    started = time.perf_counter()
-    if given["resume"] and not out:
+    given, started = _parser().given(argv), time.perf_counter()
+    out, workers, scheduler = (given.pop(name, None) for name in ("out", "workers", "scheduler"))
+    resume, quiet = given.pop("resume"), given.pop("quiet")
+    if resume and out is None:
         raise ValueError("resume is given without out, but must know the directory: --out DIR")
-    if "workers" in given:
-        checks.integer(given["workers"], "workers")
-    if given["resume"]:
+    if workers is not None:
+        checks.integer(workers, "workers")
+    from .runs import tasks
+
+    if resume:
         path = Path(out) / journal.NAME
         if path.exists() or not {"arch", "preset"} & set(given):
             given = _saved(path) | given
-    request = _request(given, given.pop("preset", None), given.pop("k", None))
-    config = prepare(**{k: v for k, v in request.items() if k not in ("workers", "resume", "quiet")}).config
+    task = tasks.prepare(**_request(given, given.pop("preset", None), given.pop("k", None)))
     with contextlib.ExitStack() as stack:
         executor = None if scheduler is None else _connect(scheduler, stack)
-        if out is None and not given["resume"]:
-            out = files.fresh("runs", f"census-{config.arch}")
+        out = files.fresh("runs", f"census-{task.config.arch}") if out is None else Path(out)
         if not quiet:
             command.announce_compilation()
         again = f"go on with --resume --out {shlex.quote(str(out))}"
         below = "\n" if command.terminal() and not quiet else ""  # the bar
         with command.farewell(f"{below}interrupted; {again}"):
             try:
-                found = census(**request, executor=executor, out=out)
+                found = _make(task, executor, workers, out, resume, quiet)
             except concurrent.futures.BrokenExecutor as error:
                 raise OSError(f"{error}; {again}") from None
     if not quiet:
@@ -446,5 +286,4 @@ class _Module(types.ModuleType):
 sys.modules[__name__].__class__ = _Module
 
 if __name__ == "__main__":
-    # not __main__.main: workers look up what they are sent by the name of its module
-    sys.exit(importlib.import_module("resgrad.census").main())
+    sys.exit(main())

@@ -1,7 +1,6 @@
-"""``python -m resgrad.experiment --arch li``: one `protocol` from the command line, to a directory of files.
+"""``python -m resgrad.experiment --arch li``: one run from the command line to a directory of files.
 
-Imports ``protocol``, ``command``, ``files``, ``optimizers``, ``checks``, and what trains, aligns and draws only
-once a run starts: ``--help`` costs nothing.
+What trains, aligns and draws pictures is imported once a run starts, so that ``--help`` need not wait for it.
 """
 
 import signal
@@ -19,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__, architectures, optimizers
+from .draws import DRAWS
 from .runs import command, files
-from .runs.protocol import DRAWS, PRESETS, Config, prepare, resolve, rows, simulate, table
+from .runs.protocol import PRESETS, Config, prepare, resolve, rows, simulate, table, weights
 
 RUN_FILES = ("run.json", "checkpoint.npz", "history.csv", "weights.npz", "figure.png", "report.html")
 SAVE_EVERY = 3.0  # seconds between checkpoints
@@ -191,27 +191,21 @@ def _parser():
         prog="python -m resgrad.experiment",
         description="Train one student on one teacher; files go to a fresh directory under runs/.",
     )
+    parser.share(
+        arch=", ".join(architectures.ARCHITECTURES),
+        preset=", ".join(PRESETS),
+        teacher=f"{', '.join(DRAWS)}, or a weights.npz (normal; uniform for two-weight and modresnet*)",
+        init="where the student starts: as for --teacher (small)",
+        data="dataset (default), online: fresh samples, population: the exact expected loss",
+        optimizer="nesterov (default) or sgd",
+        lr="step size (by architecture and size)",
+        steps="number of steps (by architecture)",
+    )
     add = parser.add_argument
-    add("--arch", metavar="NAME", help=", ".join(architectures.ARCHITECTURES))
-    add("--preset", help=", ".join(PRESETS))
-    add("--d", type=int, help="input dimension (10)")
-    add("--width", type=int, help="hidden units (d)")
-    add("--data", help="dataset (default), online: fresh samples, population: the exact expected loss")
-    add("--optimizer", help="nesterov (default) or sgd")
-    add("--lr", type=float, help="step size (by architecture and size)")
-    add("--momentum", type=float, help="in [0, 1) (0.9)")
-    add("--batch-size", type=int, help="samples a step (200)")
-    add("--samples", type=int, help="size of the data set (100000)")
-    add("--steps", type=int, help="number of steps (by architecture)")
-    add("--teacher", help=f"{DRAWS}, or a weights.npz (normal; uniform for two-weight and modresnet*)")
-    add("--init", help="where the student starts: as for --teacher (small)")
     add("--dtype", help="float64 (default) or float32")
-    add("--seed", type=int, help="of everything random (0)")
     add("--record-every", type=int, metavar="STEPS", help="default: every 2%% of the way")
-    add("--out", metavar="DIR", help="run directory (default: a fresh one under runs/)")
     add("--no-plot", action="store_false", dest="plot", help="no figure.png")
     add("--report", action="store_true", help="add report.html, the run on one page")
-    add("--quiet", action="store_true", help="no progress, no summary")
     again = parser.add_mutually_exclusive_group()
     for mode, told in (
         ("resume", "go on from the checkpoint in --out"),
@@ -225,15 +219,12 @@ def _parser():
 @command.guarded
 def main(argv=None):
     """The command line; returns the exit code."""
-    arguments = vars(_parser().parse_args(argv))
-    out, mode, plot, report, quiet = (arguments.pop(name) for name in ("out", "mode", "plot", "report", "quiet"))
-    given = {key: value for key, value in arguments.items() if value is not None}
+    given = _parser().given(argv)
+    out, mode, quiet, plot, report = (given.pop(name, None) for name in ("out", "mode", "quiet", "plot", "report"))
     if mode in ("resume", "verify") and out is None:
         raise ValueError(f"{mode} is given without out, but must know the run's directory: --out DIR")
     if mode == "resume" and not Path(out).is_dir() and "arch" not in given:
         raise ValueError(f"out is {out}, which holds no run to resume")
-    if out == "":
-        raise ValueError("out is empty, but must be a directory")
     if not quiet:
         command.announce_compilation()
     if mode == "verify":
@@ -246,14 +237,14 @@ def main(argv=None):
         if "arch" not in given:
             raise ValueError("arch is missing, but must be given: --arch NAME")
         config = resolve(**given)
-        prepare(dataclasses.replace(config, samples=1))
+        made = weights(config)
     out = files.fresh("runs", config.arch) if out is None else Path(out)
     with files.claim(out):
         if begun:
             config, problem, *checkpoint = _saved(out, given)
         else:
             _check_free(out, mode, quiet)
-            problem, checkpoint = prepare(config), None
+            problem, checkpoint = prepare(config, made), None
         again = mode == "overwrite"
         summary = run(config, out, problem, resume=checkpoint, plot=plot, report=report, quiet=quiet, replace=again)
     if not quiet:
@@ -294,7 +285,7 @@ def _saved(out, given):
     if steps < state.step:
         raise ValueError(f"steps is {steps}, but the run in {out} is at {state.step} already")
     config = dataclasses.replace(saved, steps=steps)
-    problem = prepare(config, (theta_star, state.theta0))
+    problem = prepare(config, weights(config, (theta_star, state.theta0)))
     if not np.array_equal(theta_star, problem[2].theta):
         raise ValueError(f"teacher is {config.teacher}, but not the one that the run in {out} began with")
     return config, problem, state, *rest

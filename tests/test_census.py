@@ -23,7 +23,7 @@ import resgrad as rg
 from resgrad import blas, draws
 from resgrad import census as census_module
 from resgrad.minima import basins, landscape, symmetry
-from resgrad.runs import files, tasks
+from resgrad.runs import files, tally, tasks
 from resgrad.runs import journal as journal_module
 
 census, Census = census_module.census, census_module.Census
@@ -35,7 +35,7 @@ SMALL_TASK = {key: value for key, value in SMALL.items() if key != "quiet"}
 
 def identical(one, other):
     """Whether two censuses agree in every bit."""
-    names = (*census_module.COLUMNS, "family")
+    names = (*tally.COLUMNS, "family")
     same = all(getattr(one, name).tobytes() == getattr(other, name).tobytes() for name in names)
     return same and (one.config, one.counts, one.families) == (other.config, other.counts, other.families)
 
@@ -253,7 +253,7 @@ def test_a_damaged_journal_is_refused(small, tmp_path, monkeypatch):
     census(**SMALL, out=tmp_path)
     journal, rng = tmp_path / "runs.jsonl", np.random.default_rng(5)
     whole, work, refused = journal.read_bytes(), tasks.work, 0
-    ends = dict(work(census_module.prepare(**SMALL_TASK)))
+    ends = dict(work(tasks.prepare(**SMALL_TASK)))
     monkeypatch.setattr(tasks, "work", lambda task: [(run, ends[run]) for run in task.numbers])
     for n in range(200):
         content, at = bytearray(whole), int(rng.integers(len(whole)))
@@ -323,7 +323,7 @@ NOT_RUNS = {
 
 @pytest.mark.parametrize("reason", NOT_RUNS)
 def test_what_is_not_a_run(reason, tmp_path):
-    task = census_module.prepare(**SMALL_TASK)
+    task = tasks.prepare(**SMALL_TASK)
     basin = basins.Basin("global", 0.0, 0.0, 0.1, basins.NONE, 1, np.zeros(64))
     lines = [journal_module.line(run, basin) for run in range(6)]
     record = json.loads(lines[5]) | NOT_RUNS[reason]
@@ -482,7 +482,7 @@ BAD = {
     "--arch li --workers 0": "workers is 0",
     "--arch li --seed -1": "seed is -1",
     "--arch li --data online --batch-size 0": "batch_size is 0",
-    "--arch li --runs many": "invalid int value",
+    "--arch li --runs many": "runs is 'many', but must be an integer",
     "--arch li --resume": "resume is given without out",
     "--resume --out nowhere": "runs.jsonl cannot be read: No such file",
     "--arch li --out=": "out is '', but must be a directory",

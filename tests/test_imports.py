@@ -24,7 +24,7 @@ FLOORS = [  # a file may import from its own floor and those above it in this li
     {"training", "gradcheck.check", "gradcheck.calls", "gradcheck.differences"},
     {"flow"},
     {"minima.symmetry", "minima.landscape", "minima.basins"},
-    {"runs.protocol", "runs.tasks", "runs.journal", "runs.report"},
+    {"runs.protocol", "runs.tasks", "runs.tally", "runs.journal", "runs.report"},
     {"experiment", "census", "gradcheck.__main__"},
 ]
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}

@@ -1,25 +1,73 @@
-"""What the command lines share: errors in one line, exit codes, Ctrl-C, progress.
-
-Imports nothing of resgrad, nor NumPy.
-"""
+"""What the command lines share: options, errors in one line, exit codes, Ctrl-C, progress."""
 
 import argparse
 import contextlib
 import functools
 import os
+import re
 import signal
 import sys
 
+from .. import checks
+
+
+def directory(text):
+    """A path that an option names; no text would be the working directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("is '', but must be a directory")
+    return text
+
+
+SHARED = {  # option of a run and of a census: (type, help); help that differs between the two is not here
+    "arch": (str, None),
+    "preset": (str, None),
+    "d": (int, "input dimension (10)"),
+    "width": (int, "hidden units of the student (d)"),
+    "teacher": (str, None),
+    "init": (str, None),
+    "data": (str, None),
+    "optimizer": (str, None),
+    "lr": (float, None),
+    "momentum": (float, "in [0, 1) (0.9)"),
+    "batch-size": (int, "samples a step (200)"),
+    "samples": (int, "size of the data set (100000)"),
+    "steps": (int, None),
+    "seed": (int, "of everything random (0)"),
+    "out": (directory, "directory for the files (default: a fresh one under runs/)"),
+}
+METAVARS = {"arch": "NAME", "out": "DIR"}
+
 
 class Parser(argparse.ArgumentParser):
-    """No abbreviations; errors in one line, exit code 2."""
+    """No abbreviations; errors in one line that names the argument, exit code 2."""
 
     def __init__(self, **options):
         super().__init__(allow_abbrev=False, **options)
+        for kind, wanted in ((int, "an integer"), (float, "a real number")):
+            self.register("type", kind, functools.partial(_number, kind, wanted))
+
+    def share(self, **helps):
+        """Add `SHARED` and ``--quiet``; ``helps`` is what differs, by option."""
+        for name, (kind, text) in SHARED.items():
+            self.add_argument(f"--{name}", type=kind, metavar=METAVARS.get(name), help=helps.get(name, text))
+        self.add_argument("--quiet", action="store_true", help="no progress, no summary")
+
+    def given(self, argv):
+        """The options that a command line gives, by name."""
+        return {name: value for name, value in vars(self.parse_args(argv)).items() if value is not None}
 
     def error(self, message):
-        tell("error", message)
+        named = re.match("argument --([a-z-]+): (?=is )", message)
+        tell("error", f"{named[1].replace('-', '_')} {message[named.end() :]}" if named else message)
         self.exit(2)
+
+
+def _number(kind, wanted, text):
+    """The number that an option's ``text`` is."""
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"is {checks.shown(text)}, but must be {wanted}") from None
 
 
 def terminal():

@@ -1,7 +1,4 @@
-"""``runs.jsonl``: the runs of a census, written one line each as they end; a census goes on from any byte of it.
-
-Imports ``basins``, ``files`` and ``checks``, the first only once there is a run to read.
-"""
+"""``runs.jsonl``: the runs of a census, written one line each as they end; a census goes on from any byte of it."""
 
 import base64
 import dataclasses
@@ -12,15 +9,12 @@ import os
 
 import numpy as np
 
-from . import files
 from .. import __version__, checks
+from . import files
+from .tally import OUTCOMES
 
 NAME = "runs.jsonl"
 FORMAT = 1
-OUTCOMES = {
-    "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle",
-    "unconverged": "not converged",
-}  # fmt: skip
 
 
 class Journal:

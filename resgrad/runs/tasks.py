@@ -1,20 +1,42 @@
-"""The work of a census: some of its runs, as a record that any worker can do.
+"""A census as a task: everything that decides it, checked, and the work, which any worker can do part of.
 
-Imports ``protocol``, ``basins`` and what these import.
+This module imports the numerical code, so the command line imports it only once there is work.
 """
 
-from dataclasses import dataclass
+import dataclasses
+import hashlib
 
-from .. import architectures, blas, draws, losses
+from .. import architectures, blas, checks, draws, losses, optimizers
 from ..minima import basins
-from . import protocol
+from . import files, protocol
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides a census.  `prepare` fills in what was left out."""
+
+    arch: str
+    d: int
+    width: int
+    teacher: str
+    teacher_width: int
+    init: str
+    data: str
+    optimizer: str
+    lr: float | None  # None: from the largest curvature, in each run
+    momentum: float
+    batch_size: int | None  # None where the data have no batches; ``samples`` likewise
+    samples: int | None
+    steps: int
+    runs: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Task:
     """Some runs of a census: all that a worker, on whatever machine, needs to know."""
 
-    config: object  # of `census`
+    config: Config
     arch: architectures.Architecture
     teacher: architectures.Network | None  # None: drawn anew in each run
     numbers: tuple
@@ -30,6 +52,58 @@ class Task:
     def start(self, streams):
         """Where the student of the run with these streams starts."""
         return draws.draw(self.arch, self.config.init, self.config.d, self.config.width, streams.init)
+
+
+def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_width=None, init=None,
+            data="population", optimizer=None, lr=None, momentum=None, batch_size=None, samples=None,
+            steps=100_000):  # fmt: skip
+    """The `Task` of a whole census, every argument checked; see `resgrad.census` for what they mean."""
+    arch = architectures.resolve(arch)
+    control = arch == architectures.ARCHITECTURES["vanilla"]
+    if isinstance(optimizer, tuple(optimizers.OPTIMIZERS.values())):
+        if (lr, momentum) != (None, None):
+            raise ValueError(f"optimizer is {optimizer}, but lr or momentum is given, too")
+        lr, momentum, optimizer = optimizer.lr, optimizer.momentum, type(optimizer).__name__.lower()
+    elif optimizer is None:
+        optimizer = "sgd" if control and not momentum else "nesterov"
+    given = {"width": width, "momentum": momentum, "batch_size": batch_size, "samples": samples}
+    base = protocol.resolve(
+        arch, d=d, data=data, steps=steps, seed=seed, optimizer=optimizer, lr=1.0 if lr is None else lr,
+        init=checks.choice(init or ("normal" if control else "fan-in"), "init", draws.DRAWS),  # no file
+        **{name: value for name, value in given.items() if value is not None},
+    )  # fmt: skip
+    teacher = ("identity" if control else base.teacher) if teacher is None else teacher
+    teacher, network, units = _teacher(teacher, teacher_width, base.d)
+    fields = {field.name: getattr(base, field.name, None) for field in dataclasses.fields(Config)} | {
+        "arch": arch.name, "teacher": teacher, "teacher_width": units,
+        "lr": None if lr is None else base.lr, "runs": checks.integer(runs, "runs"),
+        "batch_size": None if data == "population" else base.batch_size,
+        "samples": base.samples if data == "dataset" else None,
+    }  # fmt: skip
+    task, streams = Task(Config(**fields), arch, network, tuple(range(runs))), draws.streams(base.seed)
+    task.loss(streams), task.start(streams)  # whether they can be made
+    return task
+
+
+def _teacher(teacher, width, d):
+    """(what it is called, `Network` or None where every run draws its own, number of units)."""
+    units = d if width is None else checks.integer(width, "teacher_width")
+    if isinstance(teacher, str) and teacher in draws.DRAWS:
+        return teacher, None, units
+    if isinstance(teacher, architectures.Network):
+        name, network = "network", teacher
+    elif isinstance(teacher, str) and teacher.endswith(".npz"):
+        arrays, header = files.read_archive(teacher, "weights")
+        name, network = teacher, architectures.Network(header["arch"], arrays["theta"], header["d"])
+    else:
+        raise checks.suggest(teacher, "teacher", [*draws.DRAWS, "the path of a weights.npz"])
+    if network.d != d:
+        raise ValueError(f"d is {d}, but the teacher has d={network.d}")
+    if width is not None and units != network.width:
+        raise ValueError(f"teacher_width is {units}, but the teacher has {network.width} units")
+    content = network.arch.identity, network.arch.skip, network.arch.readout, d, network.theta.tobytes()
+    digest = hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+    return f"{name}, sha256 {digest}", network, network.width
 
 
 @blas.one_thread(helped=False)
