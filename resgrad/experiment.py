@@ -90,17 +90,16 @@ class _Watch:
     def __init__(self, config, teacher, out, started, quiet, replace):
         self.config, self.teacher, self.out, self.replace = config, teacher, out, replace
         self.started, self.quiet = started, quiet
-        self.saved, self.stop, self.latest, self.handlers = time.perf_counter(), False, None, {}
+        self.saved, self.stop, self.latest, self.stack = time.perf_counter(), False, None, contextlib.ExitStack()
 
     def __enter__(self):
-        self.bar = command.progress_bar(self.quiet, total=self.config.steps, unit=" steps", delay=1)
+        bar = command.progress_bar(self.quiet, total=self.config.steps, unit=" steps", delay=1)
+        self.bar = self.stack.enter_context(bar)
         return self
 
     def __call__(self, state, records):
         if self.latest is None:  # from now on there is something to save
-            with contextlib.suppress(ValueError):  # signals belong to the main thread
-                for number in (signal.SIGINT, signal.SIGTERM):
-                    self.handlers[number] = signal.signal(number, self._ask)
+            self.stack.enter_context(command.answering(self._ask, signal.SIGINT, signal.SIGTERM))
         self.latest = (state, records)
         self.bar.update(state.step - self.bar.n)
         self.bar.set_postfix_str(f"loss {records[-1][1]:.2e}", refresh=False)
@@ -128,9 +127,7 @@ class _Watch:
             save_checkpoint(directory / "checkpoint.npz", self.config, self.teacher, *self.latest, seconds)
 
     def __exit__(self, *error):
-        self.bar.close()
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
+        self.stack.close()
 
 
 def _summary(config, trajectory, teacher, seconds):

@@ -12,12 +12,12 @@ import pickle
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+from conftest import finish, output
 
 import resgrad as rg
 from resgrad import blas, draws
@@ -415,22 +415,21 @@ def test_an_executor_that_breaks(error, small, tmp_path, monkeypatch, capsys):
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
 def test_standard_error_may_be_closed(tmp_path):
     command = f"{shlex.quote(sys.executable)} -m resgrad.census --arch li --d 3 --runs 2 --out out 2>&-"
-    found = subprocess.run(["sh", "-c", command], check=True, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    assert found.stdout.startswith("li, d = 3")
+    assert output("sh", "-c", command, cwd=tmp_path)[0].startswith("li, d = 3")
     assert (tmp_path / "out" / "runs.jsonl").read_bytes().count(b"\n") == 3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-def test_interrupt_and_resume(tmp_path):
-    command = [sys.executable, "-m", "resgrad.census", "--preset", "safran-shamir", "--k", "6", "--out", str(tmp_path)]
-    process = subprocess.Popen([*command, "--runs", "100000"], stderr=subprocess.PIPE, text=True)
+def test_interrupt_and_resume(start, tmp_path):
+    command = [sys.executable, "-m", "resgrad.census", "--preset", "safran-shamir", "--k", "6", "--out", tmp_path]
+    process = start(*command, "--runs", "100000")
     journal, deadline = tmp_path / "runs.jsonl", time.monotonic() + 60
     while not journal.exists() or journal.read_bytes().count(b"\n") < 10:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=30)[1]
-    assert process.returncode == 130
+    code, _, error = finish(process)
+    assert code == 130
     assert error.splitlines()[-1] == f"interrupted; go on with --resume --out {tmp_path}"
     assert not (tmp_path / "census.json").exists()
     done = journal.read_text().splitlines()
@@ -439,7 +438,7 @@ def test_interrupt_and_resume(tmp_path):
     del header["sha256"]
     lines = (one + "\n" for one in done[1:] if one.endswith("}") and json.loads(one)["run"] < 16)
     journal.write_text("".join([journal_module.seal(header), *lines]))
-    subprocess.run([*command, "--runs", "16", "--resume", "--quiet"], check=True)
+    output(*command, "--runs", "16", "--resume", "--quiet")
     assert json.loads((tmp_path / "census.json").read_text())["runs"] == 16
 
 

@@ -4,12 +4,11 @@ import csv
 import dataclasses
 import json
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import left, run
+from conftest import left, output, run
 
 import resgrad as rg
 from resgrad import draws, experiment
@@ -18,11 +17,7 @@ from resgrad.runs import files, protocol
 SMALL = ["--d", "4", "--samples", "1000", "--steps", "300"]  # one shape for all, compiled once
 
 
-def command(*arguments, **options):
-    """Run the command in a process of its own: (exit code, stdout, stderr)."""
-    line = [sys.executable, "-m", "resgrad.experiment", *map(str, arguments)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120, **options)
-    return done.returncode, done.stdout, done.stderr
+COMMAND = [sys.executable, "-m", "resgrad.experiment", "--arch", "li", *SMALL]
 
 
 @pytest.mark.parametrize("name", rg.ARCHITECTURES)
@@ -234,14 +229,14 @@ def test_resume_refuses_another_configuration_and_starts_where_nothing_is(tmp_pa
 
 def test_without_out_a_run_gets_a_fresh_name(tmp_path):
     for number in (1, 2):
-        code, out, err = command("--arch", "li", *SMALL, cwd=tmp_path)
-        assert code == 0 and f"li-{number:03d}" in out
+        out, err = output(*COMMAND, cwd=tmp_path)
+        assert f"li-{number:03d}" in out
         assert "\r" not in err  # no progress bar off a terminal
     assert (tmp_path / "runs" / "li-002" / "figure.png").exists()
 
 
 def test_quiet_is_silent(tmp_path):
-    assert command("--arch", "li", *SMALL, "--quiet", cwd=tmp_path) == (0, "", "")
+    assert output(*COMMAND, "--quiet", cwd=tmp_path) == ["", ""]
 
 
 def test_help_names_every_teacher():

@@ -121,6 +121,23 @@ def guarded(main):
 
 
 @contextlib.contextmanager
+def answering(handler, *numbers):
+    """Let ``handler`` answer the signals of these ``numbers``.
+
+    A signal that the parent made us ignore stays ignored: nohup, cron and ``&`` mean it so.
+    """
+    before = {}
+    try:
+        with contextlib.suppress(ValueError):  # signals belong to the main thread
+            for number in numbers:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: not Python's to restore
+                    before[number] = signal.signal(number, handler)
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
 def farewell(text):
     """Let Ctrl-C say ``text`` and end the process.  An exception may get lost in callbacks of compiled code."""
 
@@ -129,13 +146,7 @@ def farewell(text):
             os.write(2, f"{text}\n".encode(errors="surrogateescape"))
         os._exit(130)
 
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.SIG_IGN:  # as with nohup and &
-        signal.signal(signal.SIGINT, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return answering(leave, signal.SIGINT)
 
 
 def announce_compilation():
