@@ -174,7 +174,7 @@ def _write(found, made, out):
     content = {"config": dataclasses.asdict(found.config), "version": __version__, **found.counts}
     files.write_json(out / "census.json", content | {"families": found.families, "shares": shares})
     files.write_archive(out / "census.npz", "census", {name: getattr(found, name) for name in (*COLUMNS, "family")})
-    files.write(out / "figure.png", plots.census_figure(found, OUTCOMES))
+    plots.leave(out / "figure.png", plots.census_figure, found, OUTCOMES)
 
 
 # -------------------------------------------------------------------------------- the command line

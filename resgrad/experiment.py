@@ -175,9 +175,9 @@ def _write(out, summary, trajectory, teacher, plot, page):
     files.write_json(out / "run.json", summary)
     if plot:
         title = f"{arch}: {architectures.resolve(arch).formula}, d = {d}"
-        files.write(out / "figure.png", plots.run_figure(history, title, plots.COLORS.get(arch, plots.INK)))
+        plots.leave(out / "figure.png", plots.run_figure, history, title, plots.COLORS.get(arch, plots.INK))
     if page:
-        files.write(out / "report.html", report.page(summary, history, trajectory.theta, teacher))
+        plots.leave(out / "report.html", report.page, summary, history, trajectory.theta, teacher)
 
 
 # ------------------------------------------------------------------------------ the command line

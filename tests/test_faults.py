@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from conftest import ARCHS, command, finish, left, output, run
 
-from resgrad import experiment, training
-from resgrad.runs import files, protocol
+from resgrad import census, experiment, training
+from resgrad.runs import files, plots, protocol
 
 SMALL = ["--arch", "li", "--d", "4", "--samples", "1000", "--steps", "300"]
 ENDLESS = ["--d", "4", "--steps", str(10**9)]
@@ -277,6 +277,23 @@ def test_a_full_file_system_moves_the_run_elsewhere(reference, begin, tmp_path):
     finally:
         output("umount", small)
         shutil.rmtree(elsewhere(told))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("latex\ncould not be found"), MemoryError(), OSError("no font")])
+def test_a_picture_that_fails_costs_one_line(error, reference, tmp_path, monkeypatch, capsys):
+    def image(*arguments):
+        raise error
+
+    monkeypatch.setattr(plots, "image", image)
+    assert experiment.main([*SMALL, "--out", str(tmp_path / "run"), "--report"]) == 0
+    assert census.main(["--arch", "li", "--d", "2", "--runs", "1", "--out", str(tmp_path / "census")]) == 0
+    told, left_out = capsys.readouterr(), "{} is left out, as it cannot be drawn: {!r}".format
+    assert [line for line in told.err.splitlines() if not line.startswith("compiling")] == [
+        left_out(name, error) for name in ("figure.png", "report.html", "figure.png")
+    ]
+    assert f"Files: {tmp_path / 'run'}{os.sep}" in told.out and "global minimum" in told.out
+    assert left(tmp_path / "run") == left(reference) and (tmp_path / "census" / "census.json").exists()
+    assert not list(tmp_path.rglob("figure.png")) + list(tmp_path.rglob("report.html"))
 
 
 # --------------------------------------------------------------------------- hostile surroundings

@@ -1,12 +1,15 @@
-"""Pictures.  The only file that imports matplotlib, and only inside functions; nothing of resgrad.
+"""Pictures: the one module that imports matplotlib, and only inside functions.
 
-One color per architecture, everywhere (Okabe & Ito's, safe for the color-blind).
+Each architecture has one color in all pictures, from Okabe & Ito's palette, which is safe for the color-blind.
 """
 
 import contextlib
 import io
 
 import numpy as np
+
+from .. import checks
+from . import command, files
 
 COLORS = {
     "li": "#0072B2",
@@ -44,13 +47,23 @@ FLOOR = 1e-34  # log axes end here, below everything a double can tell from zero
 
 
 @contextlib.contextmanager
+def style(**more):
+    """Matplotlib's defaults with `STYLE` and ``more``, whatever the user's matplotlibrc says."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE | more)
+        yield
+
+
+@contextlib.contextmanager
 def figure(columns=2, width=WIDE, height=TALL, **options):
     """A styled (figure, axes); needs no display."""
-    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
+    with style():
         picture = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(picture)
         yield picture, picture.subplots(1, columns, **options)
@@ -63,13 +76,24 @@ def image(picture, kind="png"):
 
     "png", "svg", or "inline": an SVG without background for a page, whose letters are the page's.
     """
-    from matplotlib import rc_context
-
     buffer, inline = io.BytesIO(), kind == "inline"
-    with rc_context(STYLE | {"svg.fonttype": "none" if inline else "path"}):
+    with style(**{"svg.fonttype": "none" if inline else "path"}):
         form, changing = ("png", "Software") if kind == "png" else ("svg", "Date")
         picture.savefig(buffer, format=form, transparent=inline, metadata={changing: None})
     return buffer.getvalue()
+
+
+def leave(path, draw, *content):
+    """Write what ``draw(*content)`` returns to ``path``.
+
+    A picture that cannot be drawn, for want of fonts or memory, costs one line on standard error and nothing else.
+    """
+    try:
+        drawn = draw(*content)
+    except Exception as error:
+        path.unlink(missing_ok=True)  # of another run
+        return command.tell(f"{path.name} is left out, as it cannot be drawn", checks.shown(error))
+    files.write(path, drawn)
 
 
 def decades(axes, values):
