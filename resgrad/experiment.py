@@ -47,7 +47,7 @@ def load_checkpoint(path):
     try:
         rng = np.random.default_rng(0)
         rng.bit_generator.state = header["rng"]
-        found = arrays | header | {"rng": rng}
+        found = arrays | header | {"rng": rng, "window_loss": files.number(header["window_loss"])}
         state = training.State(**{field.name: found[field.name] for field in dataclasses.fields(training.State)})
         records = [(int(row[0]), *map(float, row[1:])) for row in arrays["records"]]
         return Config(**header["config"]), arrays["theta_star"], state, records, float(header["seconds"])

@@ -4,6 +4,7 @@ import concurrent.futures
 import concurrent.futures.process
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import multiprocessing
@@ -271,6 +272,24 @@ def test_a_damaged_journal_is_refused(small, tmp_path, monkeypatch):
             assert "\n" not in str(error)
             assert re.match(f"{journal} is damaged: .*line [0-9]+", str(error))
     assert refused > 150
+
+
+def test_a_journal_is_strict_json_and_reads_back_to_the_same_numbers(tmp_path):
+    """A census that diverges has numbers that JSON does not know; older versions wrote them all the same."""
+    given = {"arch": "vanilla", "d": 6, "runs": 3, "lr": 50.0, "quiet": True, "out": tmp_path}
+    found, journal = census(**given), tmp_path / "runs.jsonl"
+    assert np.isinf(found.loss).all() and np.isnan(found.min_eigenvalue).all()
+    written = journal.read_bytes()
+    for line in written.splitlines():
+        json.loads(line, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
+    assert identical(census(**given, resume=True), found)
+    lines = [re.sub(r'"(NaN|-?Infinity)"', r"\1", line) for line in written.decode().splitlines()]
+    sealed = [f'{text}, "sha256": "{hashlib.sha256(text.encode()).hexdigest()[:16]}"}}\n'
+              for text in (line.rpartition(', "sha256"')[0] for line in lines)]  # fmt: skip
+    journal.write_text("".join(sealed))
+    assert b": Infinity" in journal.read_bytes()
+    assert identical(census(**given, resume=True), found)
+    assert journal.read_bytes() == written
 
 
 def test_what_decides_the_results_must_agree(tmp_path, monkeypatch):

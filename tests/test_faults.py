@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import time
+import types
 
 import numpy as np
 import pytest
@@ -425,6 +426,18 @@ def test_no_damaged_file_is_used(name, arguments, rounds, tmp_path, capsys, monk
         assert told.startswith(f"error: {name} is damaged, or not a ") and told.count("\n") == 1
     (tmp_path / name).write_bytes(whole)
     assert experiment.main([*new, *arguments, "--quiet", "--no-plot"]) == 0
+
+
+def test_a_checkpoint_keeps_numbers_that_json_has_not(tmp_path):
+    """As where the losses of a window overflow, but not yet the weights."""
+    path = tmp_path / "checkpoint.npz"
+    assert run(tmp_path, *SMALL) == 0
+    config, theta_star, state, records, seconds = experiment.load_checkpoint(path)
+    state.window_loss = float("inf")
+    teacher = types.SimpleNamespace(theta=theta_star)
+    experiment.save_checkpoint(path, config, teacher, state, records, seconds)
+    assert b"Infinity," not in path.read_bytes()
+    assert experiment.load_checkpoint(path)[2].window_loss == np.inf
 
 
 def test_what_a_checkpoint_holds_is_checked_even_where_the_checksum_is_right(tmp_path):

@@ -69,24 +69,43 @@ def rescue(directory, leave):
 
 
 def write_json(path, content):
-    """Write ``content`` as indented JSON; NaN and inf become null."""
-    write(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    """Write ``content`` as indented JSON; see `dumps`."""
+    write(path, dumps(content, indent=2) + "\n")
+
+
+def dumps(content, **options):
+    """``content`` as JSON, to the letter: for what it has no number for, there are strings, as in `STRINGS`.
+
+    Those of a place where a number must stand are read back by `number`, by `float`, or by JavaScript's ``Number``.
+    """
+    return json.dumps(_plain(content), allow_nan=False, **options)
+
+
+STRINGS = ("NaN", "Infinity", "-Infinity")
+
+
+def number(content):
+    """``content``; but the number that it stands for, if it is one of `STRINGS`, also within a list."""
+    if isinstance(content, list):
+        return [number(value) for value in content]
+    return float(content) if content in STRINGS else content
 
 
 def _plain(content):
+    """``content`` of nothing but what JSON has."""
     if isinstance(content, dict):
         return {key: _plain(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
         return [_plain(value) for value in content]
-    if isinstance(content, (float, np.floating)):
-        return float(content) if np.isfinite(content) else None
+    if isinstance(content, (float, np.floating)) and not np.isfinite(content):
+        return STRINGS[0 if np.isnan(content) else 1 if content > 0 else 2]
     return content.item() if isinstance(content, np.generic) else content
 
 
 def write_archive(path, kind, arrays, **header):
     """Write ``arrays`` (dict of ndarray) and a JSON-able ``header`` as one archive of a ``kind``."""
     header = {"format": FORMAT, "kind": kind} | header
-    text = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    text = np.frombuffer(dumps(header).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, header=text, **arrays)
     content = buffer.getvalue()

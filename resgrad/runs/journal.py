@@ -88,7 +88,7 @@ def line(run, basin):
 
 def seal(record):
     """A line: JSON whose last entry is a digest of all before it."""
-    text = json.dumps(record)[:-1]
+    text = files.dumps(record)[:-1]
     return f'{text}, "sha256": "{hashlib.sha256(text.encode()).hexdigest()[:16]}"}}\n'
 
 
@@ -117,6 +117,7 @@ def _basin(record, task):
     from ..minima import basins
 
     run, theta = record.pop("run"), np.frombuffer(base64.b64decode(record.pop("theta"), validate=True))
+    record = {name: files.number(value) for name, value in record.items()}
     basin = basins.Basin(theta=theta, **record)
     numbers = [basin.loss, basin.grad_norm, basin.min_eigenvalue, *basin.invariants]
     if run not in task.numbers:
