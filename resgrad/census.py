@@ -26,19 +26,24 @@ from typing import Any
 from . import __version__, architectures, checks
 from .draws import DRAWS
 from .runs import command, files, journal
-from .runs.tally import COLUMNS, OUTCOMES, SAFRAN_SHAMIR, Census
+from .runs.tally import COLUMNS, FAILED, OUTCOMES, SAFRAN_SHAMIR, Census
 
 
 def _results(task, missing, executor, workers):
     """(run, Basin) of the ``missing`` runs, as they come."""
-    from . import draws, losses
+    from . import blas, draws, losses
     from .runs import tasks
 
-    yield from tasks.work(dataclasses.replace(task, numbers=tuple(missing[:1])))  # compiles before workers start
-    teacher, missing = task.loss(draws.streams(task.config.seed)).teacher, missing[1:]
-    losses.PopulationLoss(teacher.arch, teacher).value(teacher.theta)  # so does the precise loss
+    # One run compiles everything: workers must not start before, since two threads must not compile at one time.
+    outcome = FAILED
+    while missing and outcome == FAILED:
+        (first,), missing = tasks.work(dataclasses.replace(task, numbers=(missing[0],))), missing[1:]
+        yield first
+        outcome = first[1].outcome
+    teacher = task.loss(draws.streams(task.config.seed)).teacher
+    losses.PopulationLoss(teacher.arch, teacher).value(teacher.theta)  # compiles the precise loss, too
     if own := executor is None:
-        executor = concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count())
+        executor = concurrent.futures.ThreadPoolExecutor(workers or blas.processors())
     size, futures = 1 if own else max(1, min(32, len(missing) // 64)), []
     try:
         for first in range(0, len(missing), size):
@@ -46,7 +51,7 @@ def _results(task, missing, executor, workers):
             futures.append(executor.submit(tasks.work, part))  # a keyword might be dask's own
         for future in concurrent.futures.as_completed(futures):
             yield from future.result()
-    except Exception as error:  # of the work or of who does it: every executor has its own
+    except Exception as error:  # of the executor, not of a run: see `tasks.work`
         if own:
             raise
         raise concurrent.futures.BrokenExecutor(f"executor failed: {checks.shown(error)}") from error
@@ -81,14 +86,14 @@ def census(
     executor : concurrent.futures.Executor, optional
         Where the work goes; never shut down.  When it fails: BrokenExecutor, and what is done is in ``out``.
         ``dask.distributed.Client(...).get_executor()`` and ``mpi4py.futures.MPIPoolExecutor()`` are such.
-        Default: ``workers`` threads, one per core.
+        Default: ``workers`` threads, one per processor that this process may use.
     workers : int, optional
     out : path, optional
         Directory for ``runs.jsonl``, written one line per run as they end, ``census.json``,
         ``census.npz`` and ``figure.png``.  A run whose line is deleted is made again.
     resume : bool
-        Make only the runs that ``out`` lacks.  ``runs`` may have grown, and a teacher's file moved; nothing
-        else may differ.
+        Make only the runs that ``out`` lacks, and those that failed.  ``runs`` may have grown, and a teacher's
+        file moved; nothing else may differ.
     quiet : bool
         No progress bar; there is one on a terminal only.
     **given
@@ -119,6 +124,8 @@ def census(
     symmetries of units and of coordinates keep.  Where each run draws a teacher of its own, losses differ from
     run to run, and a family has one member.  A student with fewer units than its teacher cannot reach zero in
     general: its best fit, too, counts as spurious.
+
+    A run that an error ends is counted as "failed", and `Census.failures` has its message; no other run is lost.
 
     Examples
     --------
@@ -172,7 +179,8 @@ def _write(found, made, out):
         made.save(out)
     shares = {name: dict(zip(("share", "low", "high"), found.share(name))) for name in OUTCOMES}
     content = {"config": dataclasses.asdict(found.config), "version": __version__, **found.counts}
-    files.write_json(out / "census.json", content | {"families": found.families, "shares": shares})
+    content |= {"families": found.families, "shares": shares}
+    files.write_json(out / "census.json", content | ({"failures": found.failures} if found.failures else {}))
     files.write_archive(out / "census.npz", "census", {name: getattr(found, name) for name in (*COLUMNS, "family")})
     plots.leave(out / "figure.png", plots.census_figure, found, OUTCOMES)
 
@@ -199,7 +207,7 @@ def _parser():
     add("--k", type=int, help="dimension and teacher units of the preset")
     add("--teacher-width", type=int, metavar="WIDTH", help="units of the teacher (d)")
     add("--runs", type=int, help="number of starts (1000)")
-    add("--workers", type=int, help="threads (one per core)")
+    add("--workers", type=int, help="threads (one per processor)")
     add("--scheduler", metavar="ADDRESS", help="of a dask cluster that does the work instead")
     add("--resume", action="store_true", help="make only the runs that are missing in --out")
     return parser
@@ -274,6 +282,13 @@ def main(argv=None):
                 raise OSError(f"{error}; {again}") from None
     if not quiet:
         command.say(f"{found}\n\n{time.perf_counter() - started:.1f} s; files: {out}{os.sep}")
+    if found.failures:
+        run, message = next(iter(found.failures.items()))
+        failed = (
+            f"{len(found.failures):,} of {found.counts['runs']:,} runs failed, the first of them run {run}: {message}"
+        )
+        command.tell("error", f"{failed}; try again with --resume --out {shlex.quote(str(out))}")
+        return 1
     return 0
 
 

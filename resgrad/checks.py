@@ -100,6 +100,11 @@ def array(value, name, shape=None, dtype=np.float64, finite=True):
     return result
 
 
+def reason(error):
+    """An exception in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+
+
 def shown(value):
     """A short repr that fits an error line."""
     text = repr(value).replace("\n", " ")

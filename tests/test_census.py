@@ -387,6 +387,62 @@ def test_resume_needs_nothing_but_the_directory(kind, tmp_path, capsys):
 
 
 @pytest.fixture
+def failing(monkeypatch):
+    """A function that makes the runs of these starts fail."""
+    descend, starts = basins.descend, set()
+
+    def faulty(exact, loss, theta0, *how):
+        if theta0.tobytes() in starts:
+            raise ZeroDivisionError("nothing\nto divide")
+        return descend(exact, loss, theta0, *how)
+
+    def install(task, runs):
+        starts.clear()
+        starts.update(task.start(rg.streams(task.config.seed, run)).tobytes() for run in runs)
+
+    monkeypatch.setattr(basins, "descend", faulty)
+    return install
+
+
+def test_a_run_that_fails_is_recorded_and_loses_no_other(small, tmp_path, failing, capsys):
+    command = ["--arch", "vanilla", "--d", "8", "--runs", "24", "--seed", "1", "--out", str(tmp_path)]
+    failing(tasks.prepare(**SMALL_TASK), [0, 1, 7])
+    again = f"try again with --resume --out {tmp_path}\n"
+    assert census_module.main(command) == 1
+    told = capsys.readouterr()
+    reason = "ZeroDivisionError: nothing to divide"
+    assert told.err.splitlines(True)[-1] == f"error: 3 of 24 runs failed, the first of them run 0: {reason}; {again}"
+    assert re.search("^failed +3 +12.5 %", told.out, re.MULTILINE)
+    written = json.loads((tmp_path / "census.json").read_text())
+    assert written["failed"] == 3 and written["failures"] == dict.fromkeys(("0", "1", "7"), reason)
+    assert sum(written[name] for name in ("global", "spurious", "saddle", "unconverged")) == 21
+    found = np.load(tmp_path / "census.npz")
+    others = np.delete(np.arange(24), [0, 1, 7])
+    assert found["theta"][others].tobytes() == small.theta[others].tobytes()
+    assert (found["outcome"][[0, 1, 7]] == "failed").all() and np.isnan(found["theta"][[0, 1, 7]]).all()
+    assert (tmp_path / "figure.png").exists()
+    failing(tasks.prepare(**SMALL_TASK), [7])
+    assert census_module.main(["--resume", "--out", str(tmp_path), "--quiet"]) == 1
+    assert capsys.readouterr().err == f"error: 1 of 24 runs failed, the first of them run 7: {reason}; {again}"
+    made, work = [], tasks.work
+    failing(tasks.prepare(**SMALL_TASK), [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "work", lambda task: made.extend(task.numbers) or work(task))
+        assert census_module.main(["--resume", "--out", str(tmp_path), "--quiet"]) == 0
+    assert made == [7] and capsys.readouterr().err == ""
+    assert identical(census(**SMALL, out=tmp_path, resume=True), small)
+    assert json.loads((tmp_path / "census.json").read_text())["failed"] == 0
+
+
+def test_a_census_may_fail_as_a_whole(failing, capsys):
+    task = tasks.prepare("li", 2, runs=5)
+    failing(task, range(5))
+    found = census("li", 2, runs=5, quiet=True)
+    assert found.counts == {"runs": 5} | dict.fromkeys(tally.OUTCOMES, 0) | {"failed": 5}
+    assert list(found.failures) == list(range(5)) and str(found)
+
+
+@pytest.fixture
 def after_five(monkeypatch):
     """Do something when five runs are made."""
 

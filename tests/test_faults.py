@@ -280,17 +280,24 @@ def test_a_full_file_system_moves_the_run_elsewhere(reference, begin, tmp_path):
         shutil.rmtree(elsewhere(told))
 
 
-@pytest.mark.parametrize("error", [RuntimeError("latex\ncould not be found"), MemoryError(), OSError("no font")])
-def test_a_picture_that_fails_costs_one_line(error, reference, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError("latex\ncould not be found"), "RuntimeError: latex could not be found"),
+        (MemoryError(), "MemoryError"),
+        (OSError("no font"), "OSError: no font"),
+    ],
+)
+def test_a_picture_that_fails_costs_one_line(error, line, reference, tmp_path, monkeypatch, capsys):
     def image(*arguments):
         raise error
 
     monkeypatch.setattr(plots, "image", image)
     assert experiment.main([*SMALL, "--out", str(tmp_path / "run"), "--report"]) == 0
     assert census.main(["--arch", "li", "--d", "2", "--runs", "1", "--out", str(tmp_path / "census")]) == 0
-    told, left_out = capsys.readouterr(), "{} is left out, as it cannot be drawn: {!r}".format
+    told = capsys.readouterr()
     assert [line for line in told.err.splitlines() if not line.startswith("compiling")] == [
-        left_out(name, error) for name in ("figure.png", "report.html", "figure.png")
+        f"{name} is left out, as it cannot be drawn: {line}" for name in ("figure.png", "report.html", "figure.png")
     ]
     assert f"Files: {tmp_path / 'run'}{os.sep}" in told.out and "global minimum" in told.out
     assert left(tmp_path / "run") == left(reference) and (tmp_path / "census" / "census.json").exists()

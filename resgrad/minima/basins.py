@@ -30,6 +30,7 @@ class Basin(NamedTuple):
     invariants: list  # see `_invariants`; zeros unless spurious
     steps: int  # of first order
     theta: np.ndarray  # shape (n,)
+    message: str = ""  # of a run of a census that an error ended: see `runs.tasks.work`
 
 
 def descend(exact, loss, theta0, n_steps, lr=None, momentum=0.0, batch_size=None, rng=None):

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import __version__, checks
 from . import files
-from .tally import OUTCOMES
+from .tally import FAILED, OUTCOMES
 
 NAME = "runs.jsonl"
 FORMAT = 1
@@ -20,8 +20,8 @@ FORMAT = 1
 class Journal:
     """The runs ``done`` of a census, {run: Basin}; kept in a file of ``directory``, if there is one.
 
-    With ``resume`` it may hold some already.  Raises ValueError when it holds those of another census, or may
-    hold none, and FileError when it is damaged.
+    With ``resume`` it may hold some already, of which those that failed are made again.  Raises ValueError when it
+    holds those of another census, or may hold none, and FileError when it is damaged.
     """
 
     def __init__(self, task, directory=None, resume=False):
@@ -51,6 +51,7 @@ class Journal:
             except (ValueError, KeyError, TypeError) as error:
                 raise files.FileError(f"{self.path} is damaged: line {number}: {error}") from None
             self.done[run] = basin
+        self.done = {run: basin for run, basin in self.done.items() if basin.outcome != FAILED}
 
     def add(self, run, basin):
         """Note where a run ended."""
@@ -83,7 +84,10 @@ def _content(value):
 
 def line(run, basin):
     """The line of a run."""
-    return seal({"run": run} | basin._asdict() | {"theta": base64.b64encode(basin.theta.tobytes()).decode()})
+    record = {"run": run} | basin._asdict() | {"theta": base64.b64encode(basin.theta.tobytes()).decode()}
+    if not basin.message:
+        del record["message"]
+    return seal(record)
 
 
 def seal(record):
@@ -122,7 +126,8 @@ def _basin(record, task):
     numbers = [basin.loss, basin.grad_norm, basin.min_eigenvalue, *basin.invariants]
     if run not in task.numbers:
         raise ValueError(f"run is {checks.shown(run)}, but must be below {task.config.runs}")
-    if basin.outcome not in OUTCOMES or [type(x) for x in (basin.steps, *numbers)] != [int] + 7 * [float]:
+    kinds = [type(value) for value in (basin.message, basin.steps, *numbers)]
+    if basin.outcome not in (*OUTCOMES, FAILED) or kinds != [str, int] + 7 * [float]:
         raise ValueError("its outcome or its numbers are none")
     if theta.size != (size := task.arch.size(task.config.d, task.config.width)):
         raise ValueError(f"theta has {theta.size} entries, but needs {size}")

@@ -92,7 +92,7 @@ def leave(path, draw, *content):
         drawn = draw(*content)
     except Exception as error:
         path.unlink(missing_ok=True)  # of another run
-        return command.tell(f"{path.name} is left out, as it cannot be drawn", checks.shown(error))
+        return command.tell(f"{path.name} is left out, as it cannot be drawn", checks.reason(error))
     files.write(path, drawn)
 
 

@@ -14,6 +14,7 @@ OUTCOMES = {
     "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle",
     "unconverged": "not converged",
 }  # fmt: skip
+FAILED = "failed"  # what became of a run that an error ended
 COLUMNS = ("outcome", "loss", "grad_norm", "min_eigenvalue", "steps", "theta")
 
 # Safran & Shamir (2018): exact gradient descent; their step 0.1 is 0.05 here, where the loss has no 1/2.
@@ -33,10 +34,12 @@ class Census:
     ----------
     config : Config
     counts : dict
-        "runs", and how many of them ended as "global", "spurious", "saddle", "unconverged".
+        "runs", and how many of them ended as "global", "spurious", "saddle", "unconverged"; and "failed".
     families : list of dict
         Spurious minima, the most frequent first: ``count``, ``loss``, ``min_eigenvalue`` of the Hessian,
         and ``run``, the first run that found it.
+    failures : dict
+        {run: message} of the runs that an error ended.
     outcome, loss, grad_norm, min_eigenvalue, steps : ndarray, shape (runs,)
         See `basins.Basin`.
     family : ndarray of int, shape (runs,)
@@ -47,6 +50,7 @@ class Census:
     config: Config
     counts: dict
     families: list
+    failures: dict
     family: np.ndarray
     outcome: np.ndarray
     loss: np.ndarray
@@ -61,7 +65,7 @@ class Census:
         from ..minima import basins
 
         columns = {name: np.array([getattr(basin, name) for basin in found]) for name in COLUMNS}
-        counts = {"runs": len(found)} | {name: int((columns["outcome"] == name).sum()) for name in OUTCOMES}
+        counts = {"runs": len(found)} | {name: int((columns["outcome"] == name).sum()) for name in (*OUTCOMES, FAILED)}
         runs = np.flatnonzero(columns["outcome"] == "spurious")
         label = basins.group(np.array([found[run].invariants for run in runs]).reshape(-1, 4))
         members = sorted((runs[label == n] for n in set(label.tolist())), key=lambda m: (-m.size, m[0]))
@@ -70,7 +74,8 @@ class Census:
             family[member], first = n, found[member[0]]
             numbers = {"loss": first.loss, "min_eigenvalue": first.min_eigenvalue}
             families.append({"count": member.size, **numbers, "run": int(member[0])})
-        return cls(config, counts, families, family, **columns)
+        failures = {run: basin.message for run, basin in enumerate(found) if basin.outcome == FAILED}
+        return cls(config, counts, families, failures, family, **columns)
 
     def share(self, outcome):
         """(share, low, high) of an outcome, with its 95 % Wilson interval."""
@@ -94,7 +99,7 @@ class Census:
         title = f"{config.arch}, d = {config.d}, width {config.width}; teacher: {config.teacher}"
         head = f"{'':20}{'runs':>7}{'share':>10}{'95 % interval':>18}"
         lines = [f"{title}, width {config.teacher_width}", "", head]
-        for name, label in OUTCOMES.items():
+        for name, label in (OUTCOMES | ({FAILED: "failed"} if self.failures else {})).items():
             share, low, high = (100 * p for p in self.share(name))
             lines.append(f"{label:20}{self.counts[name]:7,}{share:8.1f} %{f'{low:.1f} - {high:.1f} %':>18}")
         if published := self.published():

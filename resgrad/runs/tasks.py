@@ -6,9 +6,12 @@ This module imports the numerical code, so the command line imports it only once
 import dataclasses
 import hashlib
 
+import numpy as np
+
 from .. import architectures, blas, checks, draws, losses, optimizers
 from ..minima import basins
 from . import files, protocol
+from .tally import FAILED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,12 +111,17 @@ def _teacher(teacher, width, d):
 
 @blas.one_thread(helped=False)
 def work(task):
-    """[(run, Basin)] of a task."""
+    """[(run, Basin)] of a task.  A run that an error ends has failed, with the error's message; the others go on."""
     config, found = task.config, []
     for run in task.numbers:
         streams = draws.streams(config.seed, run)
-        exact = task.loss(streams)
-        loss = protocol.loss_of(config, task.arch, exact.teacher, streams.data)
-        how = (config.steps, config.lr, config.momentum, config.batch_size, streams.batches)
-        found.append((run, basins.descend(exact, loss, task.start(streams), *how)))
+        try:
+            exact = task.loss(streams)
+            loss = protocol.loss_of(config, task.arch, exact.teacher, streams.data)
+            how = (config.steps, config.lr, config.momentum, config.batch_size, streams.batches)
+            basin = basins.descend(exact, loss, task.start(streams), *how)
+        except Exception as error:
+            theta = np.full(task.arch.size(config.d, config.width), np.nan)
+            basin = basins.Basin(FAILED, np.nan, np.nan, np.nan, basins.NONE, 0, theta, checks.reason(error))
+        found.append((run, basin))
     return found
