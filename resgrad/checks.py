@@ -41,7 +41,7 @@ def integer(value, name, minimum=1, limit=2**63):
 def real(value, name, low=-np.inf, high=np.inf, *, above=None):
     """``value`` as a finite float in [low, high), or > ``above``."""
     try:
-        if isinstance(value, (str, bytes, bool, np.bool_)):
+        if isinstance(value, (str, bytes, bool, np.bool_, np.ma.MaskedArray)):
             raise TypeError
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -78,6 +78,8 @@ def array(value, name, shape=None, dtype=np.float64, finite=True):
     ``shape`` may hold a name for a free length, as in ("N", d).  The input is never written to, and copied only
     where its type or layout asks for it.
     """
+    if any(isinstance(part, np.ma.MaskedArray) for part in (value if isinstance(value, (list, tuple)) else [value])):
+        raise TypeError(f"{name} is a masked array, but must be an array without a mask")  # it would be lost
     try:
         raw = np.asarray(value)
         if raw.dtype.kind not in "biuf":

@@ -174,6 +174,18 @@ def test_bits_do_not_depend_on_the_number_of_threads(small):
     assert blas.before() == before
 
 
+def test_there_are_as_many_threads_as_processors_may_be_used(monkeypatch):
+    asked, pool = [], concurrent.futures.ThreadPoolExecutor
+    monkeypatch.setattr(
+        concurrent.futures, "ThreadPoolExecutor", lambda workers: asked.append(workers) or pool(workers)
+    )
+    for places in ({0}, {0, 1, 2}):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: places, raising=False)
+        census("li", 2, runs=2, quiet=True)
+    census("li", 2, runs=2, workers=2, quiet=True)
+    assert asked == [1, 3, 2]
+
+
 class Backwards(concurrent.futures.Executor):
     """Does all of its work at the end, the last first."""
 

@@ -1,5 +1,6 @@
 """Archives and atomic writes."""
 
+import errno
 import json
 import os
 
@@ -75,6 +76,28 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
     with pytest.raises(OSError, match="No space"):
         files.write(path, "new")
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("code", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
+def test_a_file_system_without_locks_is_told_and_used(code, tmp_path, monkeypatch, capsys):
+    fcntl, number = pytest.importorskip("fcntl"), getattr(errno, code)
+
+    def flock(file, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with files.claim(tmp_path / "out"):
+        told = capsys.readouterr().err
+    assert told == (f"{tmp_path / 'out'} cannot be locked ({os.strerror(number)}): let no other process write there\n")
+
+
+def test_another_fault_of_a_lock_is_an_error(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", flock)
+    with pytest.raises(files.FileError, match="but it cannot be locked: Input/output error"):
+        files.claim(tmp_path)
 
 
 def strict(text):

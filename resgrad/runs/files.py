@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from . import command
+
 FORMAT = 1
 _DIGEST = hashlib.sha256().digest_size
 
@@ -139,8 +141,13 @@ def read_archive(path, kind):
     return arrays, header
 
 
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}  # of file systems that have none
+
+
 def claim(directory):
     """Hold ``directory`` for this process until it ends (however it ends), or closes the file that is returned.
+
+    A file system without locks cannot hold it: then there is one line on standard error, and all goes on.
 
     Raises FileError when the directory cannot be written or another process holds it.
     """
@@ -162,6 +169,9 @@ def claim(directory):
 
             msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
     except OSError as error:
+        if error.errno in NO_LOCKS:
+            command.tell(f"{directory} cannot be locked ({error.strerror}): let no other process write there")
+            return lock
         lock.close()
         held = error.errno in (errno.EAGAIN, errno.EACCES)
         told = "another process is writing there" if held else f"it cannot be locked: {error.strerror}"

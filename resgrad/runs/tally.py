@@ -1,14 +1,8 @@
-"""What the runs of a census add up to: counts, shares with their intervals, families of minima."""
-
-from __future__ import annotations
+"""What decides a census, and what its runs add up to: counts, shares with their intervals, families of minima."""
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from .tasks import Config
 
 OUTCOMES = {
     "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle",
@@ -24,6 +18,27 @@ SAFRAN_SHAMIR = {
 }  # fmt: skip
 PUBLISHED = {(8, 8): 0.126, (10, 10): 0.346, (12, 12): 0.585, (8, 9): 0.001}  # (k, width): spurious share
 PUBLISHED_RUNS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides a census.  `tasks.prepare` fills in what was left out."""
+
+    arch: str
+    d: int
+    width: int
+    teacher: str
+    teacher_width: int
+    init: str
+    data: str
+    optimizer: str
+    lr: float | None  # None: from the largest curvature, in each run
+    momentum: float
+    batch_size: int | None  # None where the data have no batches; ``samples`` likewise
+    samples: int | None
+    steps: int
+    runs: int
+    seed: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

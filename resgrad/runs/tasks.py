@@ -11,28 +11,7 @@ import numpy as np
 from .. import architectures, blas, checks, draws, losses, optimizers
 from ..minima import basins
 from . import files, protocol
-from .tally import FAILED
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Everything that decides a census.  `prepare` fills in what was left out."""
-
-    arch: str
-    d: int
-    width: int
-    teacher: str
-    teacher_width: int
-    init: str
-    data: str
-    optimizer: str
-    lr: float | None  # None: from the largest curvature, in each run
-    momentum: float
-    batch_size: int | None  # None where the data have no batches; ``samples`` likewise
-    samples: int | None
-    steps: int
-    runs: int
-    seed: int
+from .tally import FAILED, Config
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
