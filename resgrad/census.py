@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback, while all is imported
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback during the imports
 
 import concurrent.futures
 import contextlib
@@ -30,16 +30,14 @@ from .runs.tally import COLUMNS, FAILED, OUTCOMES, SAFRAN_SHAMIR, Census
 
 
 def _results(task, missing, executor, workers):
-    """(run, Basin) of the ``missing`` runs, as they come."""
+    """Make the ``missing`` runs; yields (run, Basin) in the order in which they end."""
     from . import blas, draws, losses
     from .runs import tasks
 
-    # One run compiles everything: workers must not start before, since two threads must not compile at one time.
-    outcome = FAILED
-    while missing and outcome == FAILED:
-        (first,), missing = tasks.work(dataclasses.replace(task, numbers=(missing[0],))), missing[1:]
-        yield first
-        outcome = first[1].outcome
+    ends = []  # of the runs made before workers start: one must compile everything, as two threads may not at one time
+    while missing and not any(basin.outcome != FAILED for _, basin in ends):
+        ends, missing = tasks.work(dataclasses.replace(task, numbers=(missing[0],))), missing[1:]
+        yield from ends
     teacher = task.loss(draws.streams(task.config.seed)).teacher
     losses.PopulationLoss(teacher.arch, teacher).value(teacher.theta)  # compiles the precise loss, too
     if own := executor is None:
@@ -48,7 +46,7 @@ def _results(task, missing, executor, workers):
     try:
         for first in range(0, len(missing), size):
             part = dataclasses.replace(task, numbers=tuple(missing[first : first + size]))
-            futures.append(executor.submit(tasks.work, part))  # a keyword might be dask's own
+            futures.append(executor.submit(tasks.work, part))  # no keywords: dask has some of its own
         for future in concurrent.futures.as_completed(futures):
             yield from future.result()
     except Exception as error:  # of the executor, not of a run: see `tasks.work`
@@ -62,19 +60,10 @@ def _results(task, missing, executor, workers):
             executor.shutdown()
 
 
-def census(
-    arch: architectures.Architecture | str,
-    d: int,
-    runs: int = 1000,
-    seed: int = 0,
-    *,
-    executor: concurrent.futures.Executor | None = None,
-    workers: int | None = None,
-    out: str | os.PathLike | None = None,
-    resume: bool = False,
-    quiet: bool = False,
-    **given: Any,
-) -> Census:
+def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, seed: int = 0, *,
+           executor: concurrent.futures.Executor | None = None, workers: int | None = None,
+           out: str | os.PathLike | None = None, resume: bool = False, quiet: bool = False,
+           **given: Any) -> Census:  # fmt: skip
     """Train from many starts, polish every end, and count what was found.
 
     Parameters
@@ -84,13 +73,14 @@ def census(
     runs, seed : int
         Run i draws its teacher, start and data from ``streams(seed, run=i)``.
     executor : concurrent.futures.Executor, optional
-        Where the work goes; never shut down.  When it fails: BrokenExecutor, and what is done is in ``out``.
-        ``dask.distributed.Client(...).get_executor()`` and ``mpi4py.futures.MPIPoolExecutor()`` are such.
+        Who does the work; it is never shut down.  If it fails, BrokenExecutor is raised, and what is done is in
+        ``out``.  Examples are ``dask.distributed.Client(...).get_executor()`` and
+        ``mpi4py.futures.MPIPoolExecutor()``.
         Default: ``workers`` threads, one per processor that this process may use.
     workers : int, optional
     out : path, optional
-        Directory for ``runs.jsonl``, written one line per run as they end, ``census.json``,
-        ``census.npz`` and ``figure.png``.  A run whose line is deleted is made again.
+        Directory for ``census.json``, ``census.npz``, ``figure.png`` and ``runs.jsonl``, to which each run adds a
+        line when it ends.  A run whose line is deleted is made again.
     resume : bool
         Make only the runs that ``out`` lacks, and those that failed.  ``runs`` may have grown, and a teacher's
         file moved; nothing else may differ.
@@ -117,15 +107,16 @@ def census(
 
     Notes
     -----
-    A run stops when Newton's method is certain of the basin that first order is in, which `basins.descend`
-    defines, or after ``steps``; there is no tolerance to choose.  The basins are those of first-order descent.
+    A run stops after ``steps``, or before, when Newton's method is certain of the basin that first-order descent is
+    in; `basins.descend` says when it is.  There is no tolerance to choose.  The basins are those of first-order
+    descent.
 
-    A family is all spurious minima with one loss and one Hessian spectrum (`basins.group`), which the
-    symmetries of units and of coordinates keep.  Where each run draws a teacher of its own, losses differ from
-    run to run, and a family has one member.  A student with fewer units than its teacher cannot reach zero in
-    general: its best fit, too, counts as spurious.
+    A family is all spurious minima with the same loss and the same Hessian spectrum (`basins.group`): the symmetries
+    of units and of coordinates change neither.  If each run draws a teacher of its own, losses differ from run to
+    run, and a family has one member.  A student with fewer units than its teacher cannot reach zero in general; its
+    best fit counts as spurious, too.
 
-    A run that an error ends is counted as "failed", and `Census.failures` has its message; no other run is lost.
+    A run that an error ends counts as "failed", and `Census.failures` has its message.  The other runs go on.
 
     Examples
     --------
@@ -172,7 +163,7 @@ def _make(task, executor, workers, out, resume, quiet):
 
 
 def _write(found, made, out):
-    """The files of a census's directory."""
+    """Write the files of a census's directory."""
     from .runs import plots
 
     if not (out / journal.NAME).exists():
@@ -232,7 +223,7 @@ def _request(given, preset=None, k=None):
 
 
 def _saved(path):
-    """The arguments of `census` that began this ``runs.jsonl``."""
+    """The arguments of `census` with which this ``runs.jsonl`` began."""
     config = journal.read(path)[0]["config"]
     config["teacher"] = config["teacher"].rpartition(", sha256 ")[0] or config["teacher"]
     return {key: value for key, value in config.items() if value is not None}
@@ -264,13 +255,13 @@ def main(argv=None):
     from .runs import tasks
 
     if resume:
-        path = Path(out) / journal.NAME
+        path = out / journal.NAME
         if path.exists() or not {"arch", "preset"} & set(given):
             given = _saved(path) | given
     task = tasks.prepare(**_request(given, given.pop("preset", None), given.pop("k", None)))
     with contextlib.ExitStack() as stack:
         executor = None if scheduler is None else _connect(scheduler, stack)
-        out = files.fresh("runs", f"census-{task.config.arch}") if out is None else Path(out)
+        out = out or files.fresh("runs", f"census-{task.config.arch}")
         if not quiet:
             command.announce_compilation()
         again = f"go on with --resume --out {shlex.quote(str(out))}"
@@ -293,7 +284,7 @@ def main(argv=None):
 
 
 class _Module(types.ModuleType):
-    """The module, callable: ``resgrad.census`` is its name, and that of the function."""
+    """This module, made callable, since ``resgrad.census`` is its name and the function's."""
 
     __call__ = staticmethod(census)
 

@@ -327,7 +327,7 @@ NOT_JOURNALS = {
     "": "it is empty",
     "{}\n{}\n": "the checksum of line 1 does not match",
     "[" * 100_000 + "\n": "the checksum of line 1 does not match",
-    journal_module.seal({"kind": "notes"}): "its first line is another",
+    journal_module.seal({"kind": "notes"}): "its first line is not that of one",
     journal_module.seal({"kind": "census", "format": 99}): "has format 99, but this resgrad reads 1",
 }
 
@@ -345,7 +345,7 @@ NOT_RUNS = {
     "run 3 is there twice": {"run": 3},
     "its outcome": {"outcome": "bananas"},
     "its numbers": {"loss": "a"},
-    "numbers are none": {"steps": None},
+    "numbers are not valid": {"steps": None},
     "numbers are": {"invariants": [0.0]},
     "theta has 1 entries, but needs 64": {"theta": "AAAAAAAAAAA="},
     "unexpected keyword argument 'lost'": {"lost": 1},

@@ -1,7 +1,7 @@
 """Files that survive: written whole or not at all, checked when read, one writer per directory.
 
-Imports nothing of resgrad.  An archive is a NumPy ``.npz`` (``numpy.load`` reads it) followed by the
-SHA-256 of all bytes before it.  Nothing is ever unpickled.
+An archive is a NumPy ``.npz``, which ``numpy.load`` reads, followed by the SHA-256 of all bytes before it.
+Nothing is ever unpickled.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ class FileError(ValueError):
 def write(path, content):
     """Write bytes or text to ``path`` atomically: a reader sees the old file or the new one.
 
-    One writer at a time: see `claim`.  Raises OSError when it cannot be written; the old file is untouched.
+    One process at a time may write: see `claim`.  An OSError leaves the old file as it was.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")  # what a killed process leaves, the next write replaces
+    temporary = path.with_name(f".{path.name}.part")  # a killed process may leave it; the next write replaces it
     try:
         with open(temporary, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -48,26 +48,25 @@ def write(path, content):
 
 
 def rescue(directory, leave):
-    """Call ``leave(directory)``; where it cannot write there, leave everything in the next place that has room.
+    """Call ``leave(directory)``.  If it cannot write there, let it write in a fresh directory, beside or temporary.
 
-    Raises OSError when ``directory`` could not be written: it says why, and where the files are instead.
+    Raises OSError when ``directory`` could not be written; it says why, and where the files are instead.
     """
     try:
         return leave(directory)
     except OSError as error:
         told = f"{directory} cannot be written: {error.strerror or error}"
     for place in (lambda: directory.parent, tempfile.gettempdir):
-        try:
+        with contextlib.suppress(OSError, FileError):
             other = fresh(place(), directory.name or "run")
             try:
                 leave(other)
+                break
             except OSError:
                 shutil.rmtree(other, ignore_errors=True)
-                raise
-        except (OSError, FileError):
-            continue
-        raise OSError(f"{told}; the run is in {other} instead")
-    raise OSError(f"{told}, nor any other place; the run is lost")
+    else:
+        raise OSError(f"{told}, nor any other place; the run is lost")
+    raise OSError(f"{told}; the run is in {other} instead")
 
 
 def write_json(path, content):
@@ -75,26 +74,22 @@ def write_json(path, content):
     write(path, dumps(content, indent=2) + "\n")
 
 
-def dumps(content, **options):
-    """``content`` as JSON, to the letter: for what it has no number for, there are strings, as in `STRINGS`.
+STRINGS = ("NaN", "Infinity", "-Infinity")  # for the numbers that JSON lacks; JavaScript's ``Number`` reads them, too
 
-    Those of a place where a number must stand are read back by `number`, by `float`, or by JavaScript's ``Number``.
-    """
+
+def dumps(content, **options):
+    """``content`` as strict JSON, with `STRINGS` for what is no finite number."""
     return json.dumps(_plain(content), allow_nan=False, **options)
 
 
-STRINGS = ("NaN", "Infinity", "-Infinity")
-
-
 def number(content):
-    """``content``; but the number that it stands for, if it is one of `STRINGS`, also within a list."""
+    """What was a number, or a list of numbers, before `dumps`."""
     if isinstance(content, list):
         return [number(value) for value in content]
     return float(content) if content in STRINGS else content
 
 
 def _plain(content):
-    """``content`` of nothing but what JSON has."""
     if isinstance(content, dict):
         return {key: _plain(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
@@ -105,7 +100,7 @@ def _plain(content):
 
 
 def write_archive(path, kind, arrays, **header):
-    """Write ``arrays`` (dict of ndarray) and a JSON-able ``header`` as one archive of a ``kind``."""
+    """Write ``arrays`` (dict of ndarray) and a ``header`` that JSON can hold as one archive of a ``kind``."""
     header = {"format": FORMAT, "kind": kind} | header
     text = np.frombuffer(dumps(header).encode(), np.uint8)
     buffer = io.BytesIO()
@@ -145,11 +140,11 @@ NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}  # of f
 
 
 def claim(directory):
-    """Hold ``directory`` for this process until it ends (however it ends), or closes the file that is returned.
+    """Lock ``directory`` for this process until it closes the file that is returned, or ends, however it ends.
 
-    A file system without locks cannot hold it: then there is one line on standard error, and all goes on.
+    If the file system has no locks, one line on standard error says so, and the process goes on without.
 
-    Raises FileError when the directory cannot be written or another process holds it.
+    Raises FileError when the directory cannot be written or another process has locked it.
     """
     directory = Path(directory)
     try:
@@ -180,7 +175,7 @@ def claim(directory):
 
 
 def fresh(parent, name):
-    """A new directory ``parent/name-NNN``, the first number that is free."""
+    """A new directory ``parent/name-NNN`` with the first number that is free."""
     for number in itertools.count(1):
         directory = Path(parent) / f"{name}-{number:03d}"
         try:

@@ -1,4 +1,4 @@
-"""``runs.jsonl``: the runs of a census, written one line each as they end; a census goes on from any byte of it."""
+"""``runs.jsonl``: each run of a census is a line, written as the run ends.  A census goes on from any byte of it."""
 
 import base64
 import dataclasses
@@ -18,10 +18,10 @@ FORMAT = 1
 
 
 class Journal:
-    """The runs ``done`` of a census, {run: Basin}; kept in a file of ``directory``, if there is one.
+    """The runs of a census that are ``done``, {run: Basin}, kept in a file of ``directory``, if that is given.
 
-    With ``resume`` it may hold some already, of which those that failed are made again.  Raises ValueError when it
-    holds those of another census, or may hold none, and FileError when it is damaged.
+    With ``resume`` the file may hold runs already; those that failed are not done.  Raises ValueError when it holds
+    runs of another census, or any without ``resume``, and FileError when it is damaged.
     """
 
     def __init__(self, task, directory=None, resume=False):
@@ -50,8 +50,8 @@ class Journal:
                     raise ValueError(f"run {run} is there twice")
             except (ValueError, KeyError, TypeError) as error:
                 raise files.FileError(f"{self.path} is damaged: line {number}: {error}") from None
-            self.done[run] = basin
-        self.done = {run: basin for run, basin in self.done.items() if basin.outcome != FAILED}
+            if basin.outcome != FAILED:
+                self.done[run] = basin
 
     def add(self, run, basin):
         """Note where a run ended."""
@@ -59,7 +59,7 @@ class Journal:
         if self.path is None:
             return
         try:
-            with self.path.open("r+b") as file:  # not "a": that would begin a lost file anew
+            with self.path.open("r+b") as file:  # mode "a" would create the file anew if it were lost
                 file.seek(0, os.SEEK_END)
                 file.write(line(run, basin).encode())
         except OSError:
@@ -78,26 +78,24 @@ def header(task):
 
 
 def _content(value):
-    """``value``; of a teacher from a file its digest alone, since a file may move."""
+    """What must agree of ``value``: of a teacher from a file only its digest, since the file may move."""
     return value.rpartition(", sha256 ")[2] if isinstance(value, str) else value
 
 
 def line(run, basin):
     """The line of a run."""
     record = {"run": run} | basin._asdict() | {"theta": base64.b64encode(basin.theta.tobytes()).decode()}
-    if not basin.message:
-        del record["message"]
-    return seal(record)
+    return seal({name: value for name, value in record.items() if value != ""})  # few have a message
 
 
 def seal(record):
-    """A line: JSON whose last entry is a digest of all before it."""
+    """A line of JSON whose last entry is a digest of all before it."""
     text = files.dumps(record)[:-1]
     return f'{text}, "sha256": "{hashlib.sha256(text.encode()).hexdigest()[:16]}"}}\n'
 
 
 def read(path):
-    """(header, a record per run) of a journal; a last line that a killed process left half is none."""
+    """(header, a record per run) of a journal, without the last line if a killed process left it unfinished."""
     records = []
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
@@ -109,7 +107,7 @@ def read(path):
             raise files.FileError(f"{path} is damaged: the checksum of line {number} does not match")
         records.append(json.loads(text + b"}"))
     if not records or records[0].get("kind") != "census":
-        reason = "its first line is another" if records else "it is empty"
+        reason = "its first line is not that of one" if records else "it is empty"
         raise files.FileError(f"{path} is not a resgrad census: {reason}")
     if records[0]["format"] != FORMAT:
         raise files.FileError(f"{path} has format {records[0]['format']}, but this resgrad reads {FORMAT}")
@@ -128,7 +126,7 @@ def _basin(record, task):
         raise ValueError(f"run is {checks.shown(run)}, but must be below {task.config.runs}")
     kinds = [type(value) for value in (basin.message, basin.steps, *numbers)]
     if basin.outcome not in (*OUTCOMES, FAILED) or kinds != [str, int] + 7 * [float]:
-        raise ValueError("its outcome or its numbers are none")
+        raise ValueError("its outcome or its numbers are not valid")
     if theta.size != (size := task.arch.size(task.config.d, task.config.width)):
         raise ValueError(f"theta has {theta.size} entries, but needs {size}")
     return run, basin

@@ -1,4 +1,4 @@
-"""What a run is: its `Config`, the defaults of every architecture, the published protocols; and making one.
+"""What a run is: its `Config`, the defaults of every architecture, the published protocols, and how to make one.
 
 The functions import the numerical code when they are called, so that ``--help`` need not wait for it.
 """
@@ -152,7 +152,7 @@ def resolve(arch: Architecture | str, preset: str = "default", **given: Any) -> 
 
 
 def command_line(config: Config) -> str:
-    """The command that makes this run: what `resolve` would fill in is left out.
+    """The shortest command that makes this run: it leaves out what `resolve` fills in.
 
     >>> command_line(resolve("modresnet", d=5, seed=3))
     'python -m resgrad.experiment --arch modresnet --d 5 --seed 3'
@@ -167,9 +167,9 @@ def command_line(config: Config) -> str:
 
 
 def weights(config: Config, saved=(None, None)) -> tuple[np.ndarray, Network]:
-    """(theta0, teacher): where a run's student starts, and what it is to find; the same for every ``data``.
+    """(theta0, teacher): where the student of a run starts, and the network it is to find.
 
-    ``saved`` = (theta_star, theta0) of a checkpoint: files that these came from are not read again.
+    ``saved`` is (theta_star, theta0) of a checkpoint; if they came from files, these are not read again.
     """
     streams = draws.streams(config.seed)
     theta_star = _parameters(config, "teacher", streams.teacher, saved[0])
@@ -177,13 +177,13 @@ def weights(config: Config, saved=(None, None)) -> tuple[np.ndarray, Network]:
 
 
 def prepare(config: Config, made: tuple[np.ndarray, Network] | None = None) -> tuple:
-    """(loss, theta0, teacher) of a run; ``made`` is what `weights` makes of ``config``."""
+    """(loss, theta0, teacher) of a run; the last two are the same for every ``data``, and may have been ``made``."""
     theta0, teacher = made or weights(config)
     return loss_of(config, config.arch, teacher, draws.streams(config.seed).data, config.dtype), theta0, teacher
 
 
 def loss_of(config, arch, teacher, rng, dtype="float64"):
-    """What a run, or one of a census, trains on: a data set from ``rng``, fresh samples or the expectation."""
+    """The loss that a run, or one of a census, trains on: of a data set from ``rng``, fresh samples or exact."""
     from .. import losses
 
     if config.data == "dataset":
@@ -194,7 +194,7 @@ def loss_of(config, arch, teacher, rng, dtype="float64"):
 
 
 def _parameters(config, role, rng, saved):
-    """Teacher or start: drawn, or read from the ``theta`` of a weights file."""
+    """The theta of the teacher or of the start, which is the ``role``: drawn, ``saved``, or read from a file."""
     kind, arch = getattr(config, role), architectures.resolve(config.arch)
     if kind in draws.DRAWS:
         return draws.draw(arch, kind, config.d, config.width, rng)
@@ -222,7 +222,7 @@ def observers(config: Config, teacher: Network) -> dict[str, Callable[[np.ndarra
         "distance": lambda theta: float(np.linalg.norm(theta - theta_star)),
         "aligned_distance": lambda theta: symmetry.align(config.arch, theta, theta_star, config.d).distance,
     }
-    if config.preset.startswith("li-yuan"):  # the paper's quantities
+    if config.preset.startswith("li-yuan"):  # record the paper's quantities, too
         last = {}
 
         def one_point(name, theta):
@@ -257,7 +257,7 @@ def simulate(
     from .. import training
 
     loss, theta0, teacher = problem or prepare(config)
-    optimizer = optimizers.Nesterov(config.lr, config.momentum)  # without momentum SGD, bit for bit
+    optimizer = optimizers.Nesterov(config.lr, config.momentum)  # with momentum 0 it is SGD, bit for bit
     batch_size = None if config.data == "population" else config.batch_size
     trajectory = training.train(
         loss, theta0, optimizer, config.steps, batch_size, config.seed, config.record_every,

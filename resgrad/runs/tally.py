@@ -63,9 +63,9 @@ class Census:
     """
 
     config: Config
-    counts: dict
-    families: list
-    failures: dict
+    counts: dict[str, int]
+    families: list[dict]
+    failures: dict[int, str]
     family: np.ndarray
     outcome: np.ndarray
     loss: np.ndarray
@@ -76,7 +76,7 @@ class Census:
 
     @classmethod
     def of(cls, config, found):
-        """From a list of `basins.Basin`, in the order of the runs."""
+        """The tally of a list of `basins.Basin`, one per run, in the order of the runs."""
         from ..minima import basins
 
         columns = {name: np.array([getattr(basin, name) for basin in found]) for name in COLUMNS}
@@ -92,15 +92,15 @@ class Census:
         failures = {run: basin.message for run, basin in enumerate(found) if basin.outcome == FAILED}
         return cls(config, counts, families, failures, family, **columns)
 
-    def share(self, outcome):
-        """(share, low, high) of an outcome, with its 95 % Wilson interval."""
+    def share(self, outcome: str) -> tuple[float, float, float]:
+        """(share, low, high) of an outcome: its share of the runs and the 95 % Wilson interval."""
         from scipy.stats import binomtest
 
         count, runs = self.counts[outcome], self.counts["runs"]
         return count / runs, *map(float, binomtest(count, runs).proportion_ci(method="wilson"))
 
-    def published(self):
-        """(published share of spurious minima, z of the measured one); None for other settings."""
+    def published(self) -> tuple[float, float] | None:
+        """(published share of spurious minima, z-score of the measured one), or None if none was published."""
         config = dataclasses.asdict(self.config)
         share = PUBLISHED.get((config["d"], config["width"]))
         if share is None or config != config | SAFRAN_SHAMIR | {"teacher_width": config["d"]}:
@@ -109,7 +109,7 @@ class Census:
         pooled = (own + share * PUBLISHED_RUNS) / (runs + PUBLISHED_RUNS)
         return share, (own / runs - share) / (pooled * (1 - pooled) * (1 / runs + 1 / PUBLISHED_RUNS)) ** 0.5
 
-    def __str__(self):
+    def __str__(self) -> str:
         config = self.config
         title = f"{config.arch}, d = {config.d}, width {config.width}; teacher: {config.teacher}"
         head = f"{'':20}{'runs':>7}{'share':>10}{'95 % interval':>18}"
