@@ -5,8 +5,8 @@ Nesterov; every run draws a new teacher.
 """
 
 import resgrad as rg
-from resgrad.census import OUTCOMES
 from resgrad.runs import plots
+from resgrad.runs.tally import OUTCOMES
 
 from . import POST
 

@@ -1,8 +1,8 @@
 """How often gradient descent misses the teacher: Safran & Shamir (2018), repeated and extended."""
 
 import resgrad as rg
-from resgrad.census import PUBLISHED, SAFRAN_SHAMIR
 from resgrad.runs import plots
+from resgrad.runs.tally import PUBLISHED, SAFRAN_SHAMIR
 
 KS, RUNS, SEED = (6, 7, 8, 9, 10, 11, 12, 14, 16), 500, 1
 EXTRA = {0: ("width k", plots.COLORS["vanilla"]), 1: ("width k + 1", "#1b5e85")}

@@ -1,20 +1,19 @@
 """``rg.census`` and ``python -m resgrad.census``: which minima gradient descent ends in, and how often.
 
-Imports ``journal``, ``protocol``, ``optimizers``, ``architectures``, ``command``, ``files`` and ``checks``; ``basins``,
-``losses``, ``training``, ``threads`` and ``plots`` only once a census starts: ``--help`` costs nothing.
+The numerical code is imported once a census starts, so that ``--help`` need not wait for it.
 """
+
+from __future__ import annotations
 
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback, while all is imported
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback during the imports
 
 import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import importlib
 import logging
 import os
 import shlex
@@ -22,123 +21,35 @@ import sys
 import time
 import types
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from . import __version__, architectures, checks, optimizers
-from .runs import command, files, journal, protocol
-from .runs.journal import OUTCOMES
-
-COLUMNS = ("outcome", "loss", "grad_norm", "min_eigenvalue", "steps", "theta")
-
-# Safran & Shamir (2018): exact gradient descent; their step 0.1 is 0.05 here, where the loss has no 1/2.
-SAFRAN_SHAMIR = {
-    "arch": "vanilla", "teacher": "identity", "init": "normal", "data": "population", "optimizer": "sgd",
-    "momentum": 0.0, "lr": 0.05,
-}  # fmt: skip
-PUBLISHED = {(8, 8): 0.126, (10, 10): 0.346, (12, 12): 0.585, (8, 9): 0.001}  # (k, width): spurious share
-PUBLISHED_RUNS = 1000
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Everything that decides a census.  `census` fills in what was left out."""
-
-    arch: str
-    d: int
-    width: int
-    teacher: str
-    teacher_width: int
-    init: str
-    data: str
-    optimizer: str
-    lr: float | None
-    momentum: float
-    batch_size: int | None  # None: as with ``samples``, the data have none
-    samples: int | None
-    steps: int
-    runs: int
-    seed: int
-
-
-def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_width=None, init=None,
-            data="population", optimizer=None, lr=None, momentum=None, batch_size=None, samples=None,
-            steps=100_000):  # fmt: skip
-    """The `tasks.Task` of a whole census, every argument checked; see `census`."""
-    from . import draws
-    from .runs import tasks
-
-    arch = architectures.resolve(arch)
-    control = arch == architectures.ARCHITECTURES["vanilla"]
-    if isinstance(optimizer, tuple(optimizers.OPTIMIZERS.values())):
-        if (lr, momentum) != (None, None):
-            raise ValueError(f"optimizer is {optimizer}, but lr or momentum is given, too")
-        lr, momentum, optimizer = optimizer.lr, optimizer.momentum, type(optimizer).__name__.lower()
-    elif optimizer is None:
-        optimizer = "sgd" if control and not momentum else "nesterov"
-    init = checks.choice(init or ("normal" if control else "fan-in"), "init", draws.DRAWS)
-    base = protocol.resolve(
-        arch, d=checks.integer(d, "d"), width=width, init=init, data=checks.choice(data, "data", protocol.DATA),
-        optimizer=optimizer, lr=1.0 if lr is None else lr, momentum=momentum, batch_size=batch_size,
-        samples=samples, steps=checks.integer(steps, "steps"), seed=seed,
-    )  # fmt: skip
-    teacher = ("identity" if control else base.teacher) if teacher is None else teacher
-    teacher, network, units = _teacher(teacher, teacher_width, base.d)
-    fields = {field.name: getattr(base, field.name, None) for field in dataclasses.fields(Config)} | {
-        "arch": arch.name, "teacher": teacher, "teacher_width": units,
-        "lr": None if lr is None else base.lr, "runs": checks.integer(runs, "runs"),
-        "batch_size": None if data == "population" else base.batch_size,
-        "samples": base.samples if data == "dataset" else None,
-    }  # fmt: skip
-    task, streams = tasks.Task(Config(**fields), arch, network, tuple(range(runs))), draws.streams(base.seed)
-    task.loss(streams), task.start(streams)  # whether they can be made
-    return task
-
-
-def _teacher(teacher, width, d):
-    """(what it is called, `Network` or None where every run draws its own, number of units)."""
-    from . import draws
-
-    units = d if width is None else checks.integer(width, "teacher_width")
-    if isinstance(teacher, str) and teacher in draws.DRAWS:
-        return teacher, None, units
-    if isinstance(teacher, architectures.Network):
-        name, network = "network", teacher
-    elif isinstance(teacher, str) and teacher.endswith(".npz"):
-        arrays, header = files.read_archive(teacher, "weights")
-        name, network = teacher, architectures.Network(header["arch"], arrays["theta"], header["d"])
-    else:
-        raise checks.suggest(teacher, "teacher", [*draws.DRAWS, "the path of a weights.npz"])
-    if network.d != d:
-        raise ValueError(f"d is {d}, but the teacher has d={network.d}")
-    if width is not None and units != network.width:
-        raise ValueError(f"teacher_width is {units}, but the teacher has {network.width} units")
-    content = network.arch.identity, network.arch.skip, network.arch.readout, d, network.theta.tobytes()
-    digest = hashlib.sha256(repr(content).encode()).hexdigest()[:16]
-    return f"{name}, sha256 {digest}", network, network.width
-
-
-# ---------------------------------------------------------------------------------------- the work
+from . import __version__, architectures, checks
+from .draws import DRAWS
+from .runs import command, files, journal
+from .runs.tally import COLUMNS, FAILED, OUTCOMES, SAFRAN_SHAMIR, Census
 
 
 def _results(task, missing, executor, workers):
-    """(run, Basin) of the ``missing`` runs, as they come."""
-    from . import draws, losses
+    """Make the ``missing`` runs; yields (run, Basin) in the order in which they end."""
+    from . import blas, draws, losses
     from .runs import tasks
 
-    yield from tasks.work(dataclasses.replace(task, numbers=tuple(missing[:1])))  # compiles before workers start
-    teacher, missing = task.loss(draws.streams(task.config.seed)).teacher, missing[1:]
-    losses.PopulationLoss(teacher.arch, teacher).value(teacher.theta)  # so does the precise loss
+    ends = []  # of the runs made before workers start: one must compile everything, as two threads may not at one time
+    while missing and not any(basin.outcome != FAILED for _, basin in ends):
+        ends, missing = tasks.work(dataclasses.replace(task, numbers=(missing[0],))), missing[1:]
+        yield from ends
+    teacher = task.loss(draws.streams(task.config.seed)).teacher
+    losses.PopulationLoss(teacher.arch, teacher).value(teacher.theta)  # compiles the precise loss, too
     if own := executor is None:
-        executor = concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count())
+        executor = concurrent.futures.ThreadPoolExecutor(workers or blas.processors())
     size, futures = 1 if own else max(1, min(32, len(missing) // 64)), []
     try:
         for first in range(0, len(missing), size):
             part = dataclasses.replace(task, numbers=tuple(missing[first : first + size]))
-            futures.append(executor.submit(tasks.work, part))  # a keyword might be dask's own
+            futures.append(executor.submit(tasks.work, part))  # no keywords: dask has some of its own
         for future in concurrent.futures.as_completed(futures):
             yield from future.result()
-    except Exception as error:  # of the work or of who does it: every executor has its own
+    except Exception as error:  # of the executor, not of a run: see `tasks.work`
         if own:
             raise
         raise concurrent.futures.BrokenExecutor(f"executor failed: {checks.shown(error)}") from error
@@ -149,88 +60,10 @@ def _results(task, missing, executor, workers):
             executor.shutdown()
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Census:
-    """What a census found; ``str()`` of it is the table that the command prints.
-
-    Attributes
-    ----------
-    config : Config
-    counts : dict
-        "runs", and how many of them ended as "global", "spurious", "saddle", "unconverged".
-    families : list of dict
-        Spurious minima, the most frequent first: ``count``, ``loss``, ``min_eigenvalue`` of the Hessian,
-        and ``run``, the first run that found it.
-    outcome, loss, grad_norm, min_eigenvalue, steps : ndarray, shape (runs,)
-        See `basins.Basin`.
-    family : ndarray of int, shape (runs,)
-        Index into ``families``; -1 where the run found no spurious minimum.
-    theta : ndarray, shape (runs, n)
-    """
-
-    config: Config
-    counts: dict
-    families: list
-    family: np.ndarray
-    outcome: np.ndarray
-    loss: np.ndarray
-    grad_norm: np.ndarray
-    min_eigenvalue: np.ndarray
-    steps: np.ndarray
-    theta: np.ndarray
-
-    @classmethod
-    def of(cls, config, found):
-        """From a list of `basins.Basin`, in the order of the runs."""
-        from .minima import basins
-
-        columns = {name: np.array([getattr(basin, name) for basin in found]) for name in COLUMNS}
-        counts = {"runs": len(found)} | {name: int((columns["outcome"] == name).sum()) for name in OUTCOMES}
-        runs = np.flatnonzero(columns["outcome"] == "spurious")
-        label = basins.group(np.array([found[run].invariants for run in runs]).reshape(-1, 4))
-        members = sorted((runs[label == n] for n in set(label.tolist())), key=lambda m: (-m.size, m[0]))
-        family, families = np.full(len(found), -1), []
-        for n, member in enumerate(members):
-            family[member], first = n, found[member[0]]
-            numbers = {"loss": first.loss, "min_eigenvalue": first.min_eigenvalue}
-            families.append({"count": member.size, **numbers, "run": int(member[0])})
-        return cls(config, counts, families, family, **columns)
-
-    def share(self, outcome):
-        """(share, low, high) of an outcome, with its 95 % Wilson interval."""
-        from scipy.stats import binomtest
-
-        count, runs = self.counts[outcome], self.counts["runs"]
-        return count / runs, *map(float, binomtest(count, runs).proportion_ci(method="wilson"))
-
-    def published(self):
-        """(published share of spurious minima, z of the measured one); None for other settings."""
-        config = dataclasses.asdict(self.config)
-        share = PUBLISHED.get((config["d"], config["width"]))
-        if share is None or config != config | SAFRAN_SHAMIR | {"teacher_width": config["d"]}:
-            return None
-        runs, own = config["runs"], self.counts["spurious"]
-        pooled = (own + share * PUBLISHED_RUNS) / (runs + PUBLISHED_RUNS)
-        return share, (own / runs - share) / (pooled * (1 - pooled) * (1 / runs + 1 / PUBLISHED_RUNS)) ** 0.5
-
-    def __str__(self):
-        config = self.config
-        title = f"{config.arch}, d = {config.d}, width {config.width}; teacher: {config.teacher}"
-        head = f"{'':20}{'runs':>7}{'share':>10}{'95 % interval':>18}"
-        lines = [f"{title}, width {config.teacher_width}", "", head]
-        for name, label in OUTCOMES.items():
-            share, low, high = (100 * p for p in self.share(name))
-            lines.append(f"{label:20}{self.counts[name]:7,}{share:8.1f} %{f'{low:.1f} - {high:.1f} %':>18}")
-        if published := self.published():
-            lines += ["", "spurious, as published by Safran & Shamir (2018): {:.1%}; z = {:+.2f}".format(*published)]
-        if self.families:
-            lines += ["", f"{'family':>6}{'runs':>8}{'loss':>17}{'smallest eigenvalue':>22}{'first run':>12}"]
-        for n, family in enumerate(self.families[:12]):
-            lines.append("{:6}{count:8}{loss:17.10f}{min_eigenvalue:22.6g}{run:12}".format(n, **family))
-        return "\n".join(lines + [f"   and {len(self.families) - 12} more"] * (len(self.families) > 12))
-
-
-def census(arch, d, runs=1000, seed=0, *, executor=None, workers=None, out=None, resume=False, quiet=False, **given):
+def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, seed: int = 0, *,
+           executor: concurrent.futures.Executor | None = None, workers: int | None = None,
+           out: str | os.PathLike | None = None, resume: bool = False, quiet: bool = False,
+           **given: Any) -> Census:  # fmt: skip
     """Train from many starts, polish every end, and count what was found.
 
     Parameters
@@ -240,16 +73,17 @@ def census(arch, d, runs=1000, seed=0, *, executor=None, workers=None, out=None,
     runs, seed : int
         Run i draws its teacher, start and data from ``streams(seed, run=i)``.
     executor : concurrent.futures.Executor, optional
-        Where the work goes; never shut down.  When it fails: BrokenExecutor, and what is done is in ``out``.
-        ``dask.distributed.Client(...).get_executor()`` and ``mpi4py.futures.MPIPoolExecutor()`` are such.
-        Default: ``workers`` threads, one per core.
+        Who does the work; it is never shut down.  If it fails, BrokenExecutor is raised, and what is done is in
+        ``out``.  Examples are ``dask.distributed.Client(...).get_executor()`` and
+        ``mpi4py.futures.MPIPoolExecutor()``.
+        Default: ``workers`` threads, one per processor that this process may use.
     workers : int, optional
     out : path, optional
-        Directory for ``runs.jsonl``, written one line per run as they end, ``census.json``,
-        ``census.npz`` and ``figure.png``.  A run whose line is deleted is made again.
+        Directory for ``census.json``, ``census.npz``, ``figure.png`` and ``runs.jsonl``, to which each run adds a
+        line when it ends.  A run whose line is deleted is made again.
     resume : bool
-        Make only the runs that ``out`` lacks.  ``runs`` may have grown, and a teacher's file moved; nothing
-        else may differ.
+        Make only the runs that ``out`` lacks, and those that failed.  ``runs`` may have grown, and a teacher's
+        file moved; nothing else may differ.
     quiet : bool
         No progress bar; there is one on a terminal only.
     **given
@@ -273,13 +107,16 @@ def census(arch, d, runs=1000, seed=0, *, executor=None, workers=None, out=None,
 
     Notes
     -----
-    A run stops when Newton's method is certain of the basin that first order is in, which `basins.descend`
-    defines, or after ``steps``; there is no tolerance to choose.  The basins are those of first-order descent.
+    A run stops after ``steps``, or before, when Newton's method is certain of the basin that first-order descent is
+    in; `basins.descend` says when it is.  There is no tolerance to choose.  The basins are those of first-order
+    descent.
 
-    A family is all spurious minima with one loss and one Hessian spectrum (`basins.group`), which the
-    symmetries of units and of coordinates keep.  Where each run draws a teacher of its own, losses differ from
-    run to run, and a family has one member.  A student with fewer units than its teacher cannot reach zero in
-    general: its best fit, too, counts as spurious.
+    A family is all spurious minima with the same loss and the same Hessian spectrum (`basins.group`): the symmetries
+    of units and of coordinates change neither.  If each run draws a teacher of its own, losses differ from run to
+    run, and a family has one member.  A student with fewer units than its teacher cannot reach zero in general; its
+    best fit counts as spurious, too.
+
+    A run that an error ends counts as "failed", and `Census.failures` has its message.  The other runs go on.
 
     Examples
     --------
@@ -288,9 +125,9 @@ def census(arch, d, runs=1000, seed=0, *, executor=None, workers=None, out=None,
     >>> found.counts["global"] + found.counts["spurious"]
     20
     """
-    from . import blas
+    from .runs import tasks
 
-    task = prepare(arch, d, runs, seed, **given)
+    task = tasks.prepare(arch, d, runs, seed, **given)
     workers = None if workers is None else checks.integer(workers, "workers")
     if not (executor is None or hasattr(executor, "submit")):
         raise TypeError(f"executor is {checks.shown(executor)}, but must be a concurrent.futures.Executor")
@@ -298,13 +135,20 @@ def census(arch, d, runs=1000, seed=0, *, executor=None, workers=None, out=None,
         raise TypeError(f"out is {checks.shown(out)}, but must be a directory")
     if resume and out is None:
         raise ValueError("resume is given without out, but must know the directory: --out DIR")
+    return _make(task, executor, workers, None if out is None else Path(out), resume, quiet)
+
+
+def _make(task, executor, workers, out, resume, quiet):
+    """`census`, its arguments checked."""
+    from . import blas
+
     with contextlib.ExitStack() as stack:
         if out is not None:
-            out = Path(out)
             stack.enter_context(files.claim(out))
         made = journal.Journal(task, out, resume)
         stack.enter_context(blas.one_thread())
-        bar = stack.enter_context(command.progress_bar(quiet, total=runs, initial=len(made.done), unit=" runs"))
+        bar = command.progress_bar(quiet, total=len(task.numbers), initial=len(made.done), unit=" runs")
+        stack.enter_context(bar)
         if missing := [run for run in task.numbers if run not in made.done]:
             for run, basin in _results(task, missing, executor, workers):
                 made.add(run, basin)
@@ -319,16 +163,17 @@ def census(arch, d, runs=1000, seed=0, *, executor=None, workers=None, out=None,
 
 
 def _write(found, made, out):
-    """The files of a census's directory."""
+    """Write the files of a census's directory."""
     from .runs import plots
 
     if not (out / journal.NAME).exists():
         made.save(out)
     shares = {name: dict(zip(("share", "low", "high"), found.share(name))) for name in OUTCOMES}
     content = {"config": dataclasses.asdict(found.config), "version": __version__, **found.counts}
-    files.write_json(out / "census.json", content | {"families": found.families, "shares": shares})
+    content |= {"families": found.families, "shares": shares}
+    files.write_json(out / "census.json", content | ({"failures": found.failures} if found.failures else {}))
     files.write_archive(out / "census.npz", "census", {name: getattr(found, name) for name in (*COLUMNS, "family")})
-    files.write(out / "figure.png", plots.census_figure(found, OUTCOMES))
+    plots.leave(out / "figure.png", plots.census_figure, found, OUTCOMES)
 
 
 # -------------------------------------------------------------------------------- the command line
@@ -339,29 +184,23 @@ def _parser():
         prog="python -m resgrad.census",
         description="Train from many starts, count the minima; files go to a fresh directory in runs/.",
     )
+    parser.share(
+        arch=", ".join(architectures.ARCHITECTURES),
+        preset="safran-shamir: the protocol of their paper, with --k",
+        teacher=f"{', '.join(DRAWS)} (drawn anew in each run; for vanilla: identity), or a weights.npz",
+        init="where the student starts: as for --teacher, but no file (fan-in; for vanilla: normal)",
+        data="population: the exact expected loss (default), online, or dataset",
+        optimizer="nesterov (for vanilla: sgd) or sgd",
+        lr="step size (from the largest curvature)",
+        steps="first-order steps at most (100000)",
+    )
     add = parser.add_argument
-    add("--arch", metavar="NAME", help=", ".join(architectures.ARCHITECTURES))
-    add("--preset", help="safran-shamir: the protocol of their paper, with --k")
     add("--k", type=int, help="dimension and teacher units of the preset")
-    add("--d", type=int, help="input dimension (10)")
-    add("--width", type=int, help="units of the student (d)")
-    add("--teacher", help=f"{protocol.DRAWS} (drawn anew in each run; for vanilla: identity), or a weights.npz")
     add("--teacher-width", type=int, metavar="WIDTH", help="units of the teacher (d)")
-    add("--init", help="where the student starts: as for --teacher, but no file (fan-in; for vanilla: normal)")
-    add("--data", help="population: the exact expected loss (default), online, or dataset")
-    add("--optimizer", help="nesterov (for vanilla: sgd) or sgd")
-    add("--lr", type=float, help="step size (from the largest curvature)")
-    add("--momentum", type=float, help="in [0, 1) (0.9)")
-    add("--batch-size", type=int, help="samples a step (200); not for population")
-    add("--samples", type=int, help="size of a data set (100000)")
-    add("--steps", type=int, help="first-order steps at most (100000)")
     add("--runs", type=int, help="number of starts (1000)")
-    add("--seed", type=int, help="of everything random (0)")
-    add("--workers", type=int, help="threads (one per core)")
+    add("--workers", type=int, help="threads (one per processor)")
     add("--scheduler", metavar="ADDRESS", help="of a dask cluster that does the work instead")
-    add("--out", metavar="DIR", help="directory (default: a fresh one under runs/)")
     add("--resume", action="store_true", help="make only the runs that are missing in --out")
-    add("--quiet", action="store_true", help="no progress, no summary")
     return parser
 
 
@@ -384,7 +223,7 @@ def _request(given, preset=None, k=None):
 
 
 def _saved(path):
-    """The arguments of `census` that began this ``runs.jsonl``."""
+    """The arguments of `census` with which this ``runs.jsonl`` began."""
     config = journal.read(path)[0]["config"]
     config["teacher"] = config["teacher"].rpartition(", sha256 ")[0] or config["teacher"]
     return {key: value for key, value in config.items() if value is not None}
@@ -406,39 +245,46 @@ def _connect(address, stack):
 @command.guarded
 def main(argv=None):
     """The command line; returns the exit code."""
-    given = {key: value for key, value in vars(_parser().parse_args(argv)).items() if value is not None}
-    scheduler, out, quiet = given.pop("scheduler", None), given.pop("out", None), given["quiet"]
-    started = time.perf_counter()
-    if given["resume"] and not out:
+    given, started = _parser().given(argv), time.perf_counter()
+    out, workers, scheduler = (given.pop(name, None) for name in ("out", "workers", "scheduler"))
+    resume, quiet = given.pop("resume"), given.pop("quiet")
+    if resume and out is None:
         raise ValueError("resume is given without out, but must know the directory: --out DIR")
-    if "workers" in given:
-        checks.integer(given["workers"], "workers")
-    if given["resume"]:
-        path = Path(out) / journal.NAME
+    if workers is not None:
+        checks.integer(workers, "workers")
+    from .runs import tasks
+
+    if resume:
+        path = out / journal.NAME
         if path.exists() or not {"arch", "preset"} & set(given):
             given = _saved(path) | given
-    request = _request(given, given.pop("preset", None), given.pop("k", None))
-    config = prepare(**{k: v for k, v in request.items() if k not in ("workers", "resume", "quiet")}).config
+    task = tasks.prepare(**_request(given, given.pop("preset", None), given.pop("k", None)))
     with contextlib.ExitStack() as stack:
         executor = None if scheduler is None else _connect(scheduler, stack)
-        if out is None and not given["resume"]:
-            out = files.fresh("runs", f"census-{config.arch}")
+        out = out or files.fresh("runs", f"census-{task.config.arch}")
         if not quiet:
             command.announce_compilation()
         again = f"go on with --resume --out {shlex.quote(str(out))}"
         below = "\n" if command.terminal() and not quiet else ""  # the bar
         with command.farewell(f"{below}interrupted; {again}"):
             try:
-                found = census(**request, executor=executor, out=out)
+                found = _make(task, executor, workers, out, resume, quiet)
             except concurrent.futures.BrokenExecutor as error:
                 raise OSError(f"{error}; {again}") from None
     if not quiet:
         command.say(f"{found}\n\n{time.perf_counter() - started:.1f} s; files: {out}{os.sep}")
+    if found.failures:
+        run, message = next(iter(found.failures.items()))
+        failed = (
+            f"{len(found.failures):,} of {found.counts['runs']:,} runs failed, the first of them run {run}: {message}"
+        )
+        command.tell("error", f"{failed}; try again with --resume --out {shlex.quote(str(out))}")
+        return 1
     return 0
 
 
 class _Module(types.ModuleType):
-    """The module, callable: ``resgrad.census`` is its name, and that of the function."""
+    """This module, made callable, since ``resgrad.census`` is its name and the function's."""
 
     __call__ = staticmethod(census)
 
@@ -446,5 +292,4 @@ class _Module(types.ModuleType):
 sys.modules[__name__].__class__ = _Module
 
 if __name__ == "__main__":
-    # not __main__.main: workers look up what they are sent by the name of its module
-    sys.exit(importlib.import_module("resgrad.census").main())
+    sys.exit(main())

@@ -1,6 +1,6 @@
-"""Checks at the border: one line that names the argument, what it got and what it wants.
+"""Checks of arguments.  An error is one line that names the argument, what it got and what it wants.
 
-Imports nothing of resgrad.  Kernels never check; every public function does, through these.
+Every public function checks its arguments, with these; the kernels never do.
 """
 
 import difflib
@@ -24,7 +24,7 @@ def choice(value, name, known):
 
 
 def integer(value, name, minimum=1, limit=2**63):
-    """``value`` as an int of at least ``minimum`` and below ``limit``: what compiled loops can count to."""
+    """``value`` as an int of at least ``minimum`` and below ``limit``, by default what compiled loops can count to."""
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
@@ -39,9 +39,9 @@ def integer(value, name, minimum=1, limit=2**63):
 
 
 def real(value, name, low=-np.inf, high=np.inf, *, above=None):
-    """``value`` as a finite float in [low, high), or > ``above``."""
+    """``value`` as a finite float in [low, high), or above ``above``."""
     try:
-        if isinstance(value, (str, bytes, bool, np.bool_)):
+        if isinstance(value, (str, bytes, bool, np.bool_)) or _masked(value):
             raise TypeError
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -54,7 +54,7 @@ def real(value, name, low=-np.inf, high=np.inf, *, above=None):
 
 
 def generator(rng):
-    """``rng`` as a `numpy.random.Generator`: one stays, a seed makes a new one."""
+    """``rng`` itself, if it is a `numpy.random.Generator`, or one made from the seed ``rng``."""
     try:
         return np.random.default_rng(rng)
     except (TypeError, ValueError):
@@ -72,12 +72,13 @@ def floating(dtype):
 
 
 def array(value, name, shape=None, dtype=np.float64, finite=True):
-    """``value`` as a C-contiguous array, finite unless told otherwise, of ``dtype``
-    (None: float32 stays, else float64).
+    """``value`` as a C-contiguous array of ``dtype`` (None: float32 stays, else float64), finite if so asked.
 
-    ``shape`` may hold a name for a free length, as in ("N", d).  The input is never written to, and copied only
-    where its type or layout asks for it.
+    ``shape`` may hold a name for a free length, as in ("N", d).  The input is never written to, and is copied only
+    if its type or layout requires it.
     """
+    if any(map(_masked, value if isinstance(value, (list, tuple)) else [value])):
+        raise TypeError(f"{name} is a masked array, but must be an array without a mask")  # NumPy would drop it
     try:
         raw = np.asarray(value)
         if raw.dtype.kind not in "biuf":
@@ -89,8 +90,7 @@ def array(value, name, shape=None, dtype=np.float64, finite=True):
     if shape is not None and (
         raw.ndim != len(shape) or any(n != m for n, m in zip(shape, raw.shape) if not isinstance(n, str))
     ):
-        wanted = "(" + ", ".join(map(str, shape))
-        wanted += ",)" if len(shape) == 1 else ")"
+        wanted = f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
         raise ValueError(f"{name} has shape {raw.shape}, but must have shape {wanted}")
     with np.errstate(over="ignore"):
         result = np.ascontiguousarray(raw, dtype=dtype).reshape(raw.shape)
@@ -98,6 +98,16 @@ def array(value, name, shape=None, dtype=np.float64, finite=True):
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(result))[0])
         raise ValueError(f"{name} holds {result[where]} at index {where}, but must be finite")
     return result
+
+
+def _masked(value):
+    """Whether ``value`` is a masked array, NumPy's or another's."""
+    return isinstance(value, np.ndarray) and hasattr(value, "mask")
+
+
+def reason(error):
+    """An exception in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
 
 
 def shown(value):

@@ -1,13 +1,12 @@
-"""``python -m resgrad.experiment --arch li``: one `protocol` from the command line, to a directory of files.
+"""``python -m resgrad.experiment --arch li``: one run from the command line to a directory of files.
 
-Imports ``protocol``, ``command``, ``files``, ``optimizers``, ``checks``, and what trains, aligns and draws only
-once a run starts: ``--help`` costs nothing.
+What trains, aligns and draws pictures is imported once a run starts, so that ``--help`` need not wait for it.
 """
 
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback, until there is something to save: `_Watch`
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback; from the first steps on `_Watch` answers
 
 import contextlib
 import dataclasses
@@ -15,23 +14,25 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from . import __version__, architectures, optimizers
+from .draws import DRAWS
 from .runs import command, files
-from .runs.protocol import DRAWS, PRESETS, Config, prepare, resolve, rows, simulate, table
+from .runs.protocol import PRESETS, Config, prepare, resolve, rows, simulate, table, weights
 
 RUN_FILES = ("run.json", "checkpoint.npz", "history.csv", "weights.npz", "figure.png", "report.html")
 SAVE_EVERY = 3.0  # seconds between checkpoints
-VERIFY = 2.0  # seconds of a run that --verify makes again
+VERIFY = 2.0  # seconds that --verify spends on making a run again
 
 
 # --------------------------------------------------------------------------------- checkpoints
 
 
 def save_checkpoint(path, config, teacher, state, records, seconds):
-    """Everything that `load_checkpoint` needs to go on, bit for bit; the data are drawn again."""
+    """Write what a run needs to go on, bit for bit.  The data are not saved; they are drawn again."""
     header = vars(state) | {"config": dataclasses.asdict(config), "seconds": seconds}
     header["rng"] = state.rng.bit_generator.state
     arrays = {name: header.pop(name) for name, value in vars(state).items() if isinstance(value, np.ndarray)}
@@ -40,14 +41,14 @@ def save_checkpoint(path, config, teacher, state, records, seconds):
 
 
 def load_checkpoint(path):
-    """(config, theta_star, state, records, seconds) of a checkpoint; FileError when it is not a whole one."""
+    """(config, theta_star, state, records, seconds) of a checkpoint.  Raises FileError when it lacks anything."""
     from . import training
 
     arrays, header = files.read_archive(path, "checkpoint")
     try:
         rng = np.random.default_rng(0)
         rng.bit_generator.state = header["rng"]
-        found = arrays | header | {"rng": rng}
+        found = arrays | header | {"rng": rng, "window_loss": files.number(header["window_loss"])}
         state = training.State(**{field.name: found[field.name] for field in dataclasses.fields(training.State)})
         records = [(int(row[0]), *map(float, row[1:])) for row in arrays["records"]]
         return Config(**header["config"]), arrays["theta_star"], state, records, float(header["seconds"])
@@ -58,12 +59,13 @@ def load_checkpoint(path):
 # ----------------------------------------------------------------------------------- one run
 
 
-def run(config, out, problem=None, *, resume=None, plot=True, report=False, quiet=False, replace=False):
+def run(config: Config, out: str | Path, problem: tuple | None = None, *, resume: tuple | None = None,
+        plot: bool = True, report: bool = False, quiet: bool = False, replace: bool = False) -> dict:  # fmt: skip
     """Train as ``config`` says, leave the files in the directory ``out``, and return what ``run.json`` holds.
 
     ``problem`` is what `prepare` makes of ``config``; ``resume`` is (state, records, seconds) of a checkpoint.
-    ``plot`` and ``report`` ask for ``figure.png`` and ``report.html``.  With ``replace``, ``out`` holds another
-    run, whose files go once there is something to save.
+    ``plot`` and ``report`` ask for ``figure.png`` and ``report.html``.  With ``replace``, the files of another run in
+    ``out`` are removed once there is something to save.
 
     Raises OSError when ``out`` cannot be written; it says where the files are instead.
     """
@@ -71,7 +73,7 @@ def run(config, out, problem=None, *, resume=None, plot=True, report=False, quie
     problem = problem or prepare(config)
     with _Watch(config, problem[2], Path(out), started, quiet, replace) as watch:
         trajectory, teacher = simulate(config, problem, progress=watch, resume=resume[:2] if resume else None)
-        if trajectory.stop_reason != "finished":  # who interrupts may not wait for the summary
+        if trajectory.stop_reason != "finished":  # save at once: who interrupts may not wait for the summary
             with contextlib.suppress(OSError):  # `files.rescue` tries again
                 watch.save(Path(out))
         summary = _summary(config, trajectory, teacher, time.perf_counter() - started)
@@ -85,22 +87,21 @@ def run(config, out, problem=None, *, resume=None, plot=True, report=False, quie
 
 
 class _Watch:
-    """What happens between windows: the progress bar, checkpoints, Ctrl-C and SIGTERM."""
+    """What `train` calls a few times a second: it moves the progress bar, saves, and minds Ctrl-C and SIGTERM."""
 
     def __init__(self, config, teacher, out, started, quiet, replace):
         self.config, self.teacher, self.out, self.replace = config, teacher, out, replace
         self.started, self.quiet = started, quiet
-        self.saved, self.stop, self.latest, self.handlers = time.perf_counter(), False, None, {}
+        self.saved, self.stop, self.latest, self.stack = time.perf_counter(), False, None, contextlib.ExitStack()
 
     def __enter__(self):
-        self.bar = command.progress_bar(self.quiet, total=self.config.steps, unit=" steps", delay=1)
+        bar = command.progress_bar(self.quiet, total=self.config.steps, unit=" steps", delay=1)
+        self.bar = self.stack.enter_context(bar)
         return self
 
     def __call__(self, state, records):
         if self.latest is None:  # from now on there is something to save
-            with contextlib.suppress(ValueError):  # signals belong to the main thread
-                for number in (signal.SIGINT, signal.SIGTERM):
-                    self.handlers[number] = signal.signal(number, self._ask)
+            self.stack.enter_context(command.answering(self._ask, signal.SIGINT, signal.SIGTERM))
         self.latest = (state, records)
         self.bar.update(state.step - self.bar.n)
         self.bar.set_postfix_str(f"loss {records[-1][1]:.2e}", refresh=False)
@@ -109,17 +110,17 @@ class _Watch:
         if time.perf_counter() - self.saved > SAVE_EVERY:
             try:
                 self.save(self.out)
-            except OSError as error:  # a full disk may have room again before the end: `files.rescue`
+            except OSError as error:  # a full disk may have space again before the end; if not: `files.rescue`
                 self.bar.set_postfix_str(f"not saved: {error.strerror}")
             self.saved = time.perf_counter()
 
     def _ask(self, number, frame):
-        if self.stop:  # the second time, at once
+        if self.stop:  # asked twice: stop at once
             raise KeyboardInterrupt
         self.stop = True
 
     def save(self, directory):
-        """Write the checkpoint; a run that ended in numbers that are not finite keeps its last good one."""
+        """Write the checkpoint, unless the weights are no longer finite: then the last one stays."""
         for name in RUN_FILES if self.replace else ():
             (directory / name).unlink(missing_ok=True)
         self.replace = False
@@ -128,9 +129,7 @@ class _Watch:
             save_checkpoint(directory / "checkpoint.npz", self.config, self.teacher, *self.latest, seconds)
 
     def __exit__(self, *error):
-        self.bar.close()
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
+        self.stack.close()
 
 
 def _summary(config, trajectory, teacher, seconds):
@@ -166,7 +165,7 @@ def _summary(config, trajectory, teacher, seconds):
 
 
 def _write(out, summary, trajectory, teacher, plot, page):
-    """The files of a run directory."""
+    """Write the files of a run's directory."""
     from .runs import plots, report
 
     arch, d, history = summary["config"]["arch"], summary["config"]["d"], table(trajectory)
@@ -176,9 +175,9 @@ def _write(out, summary, trajectory, teacher, plot, page):
     files.write_json(out / "run.json", summary)
     if plot:
         title = f"{arch}: {architectures.resolve(arch).formula}, d = {d}"
-        files.write(out / "figure.png", plots.run_figure(history, title, plots.COLORS.get(arch, plots.INK)))
+        plots.leave(out / "figure.png", plots.run_figure, history, title, plots.COLORS.get(arch, plots.INK))
     if page:
-        files.write(out / "report.html", report.page(summary, history, trajectory.theta, teacher))
+        plots.leave(out / "report.html", report.page, summary, history, trajectory.theta, teacher)
 
 
 # ------------------------------------------------------------------------------ the command line
@@ -189,32 +188,26 @@ def _parser():
         prog="python -m resgrad.experiment",
         description="Train one student on one teacher; files go to a fresh directory under runs/.",
     )
+    parser.share(
+        arch=", ".join(architectures.ARCHITECTURES),
+        preset=", ".join(PRESETS),
+        teacher=f"{', '.join(DRAWS)}, or a weights.npz (normal; uniform for two-weight and modresnet*)",
+        init="where the student starts: as for --teacher (small)",
+        data="dataset (default), online: fresh samples, population: the exact expected loss",
+        optimizer="nesterov (default) or sgd",
+        lr="step size (by architecture and size)",
+        steps="number of steps (by architecture)",
+    )
     add = parser.add_argument
-    add("--arch", metavar="NAME", help=", ".join(architectures.ARCHITECTURES))
-    add("--preset", help=", ".join(PRESETS))
-    add("--d", type=int, help="input dimension (10)")
-    add("--width", type=int, help="hidden units (d)")
-    add("--data", help="dataset (default), online: fresh samples, population: the exact expected loss")
-    add("--optimizer", help="nesterov (default) or sgd")
-    add("--lr", type=float, help="step size (by architecture and size)")
-    add("--momentum", type=float, help="in [0, 1) (0.9)")
-    add("--batch-size", type=int, help="samples a step (200)")
-    add("--samples", type=int, help="size of the data set (100000)")
-    add("--steps", type=int, help="number of steps (by architecture)")
-    add("--teacher", help=f"{DRAWS}, or a weights.npz (normal; uniform for two-weight and modresnet*)")
-    add("--init", help="where the student starts: as for --teacher (small)")
     add("--dtype", help="float64 (default) or float32")
-    add("--seed", type=int, help="of everything random (0)")
     add("--record-every", type=int, metavar="STEPS", help="default: every 2%% of the way")
-    add("--out", metavar="DIR", help="run directory (default: a fresh one under runs/)")
     add("--no-plot", action="store_false", dest="plot", help="no figure.png")
     add("--report", action="store_true", help="add report.html, the run on one page")
-    add("--quiet", action="store_true", help="no progress, no summary")
     again = parser.add_mutually_exclusive_group()
     for mode, told in (
         ("resume", "go on from the checkpoint in --out"),
         ("overwrite", "replace the run in --out"),
-        ("verify", "make the first windows of the run in --out again: does this machine give the same bytes?"),
+        ("verify", "make the beginning of the run in --out again: does this machine give the same bytes?"),
     ):
         again.add_argument(f"--{mode}", action="store_const", const=mode, dest="mode", help=told)
     return parser
@@ -223,15 +216,12 @@ def _parser():
 @command.guarded
 def main(argv=None):
     """The command line; returns the exit code."""
-    arguments = vars(_parser().parse_args(argv))
-    out, mode, plot, report, quiet = (arguments.pop(name) for name in ("out", "mode", "plot", "report", "quiet"))
-    given = {key: value for key, value in arguments.items() if value is not None}
+    given = _parser().given(argv)
+    out, mode, quiet, plot, report = (given.pop(name, None) for name in ("out", "mode", "quiet", "plot", "report"))
     if mode in ("resume", "verify") and out is None:
         raise ValueError(f"{mode} is given without out, but must know the run's directory: --out DIR")
-    if mode == "resume" and not Path(out).is_dir() and "arch" not in given:
+    if mode == "resume" and not out.is_dir() and "arch" not in given:
         raise ValueError(f"out is {out}, which holds no run to resume")
-    if out == "":
-        raise ValueError("out is empty, but must be a directory")
     if not quiet:
         command.announce_compilation()
     if mode == "verify":
@@ -239,19 +229,19 @@ def main(argv=None):
         if not quiet:
             command.say(told)
         return 0 if same else 1
-    begun = mode == "resume" and (Path(out) / "checkpoint.npz").exists()
+    begun = mode == "resume" and (out / "checkpoint.npz").exists()
     if not begun:  # bad input is told before anything is written
         if "arch" not in given:
             raise ValueError("arch is missing, but must be given: --arch NAME")
         config = resolve(**given)
-        prepare(dataclasses.replace(config, samples=1))
-    out = files.fresh("runs", config.arch) if out is None else Path(out)
+        made = weights(config)
+    out = out or files.fresh("runs", config.arch)
     with files.claim(out):
         if begun:
             config, problem, *checkpoint = _saved(out, given)
         else:
             _check_free(out, mode, quiet)
-            problem, checkpoint = prepare(config), None
+            problem, checkpoint = prepare(config, made), None
         again = mode == "overwrite"
         summary = run(config, out, problem, resume=checkpoint, plot=plot, report=report, quiet=quiet, replace=again)
     if not quiet:
@@ -269,7 +259,7 @@ def main(argv=None):
 
 
 def _check_free(out, mode, quiet):
-    """Whether a new run may be made in ``out``: it is free, or meant to be used again."""
+    """Raise ValueError unless a new run may be made in ``out``: it must be free, or meant to be overwritten."""
     if mode == "resume" and (out / "run.json").exists():
         raise ValueError(f"out is {out}, whose run has lost its checkpoint.npz; use --overwrite or another --out")
     if mode != "overwrite" and any((out / name).exists() for name in RUN_FILES[:2]):
@@ -279,30 +269,28 @@ def _check_free(out, mode, quiet):
 
 
 def _saved(out, given):
-    """(config, problem, state, records, seconds) of the run in ``out``; what is ``given`` must agree with it."""
+    """(config, problem, state, records, seconds) of the run in ``out``, which must agree with what is ``given``."""
     saved, theta_star, state, *rest = load_checkpoint(out / "checkpoint.npz")
     config = resolve(**{"arch": saved.arch, "preset": saved.preset} | given)
     for key in given:
         if key != "steps" and getattr(config, key) != getattr(saved, key):
-            raise ValueError(
-                f"{key} is {getattr(config, key)}, but the run in {out} has {getattr(saved, key)}; "
-                "only steps may change"
-            )
+            told = f"{key} is {getattr(config, key)}, but the run in {out} has {getattr(saved, key)}"
+            raise ValueError(f"{told}; only steps may change")
     steps = given.get("steps", saved.steps)
     if steps < state.step:
         raise ValueError(f"steps is {steps}, but the run in {out} is at {state.step} already")
     config = dataclasses.replace(saved, steps=steps)
-    problem = prepare(config, (theta_star, state.theta0))
+    problem = prepare(config, weights(config, (theta_star, state.theta0)))
     if not np.array_equal(theta_star, problem[2].theta):
         raise ValueError(f"teacher is {config.teacher}, but not the one that the run in {out} began with")
     return config, problem, state, *rest
 
 
-def verify(out, **given):
-    """Make the first windows of the run in ``out`` again, as its checkpoint says, and compare ``history.csv``.
+def verify(out: str | Path, **given: Any) -> tuple[bool, str]:
+    """Make the beginning of the run in ``out`` again, as its checkpoint says, and compare ``history.csv``.
 
-    Returns whether this machine gives the same bytes, and that in words, or by how much it differs.  Raises
-    ValueError when ``out`` does not hold a run with the fields ``given``, or its files are damaged.
+    Returns whether this machine gives the same bytes, and a sentence that says so, or by how much it differs.
+    Raises ValueError when ``out`` does not hold a run with the fields ``given``, or its files are damaged.
     """
     config, problem, *_ = _saved(Path(out), given)
     started, path = time.perf_counter(), Path(out) / "history.csv"
@@ -320,7 +308,7 @@ def verify(out, **given):
         there = np.array([line.split(",") for line in theirs[1:]], dtype=np.float64)
         here = np.column_stack(list(history.values()))[: len(there)]
         if theirs[0] != ours[0] or there.size == 0 or here.shape != there.shape:
-            raise ValueError("its columns are others")
+            raise ValueError("its columns are not those of this run")
     except (OSError, ValueError, IndexError) as error:
         raise files.FileError(f"{path} is not the history of a run that can be verified: {error}") from None
     span = f"the first {len(there) - 1} windows ({int(there[-1, 0]):,} steps) of the run in {out}"
@@ -335,7 +323,7 @@ def verify(out, **given):
 
 
 def _advice(config, theta0, teacher):
-    """A step size to try instead of one that diverged."""
+    """What to try instead of a step size that diverged."""
     from . import losses, training
 
     exact = losses.PopulationLoss(config.arch, teacher)

@@ -1,4 +1,10 @@
-"""What the tests share: the variants to run over, generic points and data, a relative error."""
+"""What the tests share: the variants to run over, generic points and data, a relative error, processes."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -54,6 +60,63 @@ def exit_code(main, line):
         return main(line)
     except SystemExit as stop:
         return stop.code
+
+
+LAUNCH = """
+import os, signal, sys
+signal.signal(signal.SIGINT, getattr(signal, sys.argv[1]))
+if sys.platform == "linux":
+    import ctypes
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+@contextlib.contextmanager
+def child(*line, sigint="SIG_DFL", **options):
+    """A process of its own for a command line.  Every test that needs a process takes it from here.
+
+    It hears Ctrl-C, or not, as ``sigint`` says, even where those who run the tests ignore it (nohup, ``&``, cron).
+    When the block ends, however it ends, the process and all that it has started are killed; on Linux it also dies
+    with the tests.
+    """
+    line = list(map(str, line))
+    if os.name == "posix":
+        line = [sys.executable, "-c", LAUNCH, sigint, *line]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(line, text=True, start_new_session=True, **pipes | options)
+    with process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
+
+
+def finish(process, timeout=120):
+    """(exit code, stdout, stderr) of a process, when it has ended."""
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def command(*line, timeout=120, **options):
+    """(exit code, stdout, stderr) of a command line."""
+    with child(*line, **options) as process:
+        return finish(process, timeout)
+
+
+def output(*line, **options):
+    """(stdout, stderr) of a command line that must succeed."""
+    code, *told = command(*line, **options)
+    assert code == 0, told
+    return told
+
+
+@pytest.fixture
+def start():
+    """`child`, until the test ends."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *line, **options: stack.enter_context(child(*line, **options))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import concurrent.futures
 import concurrent.futures.process
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import multiprocessing
@@ -12,18 +13,18 @@ import pickle
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+from conftest import finish, output
 
 import resgrad as rg
 from resgrad import blas, draws
 from resgrad import census as census_module
 from resgrad.minima import basins, symmetry
-from resgrad.runs import files, tasks
+from resgrad.runs import files, tally, tasks
 from resgrad.runs import journal as journal_module
 
 census, Census = census_module.census, census_module.Census
@@ -35,7 +36,7 @@ SMALL_TASK = {key: value for key, value in SMALL.items() if key != "quiet"}
 
 def identical(one, other):
     """Whether two censuses agree in every bit."""
-    names = (*census_module.COLUMNS, "family")
+    names = (*tally.COLUMNS, "family")
     same = all(getattr(one, name).tobytes() == getattr(other, name).tobytes() for name in names)
     return same and (one.config, one.counts, one.families) == (other.config, other.counts, other.families)
 
@@ -135,7 +136,7 @@ def test_a_teacher_may_be_zero():
 
 def test_a_run_whose_units_all_died_is_one_that_did_not_converge():
     """Run 118 loses its only unit on the way; `zero` starts without any."""
-    task = census_module.prepare("resnet-sum", 2, runs=200, width=1, teacher="normal")
+    task = tasks.prepare("resnet-sum", 2, runs=200, width=1, teacher="normal")
     ((_, basin),) = tasks.work(dataclasses.replace(task, numbers=(118,)))
     assert basin.outcome == "unconverged" and symmetry.tangent("resnet-sum", basin.theta, 2).shape == (4, 1)
     found = census("resnet", 3, init="zero", runs=2, steps=2000, quiet=True)
@@ -206,6 +207,18 @@ def test_bits_do_not_depend_on_the_number_of_threads(small):
     for workers in (2, 3):
         assert identical(census(**SMALL, workers=workers), small)
     assert blas.before() == before
+
+
+def test_there_are_as_many_threads_as_processors_may_be_used(monkeypatch):
+    asked, pool = [], concurrent.futures.ThreadPoolExecutor
+    monkeypatch.setattr(
+        concurrent.futures, "ThreadPoolExecutor", lambda workers: asked.append(workers) or pool(workers)
+    )
+    for places in ({0}, {0, 1, 2}):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: places, raising=False)
+        census("li", 2, runs=2, quiet=True)
+    census("li", 2, runs=2, workers=2, quiet=True)
+    assert asked == [1, 3, 2]
 
 
 class Backwards(concurrent.futures.Executor):
@@ -288,7 +301,7 @@ def test_a_damaged_journal_is_refused(small, tmp_path, monkeypatch):
     census(**SMALL, out=tmp_path)
     journal, rng = tmp_path / "runs.jsonl", np.random.default_rng(5)
     whole, work, refused = journal.read_bytes(), tasks.work, 0
-    ends = dict(work(census_module.prepare(**SMALL_TASK)))
+    ends = dict(work(tasks.prepare(**SMALL_TASK)))
     monkeypatch.setattr(tasks, "work", lambda task: [(run, ends[run]) for run in task.numbers])
     for n in range(200):
         content, at = bytearray(whole), int(rng.integers(len(whole)))
@@ -306,6 +319,24 @@ def test_a_damaged_journal_is_refused(small, tmp_path, monkeypatch):
             assert "\n" not in str(error)
             assert re.match(f"{journal} is damaged: .*line [0-9]+", str(error))
     assert refused > 150
+
+
+def test_a_journal_is_strict_json_and_reads_back_to_the_same_numbers(tmp_path):
+    """A census that diverges has numbers that JSON does not know; older versions wrote them all the same."""
+    given = {"arch": "vanilla", "d": 6, "runs": 3, "lr": 50.0, "quiet": True, "out": tmp_path}
+    found, journal = census(**given), tmp_path / "runs.jsonl"
+    assert np.isinf(found.loss).all() and np.isnan(found.min_eigenvalue).all()
+    written = journal.read_bytes()
+    for line in written.splitlines():
+        json.loads(line, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
+    assert identical(census(**given, resume=True), found)
+    lines = [re.sub(r'"(NaN|-?Infinity)"', r"\1", line) for line in written.decode().splitlines()]
+    sealed = [f'{text}, "sha256": "{hashlib.sha256(text.encode()).hexdigest()[:16]}"}}\n'
+              for text in (line.rpartition(', "sha256"')[0] for line in lines)]  # fmt: skip
+    journal.write_text("".join(sealed))
+    assert b": Infinity" in journal.read_bytes()
+    assert identical(census(**given, resume=True), found)
+    assert journal.read_bytes() == written
 
 
 def test_what_decides_the_results_must_agree(tmp_path, monkeypatch):
@@ -331,7 +362,7 @@ NOT_JOURNALS = {
     "": "it is empty",
     "{}\n{}\n": "the checksum of line 1 does not match",
     "[" * 100_000 + "\n": "the checksum of line 1 does not match",
-    journal_module.seal({"kind": "notes"}): "its first line is another",
+    journal_module.seal({"kind": "notes"}): "its first line is not that of one",
     journal_module.seal({"kind": "census", "format": 99}): "has format 99, but this resgrad reads 1",
 }
 
@@ -349,7 +380,7 @@ NOT_RUNS = {
     "run 3 is there twice": {"run": 3},
     "its outcome": {"outcome": "bananas"},
     "its numbers": {"loss": "a"},
-    "numbers are none": {"steps": None},
+    "numbers are not valid": {"steps": None},
     "numbers are": {"invariants": [0.0]},
     "theta has 1 entries, but needs 64": {"theta": "AAAAAAAAAAA="},
     "unexpected keyword argument 'lost'": {"lost": 1},
@@ -358,7 +389,7 @@ NOT_RUNS = {
 
 @pytest.mark.parametrize("reason", NOT_RUNS)
 def test_what_is_not_a_run(reason, tmp_path):
-    task = census_module.prepare(**SMALL_TASK)
+    task = tasks.prepare(**SMALL_TASK)
     basin = basins.Basin("global", 0.0, 0.0, 0.1, basins.NONE, 1, np.zeros(64))
     lines = [journal_module.line(run, basin) for run in range(6)]
     record = json.loads(lines[5]) | NOT_RUNS[reason]
@@ -400,6 +431,62 @@ def test_resume_needs_nothing_but_the_directory(kind, tmp_path, capsys):
     assert (out / "census.npz").read_bytes() == wanted
     assert census_module.main(["--resume", "--out", str(out), "--quiet", "--seed", "9"]) == 2
     assert capsys.readouterr().err == f"error: out is {out}, which holds another census: seed is 9, but was 0\n"
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """A function that makes the runs of these starts fail."""
+    descend, starts = basins.descend, set()
+
+    def faulty(exact, loss, theta0, *how):
+        if theta0.tobytes() in starts:
+            raise ZeroDivisionError("nothing\nto divide")
+        return descend(exact, loss, theta0, *how)
+
+    def install(task, runs):
+        starts.clear()
+        starts.update(task.start(rg.streams(task.config.seed, run)).tobytes() for run in runs)
+
+    monkeypatch.setattr(basins, "descend", faulty)
+    return install
+
+
+def test_a_run_that_fails_is_recorded_and_loses_no_other(small, tmp_path, failing, capsys):
+    command = ["--arch", "vanilla", "--d", "8", "--runs", "24", "--seed", "1", "--out", str(tmp_path)]
+    failing(tasks.prepare(**SMALL_TASK), [0, 1, 7])
+    again = f"try again with --resume --out {tmp_path}\n"
+    assert census_module.main(command) == 1
+    told = capsys.readouterr()
+    reason = "ZeroDivisionError: nothing to divide"
+    assert told.err.splitlines(True)[-1] == f"error: 3 of 24 runs failed, the first of them run 0: {reason}; {again}"
+    assert re.search("^failed +3 +12.5 %", told.out, re.MULTILINE)
+    written = json.loads((tmp_path / "census.json").read_text())
+    assert written["failed"] == 3 and written["failures"] == dict.fromkeys(("0", "1", "7"), reason)
+    assert sum(written[name] for name in ("global", "spurious", "saddle", "unconverged")) == 21
+    found = np.load(tmp_path / "census.npz")
+    others = np.delete(np.arange(24), [0, 1, 7])
+    assert found["theta"][others].tobytes() == small.theta[others].tobytes()
+    assert (found["outcome"][[0, 1, 7]] == "failed").all() and np.isnan(found["theta"][[0, 1, 7]]).all()
+    assert (tmp_path / "figure.png").exists()
+    failing(tasks.prepare(**SMALL_TASK), [7])
+    assert census_module.main(["--resume", "--out", str(tmp_path), "--quiet"]) == 1
+    assert capsys.readouterr().err == f"error: 1 of 24 runs failed, the first of them run 7: {reason}; {again}"
+    made, work = [], tasks.work
+    failing(tasks.prepare(**SMALL_TASK), [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "work", lambda task: made.extend(task.numbers) or work(task))
+        assert census_module.main(["--resume", "--out", str(tmp_path), "--quiet"]) == 0
+    assert made == [7] and capsys.readouterr().err == ""
+    assert identical(census(**SMALL, out=tmp_path, resume=True), small)
+    assert json.loads((tmp_path / "census.json").read_text())["failed"] == 0
+
+
+def test_a_census_may_fail_as_a_whole(failing, capsys):
+    task = tasks.prepare("li", 2, runs=5)
+    failing(task, range(5))
+    found = census("li", 2, runs=5, quiet=True)
+    assert found.counts == {"runs": 5} | dict.fromkeys(tally.OUTCOMES, 0) | {"failed": 5}
+    assert list(found.failures) == list(range(5)) and str(found)
 
 
 @pytest.fixture
@@ -450,22 +537,21 @@ def test_an_executor_that_breaks(error, small, tmp_path, monkeypatch, capsys):
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
 def test_standard_error_may_be_closed(tmp_path):
     command = f"{shlex.quote(sys.executable)} -m resgrad.census --arch li --d 3 --runs 2 --out out 2>&-"
-    found = subprocess.run(["sh", "-c", command], check=True, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    assert found.stdout.startswith("li, d = 3")
+    assert output("sh", "-c", command, cwd=tmp_path)[0].startswith("li, d = 3")
     assert (tmp_path / "out" / "runs.jsonl").read_bytes().count(b"\n") == 3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-def test_interrupt_and_resume(tmp_path):
-    command = [sys.executable, "-m", "resgrad.census", "--preset", "safran-shamir", "--k", "6", "--out", str(tmp_path)]
-    process = subprocess.Popen([*command, "--runs", "100000"], stderr=subprocess.PIPE, text=True)
+def test_interrupt_and_resume(start, tmp_path):
+    command = [sys.executable, "-m", "resgrad.census", "--preset", "safran-shamir", "--k", "6", "--out", tmp_path]
+    process = start(*command, "--runs", "100000")
     journal, deadline = tmp_path / "runs.jsonl", time.monotonic() + 60
     while not journal.exists() or journal.read_bytes().count(b"\n") < 10:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=30)[1]
-    assert process.returncode == 130
+    code, _, error = finish(process)
+    assert code == 130
     assert error.splitlines()[-1] == f"interrupted; go on with --resume --out {tmp_path}"
     assert not (tmp_path / "census.json").exists()
     done = journal.read_text().splitlines()
@@ -474,7 +560,7 @@ def test_interrupt_and_resume(tmp_path):
     del header["sha256"]
     lines = (one + "\n" for one in done[1:] if one.endswith("}") and json.loads(one)["run"] < 16)
     journal.write_text("".join([journal_module.seal(header), *lines]))
-    subprocess.run([*command, "--runs", "16", "--resume", "--quiet"], check=True)
+    output(*command, "--runs", "16", "--resume", "--quiet")
     assert json.loads((tmp_path / "census.json").read_text())["runs"] == 16
 
 
@@ -517,7 +603,7 @@ BAD = {
     "--arch li --workers 0": "workers is 0",
     "--arch li --seed -1": "seed is -1",
     "--arch li --data online --batch-size 0": "batch_size is 0",
-    "--arch li --runs many": "invalid int value",
+    "--arch li --runs many": "runs is 'many', but must be an integer",
     "--arch li --resume": "resume is given without out",
     "--resume --out nowhere": "runs.jsonl cannot be read: No such file",
     "--arch li --out=": "out is '', but must be a directory",

@@ -3,11 +3,10 @@
 import concurrent.futures
 import multiprocessing
 import os
-import subprocess
 import sys
 
 import pytest
-from conftest import left, run
+from conftest import left, output, run
 
 from resgrad import experiment
 from resgrad.runs import protocol
@@ -24,9 +23,9 @@ def numbers(out, *arguments):
 
 def command(out, *arguments, **environment):
     """The bytes of a run in a process of its own, and its standard error."""
-    line = [sys.executable, "-m", "resgrad.experiment", "--out", str(out), "--no-plot", *arguments]
-    done = subprocess.run(line, env=os.environ | environment, capture_output=True, text=True, check=True, timeout=120)
-    return left(out), done.stderr
+    line = [sys.executable, "-m", "resgrad.experiment", "--out", out, "--no-plot", *arguments]
+    told = output(*line, env=os.environ | environment)[1]
+    return left(out), told
 
 
 def simulated(seed):

@@ -4,12 +4,11 @@ import csv
 import dataclasses
 import json
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import left, run
+from conftest import left, output, run
 
 import resgrad as rg
 from resgrad import draws, experiment
@@ -18,11 +17,7 @@ from resgrad.runs import files, protocol
 SMALL = ["--d", "4", "--samples", "1000", "--steps", "300"]  # one shape for all, compiled once
 
 
-def command(*arguments, **options):
-    """Run the command in a process of its own: (exit code, stdout, stderr)."""
-    line = [sys.executable, "-m", "resgrad.experiment", *map(str, arguments)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120, **options)
-    return done.returncode, done.stdout, done.stderr
+COMMAND = [sys.executable, "-m", "resgrad.experiment", "--arch", "li", *SMALL]
 
 
 @pytest.mark.parametrize("name", rg.ARCHITECTURES)
@@ -77,7 +72,11 @@ def test_the_notebook_preset_is_the_published_protocol():
         (["--arch", "li", "--batch-size", "0"], "batch_size is 0, but must be at least 1"),
         (["--arch", "li", "--samples", "0"], "samples is 0, but must be at least 1"),
         (["--arch", "li", "--steps", "0"], "steps is 0, but must be at least 1"),
-        (["--arch", "li", "--steps", "many"], "--steps: invalid int value: 'many'"),
+        (["--arch", "li", "--steps", "many"], "steps is 'many', but must be an integer"),
+        (["--arch", "li", "--batch-size", "2.5"], "batch_size is '2.5', but must be an integer"),
+        (["--arch", "li", "--lr", "small"], "lr is 'small', but must be a real number"),
+        (["--arch", "li", "--width", "99999999999"], "width is 99999999999, but with d=10 must give fewer than 2^32"),
+        (["--arch", "li", "--d", "99999999999"], "with d=99999999999 must give fewer than 2^32 parameters"),
         (["--arch", "li", "--lr", "0"], "lr is 0.0, but must be a finite number above 0"),
         (["--arch", "li", "--lr", "nan"], "lr is nan, but must be a finite number above 0"),
         (["--arch", "li", "--momentum", "1"], "momentum is 1.0, but must lie in [0, 1)"),
@@ -92,7 +91,7 @@ def test_the_notebook_preset_is_the_published_protocol():
         (["--arch", "resnet", "--preset", "li-yuan"], "is for li and vanilla, but arch is resnet"),
         (["--arch", "li", "--data", "population", "--batch-size", "5"], "but population data has none"),
         (["--arch", "li", "--init", "phases", "--d", "4", "--width", "8"], "phases needs a square W1"),
-        (["--arch", "li", "--out", ""], "out is"),
+        (["--arch", "li", "--out", ""], "out is '', but must be a directory"),
         (["--arch", "li", "--seed", "-1"], "seed is -1, but must be at least 0"),
         (["--arch", "li", "--resume"], "--out DIR"),
         (["--arch", "li", "--out", "file"], "out is file, a file, but must be a directory"),
@@ -230,14 +229,14 @@ def test_resume_refuses_another_configuration_and_starts_where_nothing_is(tmp_pa
 
 def test_without_out_a_run_gets_a_fresh_name(tmp_path):
     for number in (1, 2):
-        code, out, err = command("--arch", "li", *SMALL, cwd=tmp_path)
-        assert code == 0 and f"li-{number:03d}" in out
+        out, err = output(*COMMAND, cwd=tmp_path)
+        assert f"li-{number:03d}" in out
         assert "\r" not in err  # no progress bar off a terminal
     assert (tmp_path / "runs" / "li-002" / "figure.png").exists()
 
 
 def test_quiet_is_silent(tmp_path):
-    assert command("--arch", "li", *SMALL, "--quiet", cwd=tmp_path) == (0, "", "")
+    assert output(*COMMAND, "--quiet", cwd=tmp_path) == ["", ""]
 
 
 def test_help_names_every_teacher():

@@ -5,24 +5,23 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import types
 
 import numpy as np
 import pytest
-from conftest import ARCHS, left, run
+from conftest import ARCHS, command, finish, left, output, run
 
-from resgrad import experiment, training
-from resgrad.runs import files, protocol
+from resgrad import census, experiment, training
+from resgrad.runs import files, plots, protocol
 
 SMALL = ["--arch", "li", "--d", "4", "--samples", "1000", "--steps", "300"]
 ENDLESS = ["--d", "4", "--steps", str(10**9)]
 DRIVER = """
-import os, resource, runpy, signal, sys
+import os, resource, signal, sys
 from resgrad import experiment, training
-signal.signal(signal.SIGINT, signal.default_int_handler)  # some shells start their jobs without it
 experiment.SAVE_EVERY, training.PATIENCE = 0.02, 0.01
 {prelude}
 sys.exit(experiment.main(sys.argv[1:]))
@@ -31,26 +30,30 @@ not_windows = pytest.mark.skipif(sys.platform == "win32", reason="signals, limit
 pytestmark = not_windows
 
 
-def start(out, *arguments, prelude="", **environment):
-    """The command in a process of its own, which looks up and saves all the time."""
-    line = [sys.executable, "-c", DRIVER.format(prelude=prelude), "--out", str(out), "--no-plot", *map(str, arguments)]
-    return subprocess.Popen(
-        line, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+@pytest.fixture
+def begin(start):
+    """A function that starts a run in a process of its own, which looks up and saves all the time."""
+
+    def begin(out, *arguments, prelude="", sigint="SIG_DFL", **environment):
+        line = [sys.executable, "-c", DRIVER.format(prelude=prelude), "--out", out, "--no-plot", *arguments]
+        return start(*line, env=os.environ | environment, sigint=sigint)
+
+    return begin
 
 
-def finish(process):
-    """(exit code, stdout, stderr)"""
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
+def wait_for_another(path):
+    """A process has written to the file, which need not be there yet, once more."""
+    moment = lambda: path.stat().st_mtime_ns if path.exists() else None  # noqa: E731
+    before, deadline = moment(), time.monotonic() + 60
+    while moment() in (before, None):
+        assert time.monotonic() < deadline, f"no other {path.name} after a minute"
+        time.sleep(0.01)
 
 
 def saved(out):
     """The process has begun and left a checkpoint in ``out``."""
-    deadline = time.monotonic() + 60
-    while not (out / "checkpoint.npz").exists():
-        assert time.monotonic() < deadline, "no checkpoint after a minute"
-        time.sleep(0.01)
+    if not (out / "checkpoint.npz").exists():
+        wait_for_another(out / "checkpoint.npz")
 
 
 # ------------------------------------------------------------------------------------ kill and resume
@@ -66,10 +69,10 @@ def moments(count, quick):
 
 
 @pytest.mark.parametrize("arch, data, optimizer, delay", list(moments(25, quick=3)))
-def test_kill_9_and_resume_end_with_the_same_bytes(arch, data, optimizer, delay, tmp_path):
+def test_kill_9_and_resume_end_with_the_same_bytes(arch, data, optimizer, delay, begin, tmp_path):
     common = ["--arch", arch, "--data", data, "--optimizer", optimizer, "--lr", "1e-4"]
     common += ["--samples", 1030] if data == "dataset" else []  # the last batch of an epoch is short
-    process = start(tmp_path / "a", *ENDLESS, *common)
+    process = begin(tmp_path / "a", *ENDLESS, *common)
     saved(tmp_path / "a")
     time.sleep(delay)
     process.kill()
@@ -81,16 +84,16 @@ def test_kill_9_and_resume_end_with_the_same_bytes(arch, data, optimizer, delay,
     assert not list((tmp_path / "a").glob(".*.part"))  # what the killed write had begun
 
 
-def test_resume_before_anything_was_saved_starts_from_the_beginning(tmp_path, capsys):
-    process = start(tmp_path, *SMALL, prelude="experiment.run = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)")
+def test_resume_before_anything_was_saved_starts_from_the_beginning(begin, tmp_path, capsys):
+    process = begin(tmp_path, *SMALL, prelude="experiment.run = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)")
     assert finish(process)[0] == -signal.SIGKILL
     assert experiment.main([*SMALL, "--out", str(tmp_path), "--resume", "--no-plot"]) == 0
     assert "starting from the beginning" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_saves_and_says_how_to_go_on(number, tmp_path, capsys):
-    process = start(tmp_path / "a", "--arch", "li", "--samples", 1000, *ENDLESS)
+def test_an_interruption_saves_and_says_how_to_go_on(number, begin, tmp_path, capsys):
+    process = begin(tmp_path / "a", "--arch", "li", "--samples", 1000, *ENDLESS)
     saved(tmp_path / "a")
     assert run(tmp_path / "a", "--resume") == 2  # while the other process has it
     assert "another process is writing there" in capsys.readouterr().err
@@ -104,9 +107,27 @@ def test_an_interruption_saves_and_says_how_to_go_on(number, tmp_path, capsys):
     assert left(tmp_path / "a") == left(tmp_path / "b")
 
 
+@pytest.mark.parametrize("command", ["experiment", "census"])
+def test_an_ignored_ctrl_c_stays_ignored(command, begin, start, tmp_path):
+    """As under nohup, cron and ``&``.  SIGTERM still ends the process."""
+    if command == "experiment":
+        process = begin(tmp_path, "--arch", "li", "--samples", 1000, *ENDLESS, sigint="SIG_IGN")
+    else:
+        line = [sys.executable, "-m", "resgrad.census", "--arch", "li", "--d", 3, "--runs", 10**5, "--out", tmp_path]
+        process = start(*line, sigint="SIG_IGN")
+    grown = tmp_path / {"experiment": "checkpoint.npz", "census": "runs.jsonl"}[command]
+    for _ in range(3):
+        wait_for_another(grown)
+        process.send_signal(signal.SIGINT)
+    wait_for_another(grown)
+    process.terminate()
+    code, _, told = finish(process)
+    assert code == (130 if command == "experiment" else -signal.SIGTERM) and "Traceback" not in told
+    assert command == "census" or told.endswith(f"; go on with --resume --out {tmp_path}\n")
+
+
 STARTUP = """
 import os, runpy, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
 interrupt = lambda event, what: event == "import" and what[0] == {moment!r} and os.kill(os.getpid(), signal.SIGINT)
 sys.addaudithook(interrupt)
 runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
@@ -124,19 +145,17 @@ runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 def test_ctrl_c_gives_no_traceback_however_early(module, moment, tmp_path):
     """It comes when the module ``moment`` is imported."""
     line = [sys.executable, "-c", STARTUP.format(module=f"resgrad.{module}", moment=moment)]
-    done = subprocess.run([*line, "--arch", "li", "--out", tmp_path], capture_output=True, text=True, timeout=120)
-    assert done.returncode in (-signal.SIGINT, 130) and "Traceback" not in done.stderr
+    code, _, told = command(*line, "--arch", "li", "--out", tmp_path)
+    assert code in (-signal.SIGINT, 130) and "Traceback" not in told
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", ["experiment", "census"])
 @pytest.mark.parametrize("delay", [0.4, 0.7, 1.0, 1.3, 1.6, 2.0])
-def test_ctrl_c_gives_no_traceback_at_any_time(module, delay, tmp_path):
+def test_ctrl_c_gives_no_traceback_at_any_time(module, delay, start, tmp_path):
     endless = {"experiment": ENDLESS[2:], "census": ["--runs", "100000"]}[module]
     line = [sys.executable, "-c", STARTUP.format(module=f"resgrad.{module}", moment=""), "--arch", "li"]
-    process = subprocess.Popen(
-        [*line, *endless, "--out", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = start(*line, *endless, "--out", tmp_path)
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
     code, _, told = finish(process)
@@ -206,21 +225,21 @@ def frozen(tmp_path):
 
     def freeze(directory):
         directory.chmod(0o500)
-        if os.geteuid() == 0 and subprocess.run(["chattr", "+i", directory], capture_output=True).returncode:
+        if os.geteuid() == 0 and command("chattr", "+i", directory)[0]:
             pytest.skip("root may write everywhere, and there is no chattr here")
         thawed.append(directory)
 
     yield freeze
     for directory in thawed:
         if os.geteuid() == 0:
-            subprocess.run(["chattr", "-i", directory], check=True)
+            output("chattr", "-i", directory)
         directory.chmod(0o700)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fate", ["removed", "read-only"])
-def test_a_directory_lost_during_the_run_moves_it_elsewhere(fate, tmp_path, frozen):
-    process = start(tmp_path / "run", "--arch", "li", "--samples", 1000, *ENDLESS)
+def test_a_directory_lost_during_the_run_moves_it_elsewhere(fate, begin, tmp_path, frozen):
+    process = begin(tmp_path / "run", "--arch", "li", "--samples", 1000, *ENDLESS)
     saved(tmp_path / "run")
     frozen(tmp_path / "run") if fate == "read-only" else shutil.rmtree(tmp_path / "run")
     time.sleep(0.5)  # it goes on
@@ -233,32 +252,56 @@ def test_a_directory_lost_during_the_run_moves_it_elsewhere(fate, tmp_path, froz
 
 
 @pytest.mark.slow
-def test_a_read_only_directory_is_told_at_the_start(tmp_path, frozen):
+def test_a_read_only_directory_is_told_at_the_start(begin, tmp_path, frozen):
     frozen(tmp_path)
-    code, _, told = finish(start(tmp_path / "run", *SMALL))
+    code, _, told = finish(begin(tmp_path / "run", *SMALL))
     assert code == 2 and "it cannot be written" in told and told.count("\n") == 1
 
 
 @pytest.mark.slow
-def test_a_limit_on_the_size_of_files_leaves_what_fits(tmp_path):
+def test_a_limit_on_the_size_of_files_leaves_what_fits(begin, tmp_path):
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))"
-    code, _, told = finish(start(tmp_path, *SMALL, prelude=limit))
+    code, _, told = finish(begin(tmp_path, *SMALL, prelude=limit))
     assert code == 1 and "File too large" in told and told.count("\n") == 1
     assert not list(tmp_path.glob(".*.part"))
 
 
 @pytest.mark.slow
-def test_a_full_file_system_moves_the_run_elsewhere(reference, tmp_path):
+def test_a_full_file_system_moves_the_run_elsewhere(reference, begin, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", small], capture_output=True).returncode:
+    if command("mount", "-t", "tmpfs", "-o", "size=16k", "none", small)[0]:
         pytest.skip("may not mount a file system")
     try:
-        code, _, told = finish(start(small / "run", *SMALL))
+        code, _, told = finish(begin(small / "run", *SMALL))
         assert code == 1 and "No space left on device" in told and left(elsewhere(told)) == left(reference)
     finally:
-        subprocess.run(["umount", small], check=True)
+        output("umount", small)
         shutil.rmtree(elsewhere(told))
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError("latex\ncould not be found"), "RuntimeError: latex could not be found"),
+        (MemoryError(), "MemoryError"),
+        (OSError("no font"), "OSError: no font"),
+    ],
+)
+def test_a_picture_that_fails_costs_one_line(error, line, reference, tmp_path, monkeypatch, capsys):
+    def image(*arguments):
+        raise error
+
+    monkeypatch.setattr(plots, "image", image)
+    assert experiment.main([*SMALL, "--out", str(tmp_path / "run"), "--report"]) == 0
+    assert census.main(["--arch", "li", "--d", "2", "--runs", "1", "--out", str(tmp_path / "census")]) == 0
+    told = capsys.readouterr()
+    assert [line for line in told.err.splitlines() if not line.startswith("compiling")] == [
+        f"{name} is left out, as it cannot be drawn: {line}" for name in ("figure.png", "report.html", "figure.png")
+    ]
+    assert f"Files: {tmp_path / 'run'}{os.sep}" in told.out and "global minimum" in told.out
+    assert left(tmp_path / "run") == left(reference) and (tmp_path / "census" / "census.json").exists()
+    assert not list(tmp_path.rglob("figure.png")) + list(tmp_path.rglob("report.html"))
 
 
 # --------------------------------------------------------------------------- hostile surroundings
@@ -275,20 +318,19 @@ SURROUNDINGS = {
 @pytest.mark.parametrize("surrounding", SURROUNDINGS)
 def test_a_run_works_in(surrounding, reference, tmp_path):
     short = [*SMALL[:-1], "12"]
-    line = [sys.executable, "-m", "resgrad.experiment", *short, "--out", str(tmp_path / "Läufe im Grünen 模")]
-    environment = os.environ | SURROUNDINGS[surrounding]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "Traceback" not in done.stderr and "ufe im Gr" in done.stdout
+    line = [sys.executable, "-m", "resgrad.experiment", *short, "--out", tmp_path / "Läufe im Grünen 模"]
+    out, err = output(*line, env=os.environ | SURROUNDINGS[surrounding])
+    assert "Traceback" not in err and "ufe im Gr" in out
     assert (tmp_path / "Läufe im Grünen 模" / "figure.png").exists()
     lines = (tmp_path / "Läufe im Grünen 模" / "history.csv").read_text().splitlines()
     assert lines == (reference / "history.csv").read_text().splitlines()[: len(lines)]
 
 
 @pytest.mark.slow
-def test_a_decimal_comma_changes_nothing(reference, tmp_path):
-    subprocess.run(["localedef", "-i", "de_DE", "-f", "UTF-8", tmp_path / "de_DE.UTF-8"], capture_output=True)
+def test_a_decimal_comma_changes_nothing(reference, begin, tmp_path):
+    command("localedef", "-i", "de_DE", "-f", "UTF-8", tmp_path / "de_DE.UTF-8")
     comma = "import locale; locale.setlocale(locale.LC_ALL, 'de_DE.UTF-8'); print(locale.str(0.5))"
-    code, out, err = finish(start(tmp_path / "run", *SMALL, prelude=comma, LOCPATH=str(tmp_path)))
+    code, out, err = finish(begin(tmp_path / "run", *SMALL, prelude=comma, LOCPATH=str(tmp_path)))
     if "unsupported locale" in err:
         pytest.skip("the system has no locale with decimal commas")
     assert code == 0 and out.startswith("0,5\n") and left(tmp_path / "run") == left(reference)
@@ -308,9 +350,9 @@ def test_a_decimal_comma_changes_nothing(reference, tmp_path):
 )
 def test_closed_and_full_streams(redirection, code, reference, tmp_path):
     line = f'"{sys.executable}" -m resgrad.experiment {" ".join(SMALL)} --no-plot --out "{tmp_path}" {redirection}'
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, timeout=120)
-    assert done.returncode == code and "Traceback" not in done.stderr and left(tmp_path) == left(reference)
-    assert done.stderr == ("error: standard output: No space left on device\n" if code else "")
+    returned, _, told = command("bash", "-o", "pipefail", "-c", line)
+    assert returned == code and left(tmp_path) == left(reference)
+    assert told == ("error: standard output: No space left on device\n" if code else "")
 
 
 def test_paths_that_no_terminal_can_show(tmp_path, capsys):
@@ -391,6 +433,18 @@ def test_no_damaged_file_is_used(name, arguments, rounds, tmp_path, capsys, monk
         assert told.startswith(f"error: {name} is damaged, or not a ") and told.count("\n") == 1
     (tmp_path / name).write_bytes(whole)
     assert experiment.main([*new, *arguments, "--quiet", "--no-plot"]) == 0
+
+
+def test_a_checkpoint_keeps_numbers_that_json_has_not(tmp_path):
+    """As where the losses of a window overflow, but not yet the weights."""
+    path = tmp_path / "checkpoint.npz"
+    assert run(tmp_path, *SMALL) == 0
+    config, theta_star, state, records, seconds = experiment.load_checkpoint(path)
+    state.window_loss = float("inf")
+    teacher = types.SimpleNamespace(theta=theta_star)
+    experiment.save_checkpoint(path, config, teacher, state, records, seconds)
+    assert b"Infinity," not in path.read_bytes()
+    assert experiment.load_checkpoint(path)[2].window_loss == np.inf
 
 
 def test_what_a_checkpoint_holds_is_checked_even_where_the_checksum_is_right(tmp_path):

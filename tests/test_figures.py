@@ -2,10 +2,14 @@
 
 import dataclasses
 import importlib
+import os
 import pathlib
+import re
+import sys
 
 import numpy as np
 import pytest
+from conftest import output
 
 import figures
 from figures import NAMES, equivalence
@@ -52,6 +56,35 @@ def test_every_script_draws(name, monkeypatch):
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_every_picture_is_committed_and_small(name, kind):
     assert 10_000 < (HOME / f"{name}.{kind}").stat().st_size < 200_000
+
+
+HOSTILE = """
+text.usetex: True
+text.latex.preamble: \\nonsense
+font.family: No Such Font
+backend: TkAgg
+axes.formatter.use_mathtext: True
+axes.prop_cycle: cycler("color", ["red"])
+savefig.bbox: tight
+savefig.dpi: 30
+figure.constrained_layout.use: True
+path.sketch: 1, 100, 2
+svg.fonttype: none
+"""
+
+
+def test_pictures_do_not_depend_on_the_users_matplotlibrc(tmp_path):
+    (tmp_path / "matplotlibrc").write_text(HOSTILE)
+    line = [sys.executable, "-m", "resgrad.experiment", "--arch", "li", "--d", 3, "--samples", 500, "--steps", 300]
+    for name, environment in (("plain", {}), ("hostile", {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")})):
+        output(*line, "--report", "--out", tmp_path / name, env=os.environ | environment)
+    plain, hostile = ((tmp_path / name / "figure.png").read_bytes() for name in ("plain", "hostile"))
+    assert plain == hostile
+    plain, hostile = (
+        re.findall("<svg.*?</svg>", (tmp_path / name / "report.html").read_text(), re.DOTALL)
+        for name in ("plain", "hostile")
+    )
+    assert plain == hostile and len(plain) == 3
 
 
 def test_an_architecture_has_one_color_of_its_own():

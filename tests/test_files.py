@@ -1,5 +1,6 @@
 """Archives and atomic writes."""
 
+import errno
 import json
 import os
 
@@ -77,6 +78,53 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_json_has_no_nan(tmp_path):
-    files.write_json(tmp_path / "a.json", {"x": np.float64("nan"), "y": [np.int64(3), float("inf")]})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"x": None, "y": [3, None]}
+@pytest.mark.parametrize("code", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
+def test_a_file_system_without_locks_is_told_and_used(code, tmp_path, monkeypatch, capsys):
+    fcntl, number = pytest.importorskip("fcntl"), getattr(errno, code)
+
+    def flock(file, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with files.claim(tmp_path / "out"):
+        told = capsys.readouterr().err
+    assert told == (f"{tmp_path / 'out'} cannot be locked ({os.strerror(number)}): let no other process write there\n")
+
+
+def test_another_fault_of_a_lock_is_an_error(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", flock)
+    with pytest.raises(files.FileError, match="but it cannot be locked: Input/output error"):
+        files.claim(tmp_path)
+
+
+def strict(text):
+    """What a parser reads that takes JSON at its word."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+NUMBERS = [float("nan"), float("inf"), -float("inf"), 0.1, -0.0, 5e-324, 1.7976931348623157e308]
+
+
+def same(one, other):
+    """Whether two lists hold the same floats, to the last bit, or NaN both."""
+    return [np.float64(x).view(np.int64) for x in one] == [np.float64(x).view(np.int64) for x in other]
+
+
+@pytest.mark.parametrize("kind", [float, np.float64])
+def test_json_is_strict_and_reads_back_to_the_same_numbers(kind, tmp_path):
+    written = [kind(x) for x in NUMBERS]
+    files.write_json(tmp_path / "a.json", {"x": written, "y": {"z": [np.int64(3), np.float32("inf"), None, "NaN!"]}})
+    read = strict((tmp_path / "a.json").read_text())
+    assert same(files.number(read["x"]), NUMBERS) and same(map(float, read["x"]), NUMBERS)
+    assert files.number(read["y"]["z"]) == [3, np.inf, None, "NaN!"]
+    files.write_archive(tmp_path / "a.npz", "checkpoint", ARRAYS, x=written)
+    with np.load(tmp_path / "a.npz") as archive:
+        assert strict(archive["header"].tobytes())["x"] == read["x"]
+    assert same(files.number(files.read_archive(tmp_path / "a.npz", "checkpoint")[1]["x"]), NUMBERS)

@@ -151,6 +151,19 @@ def calls(draw):
     return function, arguments
 
 
+@pytest.mark.parametrize(
+    "masked", [np.ma.masked_array([[1.0, 2.0]], [[True, False]]), np.ma.masked, [np.ma.masked_array([1.0, 2.0], True)]]
+)
+def test_a_masked_array_is_refused_by_name(masked):
+    """Its mask would be lost, and with it what is hidden would be used."""
+    with pytest.raises(TypeError, match="X is a masked array, but must be"):
+        rg.EmpiricalLoss("li", masked, [1.0])
+    with pytest.raises(TypeError, match="theta is a masked array, but must be"):
+        rg.Network("li", masked, 1)
+    with pytest.raises(TypeError, match="lr is masked"):
+        rg.SGD(np.ma.masked)
+
+
 def frozen(arguments):
     """Makes the arrays read-only; returns a copy of their bytes."""
     arrays = [value for value in arguments.values() if isinstance(value, np.ndarray)]

@@ -2,10 +2,10 @@
 
 import ast
 import pathlib
-import subprocess
 import sys
 
 import pytest
+from conftest import output
 
 import resgrad as rg
 
@@ -24,7 +24,7 @@ FLOORS = [  # a file may import from its own floor and those above it in this li
     {"training", "gradcheck.check", "gradcheck.calls", "gradcheck.differences"},
     {"flow"},
     {"minima.symmetry", "minima.alignment", "minima.landscape", "minima.convexity", "minima.basins"},
-    {"runs.protocol", "runs.tasks", "runs.journal", "runs.report"},
+    {"runs.protocol", "runs.tasks", "runs.tally", "runs.journal", "runs.report"},
     {"experiment", "census", "gradcheck.__main__"},
 ]
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
@@ -146,7 +146,7 @@ def test_only_the_kernels_compile(file):
 
 
 def run(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    return output(sys.executable, "-c", code)[0].split()
 
 
 def test_importing_resgrad_alone_loads_nothing_heavy():
@@ -167,8 +167,8 @@ def test_help_loads_nothing_heavy(module):
         "except SystemExit: pass\n"
         "print(*{'numba', 'scipy', 'matplotlib', 'tqdm', 'dask'} & set(sys.modules), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.strip() == "" and "--arch" in done.stdout
+    out, err = output(sys.executable, "-c", code)
+    assert err.strip() == "" and "--arch" in out
 
 
 def test_every_public_name_resolves():

@@ -3,11 +3,11 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import output
 
 import resgrad as rg
 
@@ -74,7 +74,8 @@ def test_an_architecture_is_added_as_shown(tmp_path):
     for part in ("resgrad", "tests", "setup.cfg"):
         (shutil.copytree if (ROOT / part).is_dir() else shutil.copy)(ROOT / part, tmp_path / part)
     (diff,) = re.findall(r"```diff\n(.*?)```", README, re.DOTALL)
-    subprocess.run(["git", "apply", "-"], input=diff, cwd=tmp_path, text=True, check=True)
+    (tmp_path / "shown.diff").write_text(diff)
+    output("git", "apply", "shown.diff", cwd=tmp_path)
     (name,) = re.findall(r'^\+ +Architecture\("([^"]+)"', diff, re.MULTILINE)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     for command in (
@@ -82,4 +83,4 @@ def test_an_architecture_is_added_as_shown(tmp_path):
         f"-m resgrad.experiment --arch {name} --d 4 --samples 1000 --steps 2000 --out run",
         f"-m resgrad.gradcheck --arch {name}",
     ):
-        subprocess.run([sys.executable, *command.split()], cwd=tmp_path, env=environment, check=True)
+        output(sys.executable, *command.split(), cwd=tmp_path, env=environment, timeout=600)

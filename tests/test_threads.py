@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import queue
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -14,7 +13,7 @@ import weakref
 
 import numpy as np
 import pytest
-from conftest import every_dtype, point, samples
+from conftest import every_dtype, output, point, samples
 
 import resgrad as rg
 from resgrad import blas, kernels, training
@@ -249,7 +248,10 @@ def forked(check):
         child = os.fork()
     if child == 0:
         signal.alarm(20)
-        os._exit(7 if check() else 1)
+        try:
+            os._exit(7 if check() else 1)
+        finally:  # an error must not leave a second run of the tests behind
+            os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
@@ -372,9 +374,8 @@ def test_across_threads_and_blas_threads_in_processes_of_their_own():
     """Batches, whole data sets, fresh samples and the expectation; NumPy's and SciPy's BLAS, and the helpers."""
 
     def lines(n, *more):
-        line, environment = [sys.executable, "-c", TRAIN, *more], os.environ | {"OPENBLAS_NUM_THREADS": n}
-        done = subprocess.run(line, env=environment, capture_output=True, text=True, check=True, timeout=120)
-        return done.stdout.splitlines()
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": n}
+        return output(sys.executable, "-c", TRAIN, *more, env=environment)[0].splitlines()
 
     one = lines("1")
     assert one == lines("2") == lines("2", *["confined"] * hasattr(os, "sched_setaffinity"))

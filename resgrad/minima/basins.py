@@ -28,6 +28,7 @@ class Basin(NamedTuple):
     invariants: list  # see `_invariants`; zeros unless spurious
     steps: int  # first-order steps
     theta: np.ndarray  # shape (n,)
+    message: str = ""  # of a run of a census that an error ended: see `runs.tasks.work`
 
 
 def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.OnlineLoss,

@@ -1,59 +1,93 @@
-"""What the command lines share: errors in one line, exit codes, Ctrl-C, progress.
-
-Imports nothing of resgrad, nor NumPy.
-"""
+"""What the command lines share: options, errors in one line, exit codes, Ctrl-C, progress."""
 
 import argparse
 import contextlib
 import functools
 import os
+import re
 import signal
 import sys
+from pathlib import Path
+
+from .. import checks
+
+SHARED = {  # options of a run and of a census: (type, help); None where the help differs between the two
+    "arch": (str, None), "preset": (str, None), "d": (int, "input dimension (10)"),
+    "width": (int, "hidden units of the student (d)"), "teacher": (str, None), "init": (str, None),
+    "data": (str, None), "optimizer": (str, None), "lr": (float, None), "momentum": (float, "in [0, 1) (0.9)"),
+    "batch-size": (int, "samples a step (200)"), "samples": (int, "size of the data set (100000)"),
+    "steps": (int, None), "seed": (int, "of everything random (0)"),
+    "out": (Path, "directory for the files (default: a fresh one under runs/)"),
+}  # fmt: skip
+METAVARS = {"arch": "NAME", "out": "DIR"}
+WANTED = {int: "an integer", float: "a real number", Path: "a directory"}  # by type of option
 
 
 class Parser(argparse.ArgumentParser):
-    """No abbreviations; errors in one line, exit code 2."""
+    """A parser that takes no abbreviations.  An error is one line that names the argument; the exit code is 2."""
 
     def __init__(self, **options):
         super().__init__(allow_abbrev=False, **options)
+        for kind in WANTED:
+            self.register("type", kind, functools.partial(_read, kind))
+
+    def share(self, **helps):
+        """Add `SHARED` and ``--quiet``; ``helps`` is what differs, by option."""
+        for name, (kind, text) in SHARED.items():
+            self.add_argument(f"--{name}", type=kind, metavar=METAVARS.get(name), help=helps.get(name, text))
+        self.add_argument("--quiet", action="store_true", help="no progress, no summary")
+
+    def given(self, argv):
+        """{option: value} of a command line, without those that are not given."""
+        return {name: value for name, value in vars(self.parse_args(argv)).items() if value is not None}
 
     def error(self, message):
-        tell("error", message)
+        named = re.match("argument --([a-z-]+): (?=is )", message)
+        tell("error", f"{named[1].replace('-', '_')} {message[named.end() :]}" if named else message)
         self.exit(2)
 
 
+def _read(kind, text):
+    """The ``text`` of an option as what it must be."""
+    try:
+        if text:  # the empty path would be the working directory
+            return kind(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"is {checks.shown(text)}, but must be {WANTED[kind]}")
+
+
 def terminal():
-    """Whether standard error, which may be closed, is a terminal."""
+    """Whether standard error is a terminal; it may be closed."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 def progress_bar(quiet, **options):
-    """A `tqdm.tqdm` on standard error, if that is a terminal and not to be ``quiet``."""
+    """A `tqdm.tqdm` on standard error; hidden if that is no terminal, or if it is to be ``quiet``."""
     from tqdm import tqdm
 
     return tqdm(file=sys.stderr, leave=False, dynamic_ncols=True, disable=quiet or not terminal(), **options)
 
 
 def tell(*words):
-    """One line on standard error, whatever a path in it holds."""
-    if sys.stderr is None:  # closed; print would take standard output instead
-        return
-    print(" ".join(": ".join(map(str, words)).splitlines()), file=sys.stderr)
+    """Print ``words`` as one line on standard error, even if a path among them holds a line break."""
+    if sys.stderr is not None:  # None: it is closed, and print would take standard output instead
+        print(" ".join(": ".join(map(str, words)).splitlines()), file=sys.stderr)
 
 
 def say(text):
-    """Print ``text``; a reader that has gone (``| head``) is no error."""
+    """Print ``text``.  It is no error if the reader has gone (``| head``)."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more when it exits
         if not isinstance(error, BrokenPipeError):
             raise OSError(f"standard output: {error.strerror}") from None
 
 
 def guarded(main):
-    """``main(argv)``, its errors told in one line: exit code 2 for bad input, 1 for faults, 130 for Ctrl-C."""
+    """Decorate ``main(argv)``: an error is told in one line.  Exit code 2 is bad input, 1 a fault, 130 Ctrl-C."""
 
     @functools.wraps(main)
     def guarded_main(argv=None):
@@ -73,25 +107,36 @@ def guarded(main):
 
 
 @contextlib.contextmanager
+def answering(handler, *numbers):
+    """Let ``handler`` answer the signals of these ``numbers``, but for those that the parent process has us ignore.
+
+    Nohup, cron and ``&`` ignore Ctrl-C, and mean it.
+    """
+    before = {}
+    try:
+        with contextlib.suppress(ValueError):  # signals belong to the main thread
+            for number in numbers:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: not Python's to restore
+                    before[number] = signal.signal(number, handler)
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
 def farewell(text):
-    """Let Ctrl-C say ``text`` and end the process.  An exception may get lost in callbacks of compiled code."""
+    """On Ctrl-C, print ``text`` and end the process.  An exception could get lost in callbacks of compiled code."""
 
     def leave(number, frame):
-        if sys.stderr is not None:  # or 2 may be another file
+        if sys.stderr is not None:  # None: it is closed, and 2 may be another file
             os.write(2, f"{text}\n".encode(errors="surrogateescape"))
         os._exit(130)
 
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.SIG_IGN:  # as with nohup and &
-        signal.signal(signal.SIGINT, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return answering(leave, signal.SIGINT)
 
 
 def announce_compilation():
-    """One line, once, when a kernel has to be compiled."""
+    """Print one line, once, when a kernel has to be compiled."""
     from numba.core import event
 
     class Listener(event.Listener):

@@ -1,7 +1,7 @@
 """Files that survive: written whole or not at all, checked when read, one writer per directory.
 
-Imports nothing of resgrad.  An archive is a NumPy ``.npz`` (``numpy.load`` reads it) followed by the
-SHA-256 of all bytes before it.  Nothing is ever unpickled.
+An archive is a NumPy ``.npz``, which ``numpy.load`` reads, followed by the SHA-256 of all bytes before it.
+Nothing is ever unpickled.
 """
 
 import contextlib
@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from . import command
+
 FORMAT = 1
 _DIGEST = hashlib.sha256().digest_size
 
@@ -29,10 +31,10 @@ class FileError(ValueError):
 def write(path, content):
     """Write bytes or text to ``path`` atomically: a reader sees the old file or the new one.
 
-    One writer at a time: see `claim`.  Raises OSError when it cannot be written; the old file is untouched.
+    One process at a time may write: see `claim`.  An OSError leaves the old file as it was.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")  # what a killed process leaves, the next write replaces
+    temporary = path.with_name(f".{path.name}.part")  # a killed process may leave it; the next write replaces it
     try:
         with open(temporary, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -46,31 +48,45 @@ def write(path, content):
 
 
 def rescue(directory, leave):
-    """Call ``leave(directory)``; where it cannot write there, leave everything in the next place that has room.
+    """Call ``leave(directory)``.  If it cannot write there, let it write in a fresh directory, beside or temporary.
 
-    Raises OSError when ``directory`` could not be written: it says why, and where the files are instead.
+    Raises OSError when ``directory`` could not be written; it says why, and where the files are instead.
     """
     try:
         return leave(directory)
     except OSError as error:
         told = f"{directory} cannot be written: {error.strerror or error}"
     for place in (lambda: directory.parent, tempfile.gettempdir):
-        try:
+        with contextlib.suppress(OSError, FileError):
             other = fresh(place(), directory.name or "run")
             try:
                 leave(other)
+                break
             except OSError:
                 shutil.rmtree(other, ignore_errors=True)
-                raise
-        except (OSError, FileError):
-            continue
-        raise OSError(f"{told}; the run is in {other} instead")
-    raise OSError(f"{told}, nor any other place; the run is lost")
+    else:
+        raise OSError(f"{told}, nor any other place; the run is lost")
+    raise OSError(f"{told}; the run is in {other} instead")
 
 
 def write_json(path, content):
-    """Write ``content`` as indented JSON; NaN and inf become null."""
-    write(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    """Write ``content`` as indented JSON; see `dumps`."""
+    write(path, dumps(content, indent=2) + "\n")
+
+
+STRINGS = ("NaN", "Infinity", "-Infinity")  # for the numbers that JSON lacks; JavaScript's ``Number`` reads them, too
+
+
+def dumps(content, **options):
+    """``content`` as strict JSON, with `STRINGS` for what is no finite number."""
+    return json.dumps(_plain(content), allow_nan=False, **options)
+
+
+def number(content):
+    """What was a number, or a list of numbers, before `dumps`."""
+    if isinstance(content, list):
+        return [number(value) for value in content]
+    return float(content) if content in STRINGS else content
 
 
 def _plain(content):
@@ -78,15 +94,15 @@ def _plain(content):
         return {key: _plain(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
         return [_plain(value) for value in content]
-    if isinstance(content, (float, np.floating)):
-        return float(content) if np.isfinite(content) else None
+    if isinstance(content, (float, np.floating)) and not np.isfinite(content):
+        return STRINGS[0 if np.isnan(content) else 1 if content > 0 else 2]
     return content.item() if isinstance(content, np.generic) else content
 
 
 def write_archive(path, kind, arrays, **header):
-    """Write ``arrays`` (dict of ndarray) and a JSON-able ``header`` as one archive of a ``kind``."""
+    """Write ``arrays`` (dict of ndarray) and a ``header`` that JSON can hold as one archive of a ``kind``."""
     header = {"format": FORMAT, "kind": kind} | header
-    text = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    text = np.frombuffer(dumps(header).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, header=text, **arrays)
     content = buffer.getvalue()
@@ -120,10 +136,15 @@ def read_archive(path, kind):
     return arrays, header
 
 
-def claim(directory):
-    """Hold ``directory`` for this process until it ends (however it ends), or closes the file that is returned.
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}  # of file systems that have none
 
-    Raises FileError when the directory cannot be written or another process holds it.
+
+def claim(directory):
+    """Lock ``directory`` for this process until it closes the file that is returned, or ends, however it ends.
+
+    If the file system has no locks, one line on standard error says so, and the process goes on without.
+
+    Raises FileError when the directory cannot be written or another process has locked it.
     """
     directory = Path(directory)
     try:
@@ -143,6 +164,9 @@ def claim(directory):
 
             msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
     except OSError as error:
+        if error.errno in NO_LOCKS:
+            command.tell(f"{directory} cannot be locked ({error.strerror}): let no other process write there")
+            return lock
         lock.close()
         held = error.errno in (errno.EAGAIN, errno.EACCES)
         told = "another process is writing there" if held else f"it cannot be locked: {error.strerror}"
@@ -151,7 +175,7 @@ def claim(directory):
 
 
 def fresh(parent, name):
-    """A new directory ``parent/name-NNN``, the first number that is free."""
+    """A new directory ``parent/name-NNN`` with the first number that is free."""
     for number in itertools.count(1):
         directory = Path(parent) / f"{name}-{number:03d}"
         try:

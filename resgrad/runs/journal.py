@@ -1,7 +1,4 @@
-"""``runs.jsonl``: the runs of a census, written one line each as they end; a census goes on from any byte of it.
-
-Imports ``basins``, ``files`` and ``checks``, the first only once there is a run to read.
-"""
+"""``runs.jsonl``: each run of a census is a line, written as the run ends.  A census goes on from any byte of it."""
 
 import base64
 import dataclasses
@@ -14,20 +11,17 @@ import numpy as np
 
 from .. import __version__, checks
 from . import files
+from .tally import FAILED, OUTCOMES
 
 NAME = "runs.jsonl"
 FORMAT = 1
-OUTCOMES = {
-    "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle",
-    "unconverged": "not converged",
-}  # fmt: skip
 
 
 class Journal:
-    """The runs ``done`` of a census, {run: Basin}; kept in a file of ``directory``, if there is one.
+    """The runs of a census that are ``done``, {run: Basin}, kept in a file of ``directory``, if that is given.
 
-    With ``resume`` it may hold some already.  Raises ValueError when it holds those of another census, or may
-    hold none, and FileError when it is damaged.
+    With ``resume`` the file may hold runs already; those that failed are not done.  Raises ValueError when it holds
+    runs of another census, or any without ``resume``, and FileError when it is damaged.
     """
 
     def __init__(self, task, directory=None, resume=False):
@@ -56,7 +50,8 @@ class Journal:
                     raise ValueError(f"run {run} is there twice")
             except (ValueError, KeyError, TypeError) as error:
                 raise files.FileError(f"{self.path} is damaged: line {number}: {error}") from None
-            self.done[run] = basin
+            if basin.outcome != FAILED:
+                self.done[run] = basin
 
     def add(self, run, basin):
         """Note where a run ended."""
@@ -64,7 +59,7 @@ class Journal:
         if self.path is None:
             return
         try:
-            with self.path.open("r+b") as file:  # not "a": that would begin a lost file anew
+            with self.path.open("r+b") as file:  # mode "a" would create the file anew if it were lost
                 file.seek(0, os.SEEK_END)
                 file.write(line(run, basin).encode())
         except OSError:
@@ -83,23 +78,24 @@ def header(task):
 
 
 def _content(value):
-    """``value``; of a teacher from a file its digest alone, since a file may move."""
+    """What must agree of ``value``: of a teacher from a file only its digest, since the file may move."""
     return value.rpartition(", sha256 ")[2] if isinstance(value, str) else value
 
 
 def line(run, basin):
     """The line of a run."""
-    return seal({"run": run} | basin._asdict() | {"theta": base64.b64encode(basin.theta.tobytes()).decode()})
+    record = {"run": run} | basin._asdict() | {"theta": base64.b64encode(basin.theta.tobytes()).decode()}
+    return seal({name: value for name, value in record.items() if value != ""})  # few have a message
 
 
 def seal(record):
-    """A line: JSON whose last entry is a digest of all before it."""
-    text = json.dumps(record)[:-1]
+    """A line of JSON whose last entry is a digest of all before it."""
+    text = files.dumps(record)[:-1]
     return f'{text}, "sha256": "{hashlib.sha256(text.encode()).hexdigest()[:16]}"}}\n'
 
 
 def read(path):
-    """(header, a record per run) of a journal; a last line that a killed process left half is none."""
+    """(header, a record per run) of a journal, without the last line if a killed process left it unfinished."""
     records = []
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
@@ -111,7 +107,7 @@ def read(path):
             raise files.FileError(f"{path} is damaged: the checksum of line {number} does not match")
         records.append(json.loads(text + b"}"))
     if not records or records[0].get("kind") != "census":
-        reason = "its first line is another" if records else "it is empty"
+        reason = "its first line is not that of one" if records else "it is empty"
         raise files.FileError(f"{path} is not a resgrad census: {reason}")
     if records[0]["format"] != FORMAT:
         raise files.FileError(f"{path} has format {records[0]['format']}, but this resgrad reads {FORMAT}")
@@ -123,12 +119,14 @@ def _basin(record, task):
     from ..minima import basins
 
     run, theta = record.pop("run"), np.frombuffer(base64.b64decode(record.pop("theta"), validate=True))
+    record = {name: files.number(value) for name, value in record.items()}
     basin = basins.Basin(theta=theta, **record)
     numbers = [basin.loss, basin.grad_norm, basin.min_eigenvalue, *basin.invariants]
     if run not in task.numbers:
         raise ValueError(f"run is {checks.shown(run)}, but must be below {task.config.runs}")
-    if basin.outcome not in OUTCOMES or [type(x) for x in (basin.steps, *numbers)] != [int] + 7 * [float]:
-        raise ValueError("its outcome or its numbers are none")
+    kinds = [type(value) for value in (basin.message, basin.steps, *numbers)]
+    if basin.outcome not in (*OUTCOMES, FAILED) or kinds != [str, int] + 7 * [float]:
+        raise ValueError("its outcome or its numbers are not valid")
     if theta.size != (size := task.arch.size(task.config.d, task.config.width)):
         raise ValueError(f"theta has {theta.size} entries, but needs {size}")
     return run, basin

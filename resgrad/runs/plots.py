@@ -1,12 +1,15 @@
-"""Pictures.  The only file that imports matplotlib, and only inside functions; nothing of resgrad.
+"""Pictures: the one module that imports matplotlib, and only inside functions.
 
-One color per architecture, everywhere (Okabe & Ito's, safe for the color-blind).
+Each architecture has one color in all pictures, from Okabe & Ito's palette, which is safe for the color-blind.
 """
 
 import contextlib
 import io
 
 import numpy as np
+
+from .. import checks
+from . import command, files
 
 COLORS = {
     "li": "#0072B2",
@@ -19,61 +22,68 @@ COLORS = {
 }
 INK, FAINT, GRID = "#222222", "#8a8a8a", "#e4e4e4"
 STYLE = {
-    "font.size": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.grid": True,
-    "axes.grid.which": "major",
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.8,
-    "legend.frameon": False,
-    "figure.dpi": 100,
-    "savefig.dpi": 150,
+    "font.size": 9.5, "axes.titlesize": 9.5, "axes.titlelocation": "left", "axes.spines.top": False,
+    "axes.spines.right": False, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK,
+    "xtick.color": INK, "ytick.color": INK, "axes.grid": True, "axes.grid.which": "major", "grid.color": GRID,
+    "grid.linewidth": 0.6, "lines.linewidth": 1.8, "legend.frameon": False, "figure.dpi": 100, "savefig.dpi": 150,
     "svg.hashsalt": "resgrad",
-}
+}  # fmt: skip
 WIDE, TALL = 9.0, 2.9  # inches: one width for all pictures, so that their letters are of one size on a page
-FLOOR = 1e-34  # log axes end here, below everything a double can tell from zero
+FLOOR = 1e-34  # the end of log axes: a float64 cannot tell smaller losses from zero
+
+
+@contextlib.contextmanager
+def style(**more):
+    """Matplotlib's defaults with `STYLE` and ``more``, whatever the user's matplotlibrc says."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE | more)
+        yield
 
 
 @contextlib.contextmanager
 def figure(columns=2, width=WIDE, height=TALL, **options):
-    """A styled (figure, axes); needs no display."""
-    from matplotlib import rc_context
+    """(figure, axes) in `style`, without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
+    with style():
         picture = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(picture)
         yield picture, picture.subplots(1, columns, **options)
         picture.draw_without_rendering()
-        picture.set_layout_engine("none")  # another rendering would move the axes a little
+        picture.set_layout_engine("none")  # else another rendering moves the axes a little
 
 
 def image(picture, kind="png"):
-    """The bytes of a ``kind``, the same for the same picture.
+    """The picture as bytes, always the same ones for the same picture.
 
-    "png", "svg", or "inline": an SVG without background for a page, whose letters are the page's.
+    ``kind`` is "png", "svg", or "inline": an SVG for a page, without background and with the page's own letters.
     """
-    from matplotlib import rc_context
-
     buffer, inline = io.BytesIO(), kind == "inline"
-    with rc_context(STYLE | {"svg.fonttype": "none" if inline else "path"}):
+    with style(**{"svg.fonttype": "none" if inline else "path"}):
         form, changing = ("png", "Software") if kind == "png" else ("svg", "Date")
         picture.savefig(buffer, format=form, transparent=inline, metadata={changing: None})
     return buffer.getvalue()
 
 
+def leave(path, draw, *content):
+    """Write what ``draw(*content)`` returns to ``path``.
+
+    If it fails, for want of fonts or memory, one line on standard error says so: the picture alone is lost.
+    """
+    try:
+        drawn = draw(*content)
+    except Exception as error:
+        path.unlink(missing_ok=True)  # an older picture would be another's
+        return command.tell(f"{path.name} is left out, as it cannot be drawn", checks.reason(error))
+    files.write(path, drawn)
+
+
 def decades(axes, values):
-    """A log y axis that spans the positive ``values``, with room above and below."""
+    """Make the y axis logarithmic, and let it span the positive ``values`` with a margin."""
     values = np.concatenate([np.ravel(v) for v in values]).astype(float)
     values = values[np.isfinite(values) & (values > 0)]
     if values.size:
@@ -89,7 +99,7 @@ def tag(axes, x, y, text, color, **options):
 
 
 def steps_axis(axes, steps):
-    """The x axis of a training curve."""
+    """Make the x axis that of a training curve."""
     axes.set_xlabel("step")
     axes.set_xlim(0, max(steps[-1], 1))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")

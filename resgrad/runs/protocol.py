@@ -1,21 +1,29 @@
-"""What a run is: its `Config`, the defaults of every architecture, the published protocols; and making one.
+"""What a run is: its `Config`, the defaults of every architecture, the published protocols, and how to make one.
 
-Imports ``training``, ``alignment``, ``convexity`` and below, but only once a run starts.
+The functions import the numerical code when they are called, so that ``--help`` need not wait for it.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import functools
 import shlex
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import architectures, checks, optimizers
+from .. import architectures, checks, draws, optimizers
+from ..architectures import Architecture, Network
 from . import files
+
+if TYPE_CHECKING:
+    from ..training import Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything that decides a run's bytes.  `resolve` fills in what was left out."""
+    """Everything that decides the bytes of a run.  `resolve` fills in what was left out."""
 
     arch: str
     preset: str
@@ -35,16 +43,16 @@ class Config:
     record_every: int | None = None
 
 
-DRAWS = "uniform, fan-in, normal, small, spectral, phases, zero, identity"  # as in ``training``, which --help spares
 DATA = ("dataset", "online", "population")
 DTYPES = ("float64", "float32")
 BASE = {
     "d": 10, "data": "dataset", "optimizer": "nesterov", "momentum": 0.9, "batch_size": 200,
     "samples": 100_000, "steps": 20_000, "teacher": "normal", "init": "small", "dtype": "float64", "seed": 0,
 }  # fmt: skip
+LARGEST = 2**32  # parameters: in float64 each copy of them takes 32 GiB, and training needs several
 
-# lr stands for d = width = 10 and falls with the larger of them as the largest curvature grows: d for normal
-# teachers, whose units have length about 1, and d^2 or d^3 for uniform ones, whose units grow with d.
+# Each lr is the one for d = width = 10.  With the larger of d and width, the largest curvature grows, and lr falls:
+# as d for normal teachers, whose units have length about 1; as d^2 or d^3 for uniform ones, whose units grow with d.
 DEFAULT = {
     "li": {"lr": 0.02},
     "resnet": {"lr": 0.02, "steps": 40_000},
@@ -81,8 +89,8 @@ PRESETS = {
 }  # fmt: skip
 
 
-def resolve(arch, preset="default", **given):
-    """The `Config` of a run: what is given, else what the preset says, else the defaults.
+def resolve(arch: Architecture | str, preset: str = "default", **given: Any) -> Config:
+    """The `Config` of a run, checked: what is given, else what the preset says, else the defaults.
 
     Parameters
     ----------
@@ -90,7 +98,7 @@ def resolve(arch, preset="default", **given):
         One, or a name in ``resgrad.ARCHITECTURES``.
     preset : {"default", "notebook", "li-yuan", "li-yuan-phases"}
     **given
-        Fields of `Config`; None means not given.
+        Fields of `Config`.
 
     Raises
     ------
@@ -105,25 +113,33 @@ def resolve(arch, preset="default", **given):
     >>> resolve("li", d=20).lr
     0.01
     """
-    name = architectures.resolve(arch).name
+    arch = architectures.resolve(arch)
+    name = arch.name
     if checks.choice(preset, "preset", PRESETS) != "default" and name not in PRESETS[preset]:
         raise ValueError(f"preset {preset} is for {' and '.join(PRESETS[preset])}, but arch is {name}")
-    given = {key: value for key, value in given.items() if value is not None}
     config = {"arch": name, "preset": preset} | BASE | PRESETS[preset].get(name, NEW) | given
     for field, known in (("data", DATA), ("optimizer", optimizers.OPTIMIZERS), ("dtype", DTYPES)):
         checks.choice(config[field], field, known)
     unused = {"population": ("batch_size", "samples"), "online": ("samples",)}.get(config["data"], ())
     for field in unused:
         if field in given:
-            raise ValueError(f"{field} is {given[field]}, but {config['data']} data has none")
+            raise ValueError(f"{field} is {checks.shown(given[field])}, but {config['data']} data has none")
+    if (config["data"], config["dtype"]) == ("population", "float32"):
+        raise ValueError("dtype is float32, but population data needs float64")
+    for role in ("teacher", "init"):
+        kind = config[role]
+        if not (isinstance(kind, str) and (kind in draws.DRAWS or kind.endswith(".npz"))):
+            raise checks.suggest(kind, role, [*draws.DRAWS, "the path of a weights.npz"])
     d = config["d"] = checks.integer(config["d"], "d")
     config["width"] = checks.integer(config.get("width", d), "width")
+    if arch.size(d, config["width"]) >= LARGEST:
+        raise ValueError(f"width is {config['width']}, but with d={d} must give fewer than 2^32 parameters")
     if preset == "default" and "lr" not in given:
         power = 1 if config["teacher"] != "uniform" else 2 if name == "modresnet" else 3
         size = max(d, config["width"])
         config["lr"] = float(f"{config['lr'] * (10 / size) ** power:.2g}")
     for field in ("batch_size", "samples", "steps", "record_every"):
-        if field in config:
+        if field != "record_every" or config.get(field) is not None:
             config[field] = checks.integer(config[field], field)
     config["seed"] = checks.integer(config["seed"], "seed", 0, float("inf"))
     config["lr"] = checks.real(config["lr"], "lr", above=0)
@@ -135,8 +151,8 @@ def resolve(arch, preset="default", **given):
     return Config(**config)
 
 
-def command_line(config):
-    """The command that makes this run: what `resolve` would fill in is left out.
+def command_line(config: Config) -> str:
+    """The shortest command that makes this run: it leaves out what `resolve` fills in.
 
     >>> command_line(resolve("modresnet", d=5, seed=3))
     'python -m resgrad.experiment --arch modresnet --d 5 --seed 3'
@@ -150,42 +166,38 @@ def command_line(config):
     return " ".join(["python -m resgrad.experiment", *options])
 
 
-def prepare(config, saved=(None, None)):
-    """(loss, theta0, teacher) of a run; the same seed gives the same three for every ``data``.
+def weights(config: Config, saved=(None, None)) -> tuple[np.ndarray, Network]:
+    """(theta0, teacher): where the student of a run starts, and the network it is to find.
 
-    ``saved`` = (theta_star, theta0) of a checkpoint: files that these came from are not read again.
+    ``saved`` is (theta_star, theta0) of a checkpoint; if they came from files, these are not read again.
     """
-    from .. import draws
-
     streams = draws.streams(config.seed)
     theta_star = _parameters(config, "teacher", streams.teacher, saved[0])
-    theta0 = _parameters(config, "init", streams.init, saved[1])
-    teacher = architectures.Network(config.arch, theta_star, config.d)
-    return loss_of(config, config.arch, teacher, streams.data, config.dtype), theta0, teacher
+    return _parameters(config, "init", streams.init, saved[1]), Network(config.arch, theta_star, config.d)
+
+
+def prepare(config: Config, made: tuple[np.ndarray, Network] | None = None) -> tuple:
+    """(loss, theta0, teacher) of a run; the last two are the same for every ``data``, and may have been ``made``."""
+    theta0, teacher = made or weights(config)
+    return loss_of(config, config.arch, teacher, draws.streams(config.seed).data, config.dtype), theta0, teacher
 
 
 def loss_of(config, arch, teacher, rng, dtype="float64"):
-    """What a run, or one of a census, trains on: a data set from ``rng``, fresh samples or the expectation."""
-    from .. import draws, losses
+    """The loss that a run, or one of a census, trains on: of a data set from ``rng``, fresh samples or exact."""
+    from .. import losses
 
     if config.data == "dataset":
         return losses.EmpiricalLoss(arch, *draws.dataset(teacher, config.samples, rng, dtype))
     if config.data == "online":
         return losses.OnlineLoss(arch, teacher, dtype)
-    if dtype != "float64":
-        raise ValueError(f"dtype is {dtype}, but population data needs float64")
     return losses.PopulationLoss(arch, teacher)
 
 
 def _parameters(config, role, rng, saved):
-    """Teacher or start: drawn, or read from the ``theta`` of a weights file."""
-    from .. import draws
-
+    """The theta of the teacher or of the start, which is the ``role``: drawn, ``saved``, or read from a file."""
     kind, arch = getattr(config, role), architectures.resolve(config.arch)
     if kind in draws.DRAWS:
         return draws.draw(arch, kind, config.d, config.width, rng)
-    if not kind.endswith(".npz"):
-        raise checks.suggest(kind, role, [*draws.DRAWS, "the path of a weights.npz"])
     if saved is not None:
         return saved
     arrays, header = files.read_archive(kind, "weights")
@@ -199,8 +211,8 @@ def _parameters(config, role, rng, saved):
     return theta
 
 
-def observers(config, teacher):
-    """What is recorded besides the loss: functions of theta, by the columns of ``history.csv``."""
+def observers(config: Config, teacher: Network) -> dict[str, Callable[[np.ndarray], float]]:
+    """What is recorded besides the loss: the columns of ``history.csv``, each a function of theta."""
     from .. import losses
     from ..minima import alignment, convexity
 
@@ -210,7 +222,7 @@ def observers(config, teacher):
         "distance": lambda theta: float(np.linalg.norm(theta - theta_star)),
         "aligned_distance": lambda theta: alignment.align(config.arch, theta, theta_star, config.d).distance,
     }
-    if config.preset.startswith("li-yuan"):  # the paper's quantities
+    if config.preset.startswith("li-yuan"):  # record the paper's quantities, too
         last = {}
 
         def one_point(name, theta):
@@ -222,7 +234,9 @@ def observers(config, teacher):
     return columns
 
 
-def simulate(config, problem=None, *, progress=None, resume=None):
+def simulate(
+    config: Config, problem: tuple | None = None, *, progress: Callable | None = None, resume: tuple | None = None
+) -> tuple[Trajectory, Network]:
     """(trajectory, teacher) of the run that ``config`` describes; writes nothing.
 
     Parameters
@@ -243,7 +257,7 @@ def simulate(config, problem=None, *, progress=None, resume=None):
     from .. import training
 
     loss, theta0, teacher = problem or prepare(config)
-    optimizer = optimizers.Nesterov(config.lr, config.momentum)  # without momentum SGD, bit for bit
+    optimizer = optimizers.Nesterov(config.lr, config.momentum)  # with momentum 0 it is SGD, bit for bit
     batch_size = None if config.data == "population" else config.batch_size
     trajectory = training.train(
         loss, theta0, optimizer, config.steps, batch_size, config.seed, config.record_every,
@@ -252,11 +266,11 @@ def simulate(config, problem=None, *, progress=None, resume=None):
     return trajectory, teacher
 
 
-def table(trajectory):
+def table(trajectory: Trajectory) -> dict[str, np.ndarray]:
     """The columns of ``history.csv``, by name."""
     return {"step": trajectory.steps, "loss": trajectory.loss} | trajectory.observed
 
 
-def rows(history):
+def rows(history: dict[str, np.ndarray]) -> list[str]:
     """The lines of ``history.csv``; every number reads back to the last bit."""
     return [",".join(history), *(",".join(map(repr, row)) for row in zip(*(c.tolist() for c in history.values())))]

@@ -1,20 +1,24 @@
-"""The work of a census: some of its runs, as a record that any worker can do.
+"""A census as a task: everything that decides it, checked, and the work, which any worker can do part of.
 
-Imports ``protocol``, ``basins`` and what these import.
+This module imports the numerical code, so the command line imports it only once there is work.
 """
 
-from dataclasses import dataclass
+import dataclasses
+import hashlib
 
-from .. import architectures, blas, draws, losses
+import numpy as np
+
+from .. import architectures, blas, checks, draws, losses, optimizers
 from ..minima import basins
-from . import protocol
+from . import files, protocol
+from .tally import FAILED, Config
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Task:
     """Some runs of a census: all that a worker, on whatever machine, needs to know."""
 
-    config: object  # of `census`
+    config: Config
     arch: architectures.Architecture
     teacher: architectures.Network | None  # None: drawn anew in each run
     numbers: tuple
@@ -32,14 +36,71 @@ class Task:
         return draws.draw(self.arch, self.config.init, self.config.d, self.config.width, streams.init)
 
 
+def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_width=None, init=None,
+            data="population", optimizer=None, lr=None, momentum=None, batch_size=None, samples=None,
+            steps=100_000):  # fmt: skip
+    """The `Task` of a whole census, every argument checked; see `resgrad.census` for what they mean."""
+    arch = architectures.resolve(arch)
+    control = arch == architectures.ARCHITECTURES["vanilla"]
+    if isinstance(optimizer, tuple(optimizers.OPTIMIZERS.values())):
+        if (lr, momentum) != (None, None):
+            raise ValueError(f"optimizer is {optimizer}, but lr or momentum is given, too")
+        lr, momentum, optimizer = optimizer.lr, optimizer.momentum, type(optimizer).__name__.lower()
+    elif optimizer is None:
+        optimizer = "sgd" if control and not momentum else "nesterov"
+    given = {"width": width, "momentum": momentum, "batch_size": batch_size, "samples": samples}
+    base = protocol.resolve(
+        arch, d=d, data=data, steps=steps, seed=seed, optimizer=optimizer, lr=1.0 if lr is None else lr,
+        init=checks.choice(init or ("normal" if control else "fan-in"), "init", draws.DRAWS),  # no file
+        **{name: value for name, value in given.items() if value is not None},
+    )  # fmt: skip
+    teacher = ("identity" if control else base.teacher) if teacher is None else teacher
+    teacher, network, units = _teacher(teacher, teacher_width, base.d)
+    fields = {field.name: getattr(base, field.name, None) for field in dataclasses.fields(Config)} | {
+        "arch": arch.name, "teacher": teacher, "teacher_width": units,
+        "lr": None if lr is None else base.lr, "runs": checks.integer(runs, "runs"),
+        "batch_size": None if data == "population" else base.batch_size,
+        "samples": base.samples if data == "dataset" else None,
+    }  # fmt: skip
+    task, streams = Task(Config(**fields), arch, network, tuple(range(runs))), draws.streams(base.seed)
+    task.loss(streams), task.start(streams)  # whether they can be made
+    return task
+
+
+def _teacher(teacher, width, d):
+    """(what it is called, `Network` or None where every run draws its own, number of units)."""
+    units = d if width is None else checks.integer(width, "teacher_width")
+    if isinstance(teacher, str) and teacher in draws.DRAWS:
+        return teacher, None, units
+    if isinstance(teacher, architectures.Network):
+        name, network = "network", teacher
+    elif isinstance(teacher, str) and teacher.endswith(".npz"):
+        arrays, header = files.read_archive(teacher, "weights")
+        name, network = teacher, architectures.Network(header["arch"], arrays["theta"], header["d"])
+    else:
+        raise checks.suggest(teacher, "teacher", [*draws.DRAWS, "the path of a weights.npz"])
+    if network.d != d:
+        raise ValueError(f"d is {d}, but the teacher has d={network.d}")
+    if width is not None and units != network.width:
+        raise ValueError(f"teacher_width is {units}, but the teacher has {network.width} units")
+    content = network.arch.identity, network.arch.skip, network.arch.readout, d, network.theta.tobytes()
+    digest = hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+    return f"{name}, sha256 {digest}", network, network.width
+
+
 @blas.one_thread(helped=False)
 def work(task):
-    """[(run, Basin)] of a task."""
+    """[(run, Basin)] of a task.  A run that an error ends has failed, with the error's message; the others go on."""
     config, found = task.config, []
     for run in task.numbers:
         streams = draws.streams(config.seed, run)
-        exact = task.loss(streams)
-        loss = protocol.loss_of(config, task.arch, exact.teacher, streams.data)
-        how = (config.steps, config.lr, config.momentum, config.batch_size, streams.batches)
-        found.append((run, basins.descend(exact, loss, task.start(streams), *how)))
+        try:
+            exact = task.loss(streams)
+            loss = protocol.loss_of(config, task.arch, exact.teacher, streams.data)
+            how = (config.steps, config.lr, config.momentum, config.batch_size, streams.batches)
+            basin = basins.descend(exact, loss, task.start(streams), *how)
+        except Exception as error:
+            theta = np.full(task.arch.size(config.d, config.width), np.nan)
+            basin = basins.Basin(FAILED, np.nan, np.nan, np.nan, basins.NONE, 0, theta, checks.reason(error))
+        found.append((run, basin))
     return found

@@ -1,0 +1,126 @@
+"""What decides a census, and what its runs add up to: counts, shares with their intervals, families of minima."""
+
+import dataclasses
+
+import numpy as np
+
+OUTCOMES = {
+    "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle",
+    "unconverged": "not converged",
+}  # fmt: skip
+FAILED = "failed"  # what became of a run that an error ended
+COLUMNS = ("outcome", "loss", "grad_norm", "min_eigenvalue", "steps", "theta")
+
+# Safran & Shamir (2018): exact gradient descent; their step 0.1 is 0.05 here, where the loss has no 1/2.
+SAFRAN_SHAMIR = {
+    "arch": "vanilla", "teacher": "identity", "init": "normal", "data": "population", "optimizer": "sgd",
+    "momentum": 0.0, "lr": 0.05,
+}  # fmt: skip
+PUBLISHED = {(8, 8): 0.126, (10, 10): 0.346, (12, 12): 0.585, (8, 9): 0.001}  # (k, width): spurious share
+PUBLISHED_RUNS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides a census.  `tasks.prepare` fills in what was left out."""
+
+    arch: str
+    d: int
+    width: int
+    teacher: str
+    teacher_width: int
+    init: str
+    data: str
+    optimizer: str
+    lr: float | None  # None: from the largest curvature, in each run
+    momentum: float
+    batch_size: int | None  # None where the data have no batches; ``samples`` likewise
+    samples: int | None
+    steps: int
+    runs: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Census:
+    """What a census found; ``str()`` of it is the table that the command prints.
+
+    Attributes
+    ----------
+    config : Config
+    counts : dict
+        "runs", and how many of them ended as "global", "spurious", "saddle", "unconverged"; and "failed".
+    families : list of dict
+        Spurious minima, the most frequent first: ``count``, ``loss``, ``min_eigenvalue`` of the Hessian,
+        and ``run``, the first run that found it.
+    failures : dict
+        {run: message} of the runs that an error ended.
+    outcome, loss, grad_norm, min_eigenvalue, steps : ndarray, shape (runs,)
+        See `basins.Basin`.
+    family : ndarray of int, shape (runs,)
+        Index into ``families``; -1 where the run found no spurious minimum.
+    theta : ndarray, shape (runs, n)
+    """
+
+    config: Config
+    counts: dict[str, int]
+    families: list[dict]
+    failures: dict[int, str]
+    family: np.ndarray
+    outcome: np.ndarray
+    loss: np.ndarray
+    grad_norm: np.ndarray
+    min_eigenvalue: np.ndarray
+    steps: np.ndarray
+    theta: np.ndarray
+
+    @classmethod
+    def of(cls, config, found):
+        """The tally of a list of `basins.Basin`, one per run, in the order of the runs."""
+        from ..minima import basins
+
+        columns = {name: np.array([getattr(basin, name) for basin in found]) for name in COLUMNS}
+        counts = {"runs": len(found)} | {name: int((columns["outcome"] == name).sum()) for name in (*OUTCOMES, FAILED)}
+        runs = np.flatnonzero(columns["outcome"] == "spurious")
+        label = basins.group(np.array([found[run].invariants for run in runs]).reshape(-1, 4))
+        members = sorted((runs[label == n] for n in set(label.tolist())), key=lambda m: (-m.size, m[0]))
+        family, families = np.full(len(found), -1), []
+        for n, member in enumerate(members):
+            family[member], first = n, found[member[0]]
+            numbers = {"loss": first.loss, "min_eigenvalue": first.min_eigenvalue}
+            families.append({"count": member.size, **numbers, "run": int(member[0])})
+        failures = {run: basin.message for run, basin in enumerate(found) if basin.outcome == FAILED}
+        return cls(config, counts, families, failures, family, **columns)
+
+    def share(self, outcome: str) -> tuple[float, float, float]:
+        """(share, low, high) of an outcome: its share of the runs and the 95 % Wilson interval."""
+        from scipy.stats import binomtest
+
+        count, runs = self.counts[outcome], self.counts["runs"]
+        return count / runs, *map(float, binomtest(count, runs).proportion_ci(method="wilson"))
+
+    def published(self) -> tuple[float, float] | None:
+        """(published share of spurious minima, z-score of the measured one), or None if none was published."""
+        config = dataclasses.asdict(self.config)
+        share = PUBLISHED.get((config["d"], config["width"]))
+        if share is None or config != config | SAFRAN_SHAMIR | {"teacher_width": config["d"]}:
+            return None
+        runs, own = config["runs"], self.counts["spurious"]
+        pooled = (own + share * PUBLISHED_RUNS) / (runs + PUBLISHED_RUNS)
+        return share, (own / runs - share) / (pooled * (1 - pooled) * (1 / runs + 1 / PUBLISHED_RUNS)) ** 0.5
+
+    def __str__(self) -> str:
+        config = self.config
+        title = f"{config.arch}, d = {config.d}, width {config.width}; teacher: {config.teacher}"
+        head = f"{'':20}{'runs':>7}{'share':>10}{'95 % interval':>18}"
+        lines = [f"{title}, width {config.teacher_width}", "", head]
+        for name, label in (OUTCOMES | ({FAILED: "failed"} if self.failures else {})).items():
+            share, low, high = (100 * p for p in self.share(name))
+            lines.append(f"{label:20}{self.counts[name]:7,}{share:8.1f} %{f'{low:.1f} - {high:.1f} %':>18}")
+        if published := self.published():
+            lines += ["", "spurious, as published by Safran & Shamir (2018): {:.1%}; z = {:+.2f}".format(*published)]
+        if self.families:
+            lines += ["", f"{'family':>6}{'runs':>8}{'loss':>17}{'smallest eigenvalue':>22}{'first run':>12}"]
+        for n, family in enumerate(self.families[:12]):
+            lines.append("{:6}{count:8}{loss:17.10f}{min_eigenvalue:22.6g}{run:12}".format(n, **family))
+        return "\n".join(lines + [f"   and {len(self.families) - 12} more"] * (len(self.families) > 12))
