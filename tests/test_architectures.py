@@ -144,13 +144,7 @@ def one_line(message):
 
 
 @pytest.mark.parametrize(
-    "name, near",
-    [
-        ("modresnt", "modresnet"),
-        ("LI", "li"),
-        ("two_weight", "two-weight"),
-        ("Vanila", "vanilla"),
-    ],
+    "name, near", [("modresnt", "modresnet"), ("LI", "li"), ("two_weight", "two-weight"), ("Vanila", "vanilla")]
 )
 def test_an_unknown_architecture_suggests_the_nearest(name, near):
     with pytest.raises(ValueError) as error:

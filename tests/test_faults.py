@@ -339,14 +339,7 @@ def test_a_decimal_comma_changes_nothing(reference, begin, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "redirection, code",
-    [
-        (">&-", 0),
-        ("2>&-", 0),
-        (">&- 2>&- <&-", 0),
-        ("| head -1", 0),
-        (">/dev/full", 1),
-        ("2>/dev/full", 0),
-    ],
+    [(">&-", 0), ("2>&-", 0), (">&- 2>&- <&-", 0), ("| head -1", 0), (">/dev/full", 1), ("2>/dev/full", 0)],
 )
 def test_closed_and_full_streams(redirection, code, reference, tmp_path):
     line = f'"{sys.executable}" -m resgrad.experiment {" ".join(SMALL)} --no-plot --out "{tmp_path}" {redirection}'

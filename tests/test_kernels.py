@@ -133,12 +133,7 @@ def test_online_training_is_naive_training_on_the_same_samples(arch, dtype, mome
 
 @pytest.mark.parametrize(
     "student, teacher",
-    [
-        ("li", "resnet-sum"),
-        ("modresnet-sum", "two-weight"),
-        ("two-weight", "vanilla"),
-        ("resnet", "modresnet"),
-    ],
+    [("li", "resnet-sum"), ("modresnet-sum", "two-weight"), ("two-weight", "vanilla"), ("resnet", "modresnet")],
 )
 @every_shape
 def test_online_training_with_another_architecture_as_teacher(student, teacher, shape):

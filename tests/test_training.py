@@ -72,13 +72,7 @@ def test_population_records_are_the_loss_at_that_step():
 @every_kind
 @pytest.mark.parametrize(
     "record_every, n_steps, wanted",
-    [
-        (1, 4, [0, 1, 2, 3, 4]),
-        (7, 20, [0, 7, 14, 20]),
-        (7, 21, [0, 7, 14, 21]),
-        (50, 20, [0, 20]),
-        (20, 20, [0, 20]),
-    ],
+    [(1, 4, [0, 1, 2, 3, 4]), (7, 20, [0, 7, 14, 20]), (7, 21, [0, 7, 14, 21]), (50, 20, [0, 20]), (20, 20, [0, 20])],
 )
 def test_records_are_multiples_and_the_end(kind, record_every, n_steps, wanted):
     assert run(kind, n_steps, record_every=record_every).steps.tolist() == wanted
