@@ -1,6 +1,6 @@
 """The architectures, as data: a record of numbers per network, and nothing else to add.
 
-Imports only ``checks`` and ``kernels``.  Every network of this package is
+Every network of this package is
 
     F(x) = A' relu(U' x) + C' x,        U = W1 + identity * eye(d, k),
 
@@ -8,9 +8,11 @@ and an `Architecture` says how (U, A, C) come from the parameters (W1, W2).  A n
 more line in `ARCHITECTURES` (and its literal twin in ``tests/naive.py``).
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import checks
 
@@ -67,11 +69,11 @@ class Architecture:
         checks.choice(self.readout, "readout", READOUTS)
 
     @property
-    def trains_readout(self):
+    def trains_readout(self) -> bool:
         """Whether there is a W2."""
         return self.readout != "fixed"
 
-    def shapes(self, d, width=None):
+    def shapes(self, d: int, width: int | None = None) -> dict[str, tuple[int, int]]:
         """``{"W1": (d, k)}``, and ``"W2": (k, d)`` where there is one, in their order in theta.
 
         d is the input dimension, k the number of hidden units: ``width``, or d unless given.
@@ -80,19 +82,19 @@ class Architecture:
         k = d if width is None else checks.integer(width, "width")
         return {"W1": (d, k), "W2": (k, d)} if self.trains_readout else {"W1": (d, k)}
 
-    def size(self, d, width=None):
+    def size(self, d: int, width: int | None = None) -> int:
         """Number of parameters for input dimension ``d`` and ``width`` units (d unless given)."""
         return sum(rows * columns for rows, columns in self.shapes(d, width).values())
 
-    def outputs(self, d):
+    def outputs(self, d: int) -> int:
         """Number m of outputs: d for the ``vector`` read-out, else 1."""
         return d if self.readout == "vector" else 1
 
-    def readout_rate(self, d):
+    def readout_rate(self, d: int) -> int:
         """What gradient descent on theta multiplies the rate of A by (see ``kernels``, eq. 5)."""
         return {"fixed": 0, "sum": d, "vector": 1}[self.readout]
 
-    def flatten(self, W1, W2=None):
+    def flatten(self, W1: ArrayLike, W2: ArrayLike | None = None) -> np.ndarray:
         """theta, shape (n,), from W1 (d, k) and W2 (k, d): W1 then W2, row-major."""
         W1 = checks.array(W1, "W1", ("d", "k"), dtype=None, finite=False)
         if not self.trains_readout:
@@ -104,7 +106,7 @@ class Architecture:
         W2 = checks.array(W2, "W2", W1.shape[::-1], dtype=None, finite=False)
         return np.concatenate([W1.ravel(), W2.ravel()])
 
-    def width(self, size, d):
+    def width(self, size: int, d: int) -> int:
         """The width k of a theta of ``size`` entries at input dimension ``d``; ValueError when none fits."""
         d = checks.integer(d, "d")
         k, rest = divmod(size, self.size(d, 1))
@@ -115,7 +117,7 @@ class Architecture:
             )
         return k
 
-    def unflatten(self, theta, d):
+    def unflatten(self, theta: ArrayLike, d: int) -> tuple[np.ndarray, np.ndarray | None]:
         """(W1, W2), views into ``theta``; W2 is None where the read-out is fixed."""
         theta = np.asarray(theta)
         if theta.ndim != 1:
@@ -124,7 +126,7 @@ class Architecture:
         W1 = theta[: d * k].reshape(d, k)
         return W1, theta[d * k :].reshape(k, d) if self.trains_readout else None
 
-    def canonical(self, theta, d):
+    def canonical(self, theta: ArrayLike, d: int) -> tuple[np.ndarray, np.ndarray]:
         """(U, A), shapes (d, k) and (k, m): the canonical coordinates of ``theta``, copies."""
         W1, W2 = self.unflatten(theta, d)
         U, diagonal = W1.copy(), np.arange(min(W1.shape))
@@ -133,11 +135,11 @@ class Architecture:
             return U, np.ones((W1.shape[1], 1), W1.dtype)
         return U, W2.sum(axis=1, keepdims=True) if self.readout == "sum" else W2.copy()
 
-    def skip_map(self, d):
+    def skip_map(self, d: int) -> np.ndarray:
         """C, shape (d, m): the linear part of the network."""
         return self.skip * (np.eye(d) if self.readout == "vector" else np.ones((d, 1)))
 
-    def pull_back(self, dU, dA):
+    def pull_back(self, dU: np.ndarray, dA: np.ndarray) -> np.ndarray:
         """Gradient in theta from the one in (U, A): dW1 = dU, dW2 = dA or dA 1' (eq. 5)."""
         if self.readout == "fixed":
             return dU.ravel().copy()
@@ -159,7 +161,7 @@ ARCHITECTURES = {
 }
 
 
-def resolve(arch):
+def resolve(arch: Architecture | str) -> Architecture:
     """The `Architecture` that ``arch`` is or names; a ValueError suggests the nearest name."""
     return arch if isinstance(arch, Architecture) else ARCHITECTURES[checks.choice(arch, "arch", ARCHITECTURES)]
 
@@ -196,9 +198,12 @@ class Network:
     array([3., 3.])
     """
 
-    arch: Architecture
-    theta: np.ndarray
+    arch: Architecture | str
+    theta: ArrayLike
     d: int
+    W1: np.ndarray = dataclasses.field(init=False, repr=False)
+    W2: np.ndarray | None = dataclasses.field(init=False, repr=False)
+    width: int = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self):
         arch, d = resolve(self.arch), checks.integer(self.d, "d")
@@ -212,12 +217,12 @@ class Network:
     def __reduce__(self):  # pickle and copy make it anew: read-only, with views into its own theta
         return type(self), (self.arch, self.theta, self.d)
 
-    def canonical(self):
+    def canonical(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(U, A, C) in float64, shapes (d, k), (k, m) and (d, m)."""
         theta = self.theta.astype(np.float64)
         return *self.arch.canonical(theta, self.d), self.arch.skip_map(self.d)
 
-    def __call__(self, X):
+    def __call__(self, X: ArrayLike) -> np.ndarray:
         """F at each row of ``X`` (B, d): shape (B,) for a scalar output, (B, d) for a vector one."""
         from . import kernels
 

@@ -1,13 +1,14 @@
-"""Everything random: seeds and streams, teachers and starts, data.
-
-Imports ``architectures``, ``checks`` and ``threads``.
-"""
+"""Everything random: seeds and streams, teachers and starts, data."""
 
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from . import architectures, blas, checks
+from .architectures import Architecture, Network
+
+Seed = np.random.Generator | int | None
 
 
 class Streams(NamedTuple):
@@ -19,7 +20,7 @@ class Streams(NamedTuple):
     batches: np.random.Generator
 
 
-def streams(seed, run=0):
+def streams(seed: int, run: int = 0) -> Streams:
     """The `Streams` of run number ``run`` under ``seed``, both integers >= 0.
 
     Raises
@@ -66,7 +67,7 @@ def _two_phase_start(rng, shape):
     return alpha * (half - half.T) + beta * np.eye(d)
 
 
-def draw(arch, kind, d, width=None, rng=None):
+def draw(arch: Architecture | str, kind: str, d: int, width: int | None = None, rng: Seed = None) -> np.ndarray:
     """Parameters drawn from a named distribution: a teacher or a start.
 
     Parameters
@@ -102,7 +103,9 @@ def draw(arch, kind, d, width=None, rng=None):
 
 
 @blas.one_thread()
-def dataset(teacher, n_samples, rng=None, dtype=np.float64):
+def dataset(
+    teacher: Network, n_samples: int, rng: Seed = None, dtype: DTypeLike = np.float64
+) -> tuple[np.ndarray, np.ndarray]:
     """Gaussian samples and a teacher's outputs at them.
 
     Parameters
@@ -129,7 +132,7 @@ def dataset(teacher, n_samples, rng=None, dtype=np.float64):
     >>> X.shape, Y.shape
     ((5, 3), (5,))
     """
-    if not isinstance(teacher, architectures.Network):
+    if not isinstance(teacher, Network):
         raise TypeError(f"teacher is {checks.shown(teacher)}, but must be a resgrad.Network")
     dtype, shape = checks.floating(dtype), (checks.integer(n_samples, "n_samples"), teacher.d)
     X = checks.generator(rng).standard_normal(shape).astype(dtype, copy=False)

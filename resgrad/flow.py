@@ -1,18 +1,22 @@
-"""Gradient flow, the limit of gradient descent for small steps, by SciPy's ODE solvers.
+"""Gradient flow, the limit of gradient descent for small steps, by SciPy's ODE solvers."""
 
-Imports ``training``, ``checks`` and ``threads``.
-"""
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import blas, checks
-from .training import trajectory
+from .training import Trajectory, trajectory
 
 STIFF, EXPLICIT = ("BDF", "Radau", "LSODA"), ("RK45", "RK23", "DOP853")  # methods of `gradient_flow`
 
 
 @blas.one_thread()
-def gradient_flow(loss, theta0, t_max, *, method="BDF", t_eval=None, rtol=1e-8, atol=1e-10, observe=None):
+def gradient_flow(
+    loss: Any, theta0: ArrayLike, t_max: float, *, method: str = "BDF", t_eval: ArrayLike | None = None,
+    rtol: float = 1e-8, atol: float = 1e-10, observe: Mapping[str, Callable] | None = None,
+) -> Trajectory:  # fmt: skip
     """Follow d theta / dt = -grad L(theta), the limit of SGD for small steps (t = lr * steps).
 
     Parameters

@@ -1,4 +1,4 @@
-"""The three losses: validated fronts of the kernels.  Imports ``architectures``, ``kernels``, ``checks``, ``threads``.
+"""The three losses: validated fronts of the kernels.
 
 All are E|F(x) - y|^2, summed over outputs, without a factor 1/2: over a data set (`EmpiricalLoss`),
 over fresh Gaussian samples (`OnlineLoss`), exactly (`PopulationLoss`).
@@ -7,8 +7,10 @@ over fresh Gaussian samples (`OnlineLoss`), exactly (`PopulationLoss`).
 import dataclasses
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from . import architectures, blas, checks, kernels
+from .architectures import Architecture, Network
 
 
 class _Loss:
@@ -23,15 +25,15 @@ class _Loss:
         self.arch.unflatten(theta, self.d)
         return theta
 
-    def value(self, theta):
+    def value(self, theta: ArrayLike) -> float:
         """The loss at ``theta``, a float."""
         return self.value_and_grad(theta)[0]
 
-    def grad(self, theta):
+    def grad(self, theta: ArrayLike) -> np.ndarray:
         """The gradient at ``theta``, shape (n,)."""
         return self.value_and_grad(theta)[1]
 
-    def shapes(self, theta):
+    def shapes(self, theta: ArrayLike) -> dict[str, tuple[int, int]]:
         """Shapes of the parameter blocks of ``theta``, by name."""
         return self.arch.shapes(self.d, self.arch.unflatten(theta, self.d)[0].shape[1])
 
@@ -66,7 +68,7 @@ class EmpiricalLoss(_Loss):
     """
 
     @blas.one_thread()
-    def __init__(self, arch, X, Y):
+    def __init__(self, arch: Architecture | str, X: ArrayLike, Y: ArrayLike):
         self.arch = architectures.resolve(arch)
         X = checks.array(X, "X", ("N", "d"), dtype=None)
         self.d, self.dtype = X.shape[1], X.dtype
@@ -77,12 +79,12 @@ class EmpiricalLoss(_Loss):
         linear = X @ self.arch.skip_map(self.d).astype(X.dtype)
         self.rows = np.hstack([X, Y.reshape(linear.shape) - linear])  # [x, y - C'x]
 
-    def value_and_grad(self, theta):
+    def value_and_grad(self, theta: ArrayLike) -> tuple[float, np.ndarray]:
         """(value, gradient) at ``theta``: a float and an array of shape (n,)."""
         value, dU, dA = self._evaluate(theta)
         return value, self.arch.pull_back(dU, dA)
 
-    def value(self, theta):
+    def value(self, theta: ArrayLike) -> float:
         """The loss at ``theta``, a float, by the forward pass alone."""
         return self._evaluate(theta, backward=False)[0]
 
@@ -91,13 +93,13 @@ class EmpiricalLoss(_Loss):
         value, *gradient = kernels.sampled_gradient(U, A, *np.hsplit(self.rows, [self.d]), backward)
         return float(value), *gradient
 
-    def values(self, theta):
+    def values(self, theta: ArrayLike) -> np.ndarray:
         """Every sample's squared error, shape (N,); the loss is their mean."""
         U, A = self.arch.canonical(self._theta(theta), self.d)
         R = np.maximum(self.rows[:, : self.d] @ U, 0) @ A - self.rows[:, self.d :]
         return np.sum(R * R, axis=1)
 
-    def preactivations(self, theta):
+    def preactivations(self, theta: ArrayLike) -> np.ndarray:
         """U'x for every sample, shape (N, k): where one changes sign the loss has a kink."""
         U, _ = self.arch.canonical(self._theta(theta), self.d)
         return self.rows[:, : self.d] @ U
@@ -106,14 +108,14 @@ class EmpiricalLoss(_Loss):
 class _TeacherLoss(_Loss):
     """What the two losses with a teacher network share."""
 
-    def __init__(self, arch, teacher):
+    def __init__(self, arch: Architecture | str, teacher: Network):
         self.arch = architectures.resolve(arch)
-        if not isinstance(teacher, architectures.Network):
+        if not isinstance(teacher, Network):
             raise TypeError(f"teacher is {checks.shown(teacher)}, but must be a resgrad.Network")
         self.teacher, self.d = teacher, teacher.d
         if self.arch.readout != "vector" == teacher.arch.readout:  # a scalar student learns their sum
             summed = dataclasses.replace(teacher.arch, readout="sum")
-            self.teacher = teacher = architectures.Network(summed, teacher.theta, self.d)
+            self.teacher = teacher = Network(summed, teacher.theta, self.d)
         if self.arch.readout == "vector" != teacher.arch.readout:
             raise ValueError(f"teacher {teacher.arch.name} has 1 output, but {self.arch.name} has {self.d}")
         U_star, A_star, C_star = teacher.canonical()
@@ -166,7 +168,7 @@ class PopulationLoss(_TeacherLoss):
     dtype = np.dtype(np.float64)
     digits, widest = 1e9, 512  # what plain summation must leave; the most units for more than that
 
-    def value(self, theta):
+    def value(self, theta: ArrayLike) -> float:
         """The expected loss at ``theta``, a float, never negative."""
         W1, W2 = self.arch.unflatten(self._theta(theta), self.d)
         Z, Q = self._residual_units(W1, W2)
@@ -187,18 +189,18 @@ class PopulationLoss(_TeacherLoss):
         U_star, A_star = _exact_canonical(self.teacher.arch, self.teacher.W1, self.teacher.W2)
         return np.concatenate([U, U_star]), np.concatenate([A, -A_star])
 
-    def value_and_grad(self, theta):
+    def value_and_grad(self, theta: ArrayLike) -> tuple[float, np.ndarray]:
         """(value, gradient) at ``theta``, as ``scipy.optimize.minimize(..., jac=True)`` wants it."""
         return self.value(theta), self.grad(theta)
 
-    def grad(self, theta):
+    def grad(self, theta: ArrayLike) -> np.ndarray:
         """The exact gradient at ``theta``, shape (n,); (10) and (11)."""
         U, A = self.arch.canonical(self._theta(theta), self.d)
         dU, dA = np.empty_like(U), np.empty_like(A)
         kernels.population_gradient(U, A, *self.units_star, dU, dA)
         return _finite(self.arch.pull_back(dU, dA), "gradient")
 
-    def hessian(self, theta):
+    def hessian(self, theta: ArrayLike) -> np.ndarray:
         """The exact Hessian at ``theta``, shape (n, n), symmetric; (14)-(17)."""
         U, A = self.arch.canonical(self._theta(theta), self.d)
         full = _finite(kernels.population_hessian(U, A, *self.units_star), "Hessian")
@@ -242,25 +244,25 @@ class OnlineLoss(_TeacherLoss):
     array([0.1, 0.1, 0.1, 0.1])
     """
 
-    def __init__(self, arch, teacher, dtype=np.float64):
+    def __init__(self, arch: Architecture | str, teacher: Network, dtype: DTypeLike = np.float64):
         super().__init__(arch, teacher)
         self.dtype = checks.floating(dtype)
         self.units_star = tuple(np.ascontiguousarray(a, self.dtype) for a in self.units_star)
         self.population = PopulationLoss(self.arch, teacher)
 
-    def value(self, theta):
+    def value(self, theta: ArrayLike) -> float:
         """The expected loss at ``theta``, a float."""
         return self.population.value(theta)
 
-    def value_and_grad(self, theta):
+    def value_and_grad(self, theta: ArrayLike) -> tuple[float, np.ndarray]:
         """Expected (value, gradient) at ``theta``."""
         return self.population.value_and_grad(theta)
 
-    def hessian(self, theta):
+    def hessian(self, theta: ArrayLike) -> np.ndarray:
         """The expected loss's exact Hessian at ``theta``, shape (n, n)."""
         return self.population.hessian(theta)
 
-    def batch(self, batch_size=200, rng=None):
+    def batch(self, batch_size: int = 200, rng: np.random.Generator | int | None = None) -> EmpiricalLoss:
         """An `EmpiricalLoss` on ``batch_size`` fresh samples from ``rng`` (a Generator or a seed)."""
         size = checks.integer(batch_size, "batch_size"), self.d
         X = checks.generator(rng).standard_normal(size).astype(self.dtype)

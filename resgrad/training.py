@@ -1,16 +1,17 @@
-"""The training loop: its state, its records, and what a run leaves behind.
-
-Imports ``draws``, ``losses``, ``optimizers``, ``kernels``, ``checks``, ``threads``.
-"""
+"""The training loop: its state, its records, and what a run leaves behind."""
 
 import copy
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import blas, checks, kernels, losses, optimizers
 from .draws import streams
+from .losses import EmpiricalLoss, OnlineLoss, PopulationLoss
+from .optimizers import SGD, Nesterov
 
 BATCH = 200  # the post's
 DIVERGED = 1e12  # a loss this many times the first one will not come back
@@ -108,18 +109,11 @@ def next_record(step, record_every=None):
 
 @blas.one_thread()
 def train(
-    loss,
-    theta0,
-    optimizer,
-    n_steps,
-    batch_size=None,
-    seed=0,
-    record_every=None,
-    *,
-    observe=None,
-    progress=None,
-    resume=None,
-):
+    loss: EmpiricalLoss | OnlineLoss | PopulationLoss, theta0: ArrayLike, optimizer: SGD | Nesterov, n_steps: int,
+    batch_size: int | None = None, seed: int | np.random.Generator = 0, record_every: int | None = None, *,
+    observe: Mapping[str, Callable] | None = None, progress: Callable[[State, list], None] | None = None,
+    resume: tuple[State, list] | None = None,
+) -> Trajectory:  # fmt: skip
     """Train from ``theta0``; deterministic in its arguments, whatever the threads (`blas.one_thread`).
 
     Parameters

@@ -1,6 +1,7 @@
 """Who may import whom.  Imports run downward, wherever in a file they stand."""
 
 import ast
+import inspect
 import pathlib
 import sys
 
@@ -181,3 +182,24 @@ def test_every_public_name_resolves():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'resgrad' has no attribute 'Nestrov'"):
         rg.Nestrov  # noqa: B018
+
+
+def test_the_stub_hands_out_the_same_names():
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text())
+    homes = {
+        node.module: [alias.name for alias in node.names] for node in stub.body if isinstance(node, ast.ImportFrom)
+    }
+    assert homes == {home: sorted(names) for home, names in rg._HOMES.items()}
+    assert (PACKAGE / "py.typed").exists()
+
+
+@pytest.mark.parametrize("name", rg.__all__)
+def test_every_public_signature_has_hints(name):
+    public = getattr(rg, name)
+    methods = vars(public).items() if isinstance(public, type) else ()
+    for function in [public, *(method for key, method in methods if key[0] != "_" or key in ("__init__", "__call__"))]:
+        if inspect.isfunction(function):
+            signature = inspect.signature(function)
+            empty = [p.name for p in signature.parameters.values() if p.annotation is p.empty and p.name != "self"]
+            assert not empty, function
+            assert function.__name__ == "__init__" or signature.return_annotation is not signature.empty, function
