@@ -186,10 +186,9 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_the_stub_hands_out_the_same_names():
     stub = ast.parse((PACKAGE / "__init__.pyi").read_text())
-    homes = {
-        node.module: [alias.name for alias in node.names] for node in stub.body if isinstance(node, ast.ImportFrom)
-    }
-    assert homes == {home: sorted(names) for home, names in rg._HOMES.items()}
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    handed = {(node.module, alias.name) for node in imports for alias in node.names if alias.asname == alias.name}
+    assert handed == {(home, name) for home, names in rg._HOMES.items() for name in names}
     assert (PACKAGE / "py.typed").exists()
 
 
