@@ -8,7 +8,7 @@ import mpmath
 import naive
 import numpy as np
 import pytest
-from conftest import every_arch, every_dtype, point, relative_error, same_outputs, samples
+from conftest import RECORDS, every_arch, every_dtype, point, relative_error, same_outputs, samples
 
 import resgrad as rg
 from resgrad import kernels, threads, training
@@ -137,6 +137,7 @@ def test_online_training_is_naive_training_on_the_same_samples(arch, dtype, mome
         ("modresnet-sum", "two-weight"),
         ("two-weight", "vanilla"),
         ("resnet", "modresnet"),
+        ("half", "resnet"),
     ],
 )
 @every_shape
@@ -144,7 +145,7 @@ def test_online_training_with_another_architecture_as_teacher(student, teacher, 
     d = shape["d"]
     star = rg.Network(teacher, point(teacher, d, 2, seed=1), d)
     theta0, lr = point(student, **shape), LR / shape["width"]
-    run = rg.train(rg.OnlineLoss(student, star), theta0, rg.SGD(lr), N_STEPS, BATCH, seed=4)
+    run = rg.train(rg.OnlineLoss(RECORDS[student], star), theta0, rg.SGD(lr), N_STEPS, BATCH, seed=4)
     batches = rg.streams(4).batches.standard_normal((N_STEPS, BATCH, d))
 
     def gradient(theta, X):
