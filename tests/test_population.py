@@ -109,8 +109,8 @@ def beside(v, angles, rng):
     return np.cos(angles) * v[:, None] + np.sin(angles) * across / np.linalg.norm(across, axis=0)
 
 
-@every_arch
-def test_gradient_of_a_wide_network(arch):
+@pytest.mark.parametrize("student, teacher", MIXED)
+def test_gradient_of_a_wide_network(student, teacher):
     """Every other unit has one nearly along or against it, at 1e-2 to 1e-8; one is dead, one lies in the teacher."""
     d, rng, pairs = 3, np.random.default_rng(7), kernels.EXACT_NARROW // 2
     U, angles = rng.standard_normal((d, 2 * pairs + 1)), np.logspace(-2, -8, pairs)
@@ -119,7 +119,7 @@ def test_gradient_of_a_wide_network(arch):
         U[:, pairs + j] = (-1) ** j * rng.exponential() * beside(v, angles[j : j + 1], rng)[:, 0]
     U_star = U[:, [-1, 1]] * [2.0, -1.0]
     U[:, 0] = 0.0
-    assert Pair(arch, with_units(arch, U), arch, with_units(arch, U_star), d).gradient_error() < GENERIC
+    assert Pair(student, with_units(student, U), teacher, with_units(teacher, U_star), d).gradient_error() < GENERIC
 
 
 @pytest.mark.parametrize("width", [5, kernels.EXACT_NARROW + 1], ids=["narrow", "wide"])
