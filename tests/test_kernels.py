@@ -99,14 +99,18 @@ def test_a_zero_sample_adds_nothing_to_the_gradient(arch):
 def test_training_on_a_data_set_is_naive_training_on_theta(arch, dtype, momentum, shape):
     X, Y = samples(arch, N_SAMPLES, shape["d"], dtype=dtype)
     theta0, lr = point(arch, **shape, dtype=dtype), LR / shape["width"]
-    run = rg.train(rg.EmpiricalLoss(arch, X, Y), theta0, rg.Nesterov(lr, momentum), N_STEPS, BATCH, seed=3)
+    optimizer, losses = rg.Nesterov(lr, momentum), []
+    run = rg.train(rg.EmpiricalLoss(arch, X, Y), theta0, optimizer, N_STEPS, BATCH, seed=3, record_every=N_STEPS)
     batches = itertools.islice(naive.epochs(N_SAMPLES, BATCH, rg.streams(3).batches), N_STEPS)
 
     def gradient(theta, rows):
-        return naive.loss_and_gradient(arch, theta, X[rows], Y[rows])[1]
+        value, gradient = naive.loss_and_gradient(arch, theta, X[rows], Y[rows])
+        losses.append(value)
+        return gradient
 
     wanted = naive.nesterov(gradient, theta0, batches, lr, momentum)
     assert run.theta.dtype == dtype
+    assert abs(run.loss[-1] / np.mean(losses) - 1) < STEPS[dtype]
     assert relative_error(run.theta - theta0, wanted - theta0) < 10 * STEPS[dtype]  # theta0 is O(10) steps
     assert relative_error(run.theta, wanted) < STEPS[dtype]
 
@@ -119,13 +123,17 @@ def test_online_training_is_naive_training_on_the_same_samples(arch, dtype, mome
     """The kernel's samples are NumPy's: one row of standard normals after the other."""
     teacher = rg.Network(arch, point(arch, shape["d"], 2, seed=1, dtype=dtype), shape["d"])
     theta0, lr = point(arch, **shape, dtype=dtype), LR / shape["width"]
-    run = rg.train(rg.OnlineLoss(arch, teacher, dtype), theta0, rg.Nesterov(lr, momentum), N_STEPS, BATCH, seed=3)
+    loss, optimizer, losses = rg.OnlineLoss(arch, teacher, dtype), rg.Nesterov(lr, momentum), []
+    run = rg.train(loss, theta0, optimizer, N_STEPS, BATCH, seed=3, record_every=N_STEPS)
     batches = rg.streams(3).batches.standard_normal((N_STEPS, BATCH, shape["d"])).astype(dtype)
 
     def gradient(theta, X):
-        return naive.loss_and_gradient(arch, theta, X, naive.predict(arch, teacher.theta, X))[1]
+        value, gradient = naive.loss_and_gradient(arch, theta, X, naive.predict(arch, teacher.theta, X))
+        losses.append(value)
+        return gradient
 
     wanted = naive.nesterov(gradient, theta0, batches, lr, momentum)
+    assert abs(run.loss[-1] / np.mean(losses) - 1) < STEPS[dtype]
     assert relative_error(run.theta - theta0, wanted - theta0) < 10 * STEPS[dtype]
     assert relative_error(run.theta, wanted) < STEPS[dtype]
 
@@ -154,6 +162,26 @@ def test_online_training_with_another_architecture_as_teacher(student, teacher, 
     wanted = naive.sgd(gradient, theta0, batches, lr)
     assert same_outputs(student, teacher)
     assert relative_error(run.theta, wanted) < STEPS[np.float64]
+
+
+@every_dtype
+@pytest.mark.parametrize("source", ["data set", "fresh samples"])
+def test_narrow_steps_in_several_tiles_and_registers_are_naive(dtype, source):
+    """Tiles overlap where they do not fit, as do registers; the second batch of an epoch has 4 samples."""
+    d, batch, n_steps, lr = 14, N_SAMPLES - 4, 5, LR / 9
+    teacher = rg.Network("resnet", point("resnet", d, 3, seed=1, dtype=dtype), d)
+    theta0 = point("modresnet", d, 9, dtype=dtype)
+    if source == "data set":
+        X, Y = samples("modresnet", N_SAMPLES, d, dtype=dtype)
+        loss, picked = rg.EmpiricalLoss("modresnet", X, Y), naive.epochs(N_SAMPLES, batch, rg.streams(3).batches)
+        batches = [(X[rows], Y[rows]) for rows in itertools.islice(picked, n_steps)]
+    else:
+        loss, drawn = rg.OnlineLoss("modresnet", teacher, dtype), rg.streams(3).batches
+        inputs = drawn.standard_normal((n_steps, batch, d)).astype(dtype)
+        batches = [(X, naive.predict("resnet", teacher.theta, X)) for X in inputs]
+    run = rg.train(loss, theta0, rg.SGD(lr), n_steps, batch, seed=3)
+    wanted = naive.sgd(lambda theta, pair: naive.loss_and_gradient("modresnet", theta, *pair)[1], theta0, batches, lr)
+    assert relative_error(run.theta - theta0, wanted - theta0) < 10 * STEPS[dtype]
 
 
 @every_arch
@@ -212,6 +240,8 @@ def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
 @pytest.mark.parametrize("width", [9, kernels.NARROW + 1], ids=["narrow", "wide"])
 def test_bits_do_not_depend_on_who_makes_the_steps_nor_on_where_calls_are_split(dtype, source, width, monkeypatch):
     monkeypatch.setattr(training, "WORTH", 0)
+    monkeypatch.setattr(threads, "allowed", lambda: 2)
+    monkeypatch.setattr(threads, "_a_processor_is_free", lambda moment: True)
     d, arch = 14, "modresnet"
     teacher = rg.Network("resnet", point("resnet", d, 3, seed=1), d)
     loss = {
@@ -229,7 +259,7 @@ def test_bits_do_not_depend_on_who_makes_the_steps_nor_on_where_calls_are_split(
                 advance(state, n_steps)
         ends.append([state.window_loss, *(part.tobytes() for part in (state.U, state.A, state.VU, state.VA))])
     assert ends[0] == ends[1] == ends[2]
-    assert not helped[1]  # and the others are, where there are two processors
+    assert helped == [True, False, True]
 
 
 @every_dtype
