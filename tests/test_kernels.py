@@ -263,14 +263,23 @@ def test_bits_do_not_depend_on_who_makes_the_steps_nor_on_where_calls_are_split(
 
 
 @every_dtype
+@pytest.mark.parametrize("source", ["data set", "fresh samples"])
 @pytest.mark.parametrize("width", [4, kernels.LONELY + 1, kernels.NARROW + 1])
-def test_a_step_on_several_blocks_is_one_gradient(dtype, width):
+def test_a_step_on_several_blocks_is_one_gradient(dtype, source, width):
     """Of samples that do not fill the last block, nor its last register."""
-    X, Y = samples("modresnet", 2 * kernels.BLOCK + 51, 3, dtype=dtype)
-    loss, theta0 = rg.EmpiricalLoss("modresnet", X, Y), point("modresnet", 3, width, dtype=dtype)
-    run = rg.train(loss, theta0, rg.SGD(0.01), 1)
-    wanted = theta0 - dtype(0.01) * loss.grad(theta0)
-    assert relative_error(run.theta, wanted) < STEPS[dtype]
+    size, theta0 = 2 * kernels.BLOCK + 51, point("modresnet", 3, width, dtype=dtype)
+    teacher = rg.Network("modresnet", point("modresnet", 3, 2, seed=1, dtype=dtype), 3)
+    if source == "data set":
+        X, Y = samples("modresnet", size + 7, 3, dtype=dtype)
+        picked = rg.streams(0).batches.permutation(size + 7)[:size]
+        loss, data = rg.EmpiricalLoss("modresnet", X, Y), rg.EmpiricalLoss("modresnet", X[picked], Y[picked])
+    else:
+        X = rg.streams(0).batches.standard_normal((size, 3)).astype(dtype)
+        loss, data = rg.OnlineLoss("modresnet", teacher, dtype), rg.EmpiricalLoss("modresnet", X, teacher(X))
+    run = rg.train(loss, theta0, rg.SGD(0.01), 1, size)
+    value, gradient = data.value_and_grad(theta0)
+    assert relative_error(run.theta, theta0 - dtype(0.01) * gradient) < STEPS[dtype]
+    assert abs(run.loss[-1] / value - 1) < STEPS[dtype]
 
 
 BEFORE_A_WALL = """
