@@ -59,6 +59,18 @@ def modresnet(x, W1, W2):
     return F, backward
 
 
+def half(x, W1, W2):
+    """W2' relu((W1 + I/2)' x) + x/2: no architecture of the package, but one that its users may make."""
+    z = (W1 + np.eye(*W1.shape) / 2).T @ x
+    h = relu(z)
+    F = W2.T @ h + x / 2
+
+    def backward(e):
+        return [2 * np.outer(x, (W2 @ e) * (z > 0)), 2 * np.outer(h, e)]
+
+    return F, backward
+
+
 def two_weight(x, W1, W2):
     """sum(W2' relu((W1 + I)' x))."""
     one = np.ones(x.size)
@@ -107,6 +119,7 @@ TWINS = {
     "two-weight": (two_weight, 2, (1, "row sums", 0)),
     "resnet-sum": (resnet_sum, 2, (0, "row sums", 1)),
     "modresnet-sum": (modresnet_sum, 2, (1, "row sums", 1)),
+    "half": (half, 2, (0.5, "matrix", 0.5)),
 }
 
 

@@ -8,7 +8,7 @@ import mpmath
 import naive
 import numpy as np
 import pytest
-from conftest import compiled, every_arch, every_dtype, point, relative_error, same_outputs, samples
+from conftest import RECORDS, compiled, every_arch, every_dtype, point, relative_error, same_outputs, samples
 
 import resgrad as rg
 from resgrad import kernels, training
@@ -100,14 +100,18 @@ def test_a_zero_sample_adds_nothing_to_the_gradient(arch):
 def test_training_on_a_data_set_is_naive_training_on_theta(arch, dtype, momentum, shape):
     X, Y = samples(arch, N_SAMPLES, shape["d"], dtype=dtype)
     theta0, lr = point(arch, **shape, dtype=dtype), LR / shape["width"]
-    run = rg.train(rg.EmpiricalLoss(arch, X, Y), theta0, rg.Nesterov(lr, momentum), N_STEPS, BATCH, seed=3)
+    optimizer, losses = rg.Nesterov(lr, momentum), []
+    run = rg.train(rg.EmpiricalLoss(arch, X, Y), theta0, optimizer, N_STEPS, BATCH, seed=3, record_every=N_STEPS)
     batches = itertools.islice(naive.epochs(N_SAMPLES, BATCH, rg.streams(3).batches), N_STEPS)
 
     def gradient(theta, rows):
-        return naive.loss_and_gradient(arch, theta, X[rows], Y[rows])[1]
+        value, gradient = naive.loss_and_gradient(arch, theta, X[rows], Y[rows])
+        losses.append(value)
+        return gradient
 
     wanted = naive.nesterov(gradient, theta0, batches, lr, momentum)
     assert run.theta.dtype == dtype
+    assert abs(run.loss[-1] / np.mean(losses) - 1) < STEPS[dtype]
     assert relative_error(run.theta - theta0, wanted - theta0) < 10 * STEPS[dtype]  # theta0 is O(10) steps
     assert relative_error(run.theta, wanted) < STEPS[dtype]
 
@@ -120,27 +124,37 @@ def test_online_training_is_naive_training_on_the_same_samples(arch, dtype, mome
     """The kernel's samples are NumPy's: one row of standard normals after the other."""
     teacher = rg.Network(arch, point(arch, shape["d"], 2, seed=1, dtype=dtype), shape["d"])
     theta0, lr = point(arch, **shape, dtype=dtype), LR / shape["width"]
-    run = rg.train(rg.OnlineLoss(arch, teacher, dtype), theta0, rg.Nesterov(lr, momentum), N_STEPS, BATCH, seed=3)
+    loss, optimizer, losses = rg.OnlineLoss(arch, teacher, dtype), rg.Nesterov(lr, momentum), []
+    run = rg.train(loss, theta0, optimizer, N_STEPS, BATCH, seed=3, record_every=N_STEPS)
     batches = rg.streams(3).batches.standard_normal((N_STEPS, BATCH, shape["d"])).astype(dtype)
 
     def gradient(theta, X):
-        return naive.loss_and_gradient(arch, theta, X, naive.predict(arch, teacher.theta, X))[1]
+        value, gradient = naive.loss_and_gradient(arch, theta, X, naive.predict(arch, teacher.theta, X))
+        losses.append(value)
+        return gradient
 
     wanted = naive.nesterov(gradient, theta0, batches, lr, momentum)
+    assert abs(run.loss[-1] / np.mean(losses) - 1) < STEPS[dtype]
     assert relative_error(run.theta - theta0, wanted - theta0) < 10 * STEPS[dtype]
     assert relative_error(run.theta, wanted) < STEPS[dtype]
 
 
 @pytest.mark.parametrize(
     "student, teacher",
-    [("li", "resnet-sum"), ("modresnet-sum", "two-weight"), ("two-weight", "vanilla"), ("resnet", "modresnet")],
+    [
+        ("li", "resnet-sum"),
+        ("modresnet-sum", "two-weight"),
+        ("two-weight", "vanilla"),
+        ("resnet", "modresnet"),
+        ("half", "resnet"),
+    ],
 )
 @every_shape
 def test_online_training_with_another_architecture_as_teacher(student, teacher, shape):
     d = shape["d"]
     star = rg.Network(teacher, point(teacher, d, 2, seed=1), d)
     theta0, lr = point(student, **shape), LR / shape["width"]
-    run = rg.train(rg.OnlineLoss(student, star), theta0, rg.SGD(lr), N_STEPS, BATCH, seed=4)
+    run = rg.train(rg.OnlineLoss(RECORDS[student], star), theta0, rg.SGD(lr), N_STEPS, BATCH, seed=4)
     batches = rg.streams(4).batches.standard_normal((N_STEPS, BATCH, d))
 
     def gradient(theta, X):
@@ -149,6 +163,26 @@ def test_online_training_with_another_architecture_as_teacher(student, teacher, 
     wanted = naive.sgd(gradient, theta0, batches, lr)
     assert same_outputs(student, teacher)
     assert relative_error(run.theta, wanted) < STEPS[np.float64]
+
+
+@every_dtype
+@pytest.mark.parametrize("source", ["data set", "fresh samples"])
+def test_narrow_steps_in_several_tiles_and_registers_are_naive(dtype, source):
+    """Tiles overlap where they do not fit, as do registers; the second batch of an epoch has 4 samples."""
+    d, batch, n_steps, lr = 14, N_SAMPLES - 4, 5, LR / 9
+    teacher = rg.Network("resnet", point("resnet", d, 3, seed=1, dtype=dtype), d)
+    theta0 = point("modresnet", d, 9, dtype=dtype)
+    if source == "data set":
+        X, Y = samples("modresnet", N_SAMPLES, d, dtype=dtype)
+        loss, picked = rg.EmpiricalLoss("modresnet", X, Y), naive.epochs(N_SAMPLES, batch, rg.streams(3).batches)
+        batches = [(X[rows], Y[rows]) for rows in itertools.islice(picked, n_steps)]
+    else:
+        loss, drawn = rg.OnlineLoss("modresnet", teacher, dtype), rg.streams(3).batches
+        inputs = drawn.standard_normal((n_steps, batch, d)).astype(dtype)
+        batches = [(X, naive.predict("resnet", teacher.theta, X)) for X in inputs]
+    run = rg.train(loss, theta0, rg.SGD(lr), n_steps, batch, seed=3)
+    wanted = naive.sgd(lambda theta, pair: naive.loss_and_gradient("modresnet", theta, *pair)[1], theta0, batches, lr)
+    assert relative_error(run.theta - theta0, wanted - theta0) < 10 * STEPS[dtype]
 
 
 @every_arch
@@ -205,14 +239,23 @@ def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
 
 
 @every_dtype
+@pytest.mark.parametrize("source", ["data set", "fresh samples"])
 @pytest.mark.parametrize("width", [4, policy.LONELY + 1, policy.NARROW + 1])
-def test_a_step_on_several_blocks_is_one_gradient(dtype, width):
+def test_a_step_on_several_blocks_is_one_gradient(dtype, source, width):
     """Of samples that do not fill the last block, nor its last register."""
-    X, Y = samples("modresnet", 2 * policy.BLOCK + 51, 3, dtype=dtype)
-    loss, theta0 = rg.EmpiricalLoss("modresnet", X, Y), point("modresnet", 3, width, dtype=dtype)
-    run = rg.train(loss, theta0, rg.SGD(0.01), 1)
-    wanted = theta0 - dtype(0.01) * loss.grad(theta0)
-    assert relative_error(run.theta, wanted) < STEPS[dtype]
+    size, theta0 = 2 * policy.BLOCK + 51, point("modresnet", 3, width, dtype=dtype)
+    teacher = rg.Network("modresnet", point("modresnet", 3, 2, seed=1, dtype=dtype), 3)
+    if source == "data set":
+        X, Y = samples("modresnet", size + 7, 3, dtype=dtype)
+        picked = rg.streams(0).batches.permutation(size + 7)[:size]
+        loss, data = rg.EmpiricalLoss("modresnet", X, Y), rg.EmpiricalLoss("modresnet", X[picked], Y[picked])
+    else:
+        X = rg.streams(0).batches.standard_normal((size, 3)).astype(dtype)
+        loss, data = rg.OnlineLoss("modresnet", teacher, dtype), rg.EmpiricalLoss("modresnet", X, teacher(X))
+    run = rg.train(loss, theta0, rg.SGD(0.01), 1, size)
+    value, gradient = data.value_and_grad(theta0)
+    assert relative_error(run.theta, theta0 - dtype(0.01) * gradient) < STEPS[dtype]
+    assert abs(run.loss[-1] / value - 1) < STEPS[dtype]
 
 
 BEFORE_A_WALL = """

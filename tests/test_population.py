@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.optimize
-from conftest import ARCHS, every_arch, point, relative_error, same_outputs, samples
+from conftest import ARCHS, RECORDS, every_arch, point, relative_error, same_outputs, samples
 
 import resgrad as rg
 from resgrad import kernels
@@ -30,6 +30,8 @@ MIXED = [
     ("resnet-sum", "modresnet-sum"),
     ("resnet", "modresnet"),
     ("modresnet", "resnet"),
+    ("half", "resnet"),
+    ("modresnet", "half"),
 ]
 every_pair = pytest.mark.parametrize("student, teacher", [(arch, arch) for arch in ARCHS] + MIXED)
 
@@ -38,10 +40,10 @@ class Pair:
     """A student at theta, a teacher, and all that is known exactly about them."""
 
     def __init__(self, student, theta, teacher, theta_star, d):
-        self.arch, self.theta, self.d = rg.ARCHITECTURES[student], theta, d
+        self.arch, self.theta, self.d = RECORDS[student], theta, d
         self.names = (student, theta, teacher, theta_star, d)
-        self.teacher = rg.Network(teacher, theta_star, d)
-        self.loss = rg.PopulationLoss(student, self.teacher)
+        self.teacher = rg.Network(RECORDS[teacher], theta_star, d)
+        self.loss = rg.PopulationLoss(self.arch, self.teacher)
 
     @classmethod
     def generic(cls, student, teacher, d=3, width=None, width_star=None, seed=0):
@@ -61,7 +63,7 @@ class Pair:
 
 def with_units(student, U, a=None):
     """theta of a student whose units are the columns of U, read out with weights of about ``a``."""
-    arch = rg.ARCHITECTURES[student]
+    arch = RECORDS[student]
     d, k = U.shape
     W1 = U - arch.identity * np.eye(d, k)
     if not arch.trains_readout:
@@ -108,8 +110,8 @@ def beside(v, angles, rng):
     return np.cos(angles) * v[:, None] + np.sin(angles) * across / np.linalg.norm(across, axis=0)
 
 
-@every_arch
-def test_gradient_of_a_wide_network(arch):
+@pytest.mark.parametrize("student, teacher", MIXED)
+def test_gradient_of_a_wide_network(student, teacher):
     """Every other unit has one nearly along or against it, at 1e-2 to 1e-8; one is dead, one lies in the teacher."""
     d, rng, pairs = 3, np.random.default_rng(7), policy.EXACT_NARROW // 2
     U, angles = rng.standard_normal((d, 2 * pairs + 1)), np.logspace(-2, -8, pairs)
@@ -118,7 +120,7 @@ def test_gradient_of_a_wide_network(arch):
         U[:, pairs + j] = (-1) ** j * rng.exponential() * beside(v, angles[j : j + 1], rng)[:, 0]
     U_star = U[:, [-1, 1]] * [2.0, -1.0]
     U[:, 0] = 0.0
-    assert Pair(arch, with_units(arch, U), arch, with_units(arch, U_star), d).gradient_error() < GENERIC
+    assert Pair(student, with_units(student, U), teacher, with_units(teacher, U_star), d).gradient_error() < GENERIC
 
 
 @pytest.mark.parametrize("width", [5, policy.EXACT_NARROW + 1], ids=["narrow", "wide"])
@@ -144,6 +146,17 @@ def test_gradient_of_units_of_any_length(arch, size):
     assert pair.value_error()[0] < LOSS[0][1]
 
 
+@every_arch
+@pytest.mark.parametrize("size", [1e-300, 1e-150, 1e-142, 1e142, 1e150])
+def test_gradient_of_units_whose_squares_leave_the_floats(arch, size):
+    """Or lose digits there; the other units' terms are what they were."""
+    U = np.random.default_rng(7).standard_normal((3, 3)) * [1.0, size, 1.0]
+    U[1, 1] = 0.0  # so that W1 = U - I holds a tiny unit, too
+    pair = Pair(arch, with_units(arch, U), arch, point(arch, 3, seed=100), 3)
+    assert pair.gradient_error() < GENERIC
+    assert pair.value_error()[0] < LOSS[0][1]
+
+
 @pytest.mark.parametrize("arch", ["vanilla", "resnet", "resnet-sum"])
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("size", [1e-100, 1e100])
@@ -154,11 +167,11 @@ def test_gradient_of_nearly_parallel_units_of_any_length(arch, sign, size):
     assert Pair(arch, theta, arch, point(arch, 3, seed=100), 3).gradient_error() < NEAR
 
 
-@every_arch
+@every_pair
 @pytest.mark.parametrize("dead_star", [False, True])
-def test_a_zero_unit_gets_zero_and_disturbs_nobody(arch, dead_star):
+def test_a_zero_unit_gets_zero_and_disturbs_nobody(student, teacher, dead_star):
     """relu'(0) = 0: it has no gradient and no curvature, and the others' are as if it were not there."""
-    record, d, alive = rg.ARCHITECTURES[arch], 3, [0, 2]
+    record, d, alive = RECORDS[student], 3, [0, 2]
     U, W2 = np.random.default_rng(7).standard_normal((d, 3)), np.random.default_rng(8).standard_normal((3, d))
     U[:, 1] = 0.0
     E = record.identity * np.eye(d)
@@ -166,8 +179,8 @@ def test_a_zero_unit_gets_zero_and_disturbs_nobody(arch, dead_star):
         record.flatten(U[:, j] - E[:, : len(j)], *([W2[j]] if record.trains_readout else []))
         for j in ([0, 1, 2], alive)
     )
-    star = with_units(arch, U[:, [1, 0]] if dead_star else 2 * U[:, alive])
-    pair, without = Pair(arch, theta, arch, star, d), Pair(arch, rest, arch, star, d)
+    star = with_units(teacher, U[:, [1, 0]] if dead_star else 2 * U[:, alive])
+    pair, without = Pair(student, theta, teacher, star, d), Pair(student, rest, teacher, star, d)
     index = record.unflatten(np.arange(theta.size), d)
     keep = np.concatenate([index[0][:, alive].ravel(), *([index[1][alive].ravel()] if record.trains_readout else [])])
     gradient, hessian = pair.loss.grad(theta), pair.loss.hessian(theta)
