@@ -1,14 +1,13 @@
 """The compiled loss, gradient and training loops are the naive ones, for every shape and batch."""
 
 import itertools
-import subprocess
 import sys
 
 import mpmath
 import naive
 import numpy as np
 import pytest
-from conftest import RECORDS, compiled, every_arch, every_dtype, point, relative_error, same_outputs, samples
+from conftest import RECORDS, compiled, every_arch, every_dtype, output, point, relative_error, same_outputs, samples
 
 import resgrad as rg
 from resgrad import kernels, training
@@ -279,7 +278,7 @@ for dtype in np.float64, np.float32:
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect")
 def test_nothing_beyond_the_data_is_read():
     """Where it is not the last thing in memory nobody would notice; here it ends the process."""
-    subprocess.run([sys.executable, "-c", BEFORE_A_WALL], check=True, timeout=120)
+    output(sys.executable, "-c", BEFORE_A_WALL)
 
 
 @compiled

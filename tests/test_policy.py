@@ -3,12 +3,11 @@
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import compiled
+from conftest import compiled, output
 
 import resgrad as rg
 from resgrad.kernels import policy
@@ -35,11 +34,9 @@ def copy(tmp_path):
 
     def run(before=""):
         environment = os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-        line = [sys.executable, "-c", HESSIAN.format(before=before)]
-        done = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        value, count = done.stdout.split()
-        return float(value), int(count), done.stderr
+        out, err = output(sys.executable, "-c", HESSIAN.format(before=before), env=environment, cwd=tmp_path)
+        value, count = out.split()
+        return float(value), int(count), err
 
     run.package, run.cache = tmp_path / "resgrad", tmp_path / "cache"
     return run

@@ -4,10 +4,10 @@ The mode is one of the process, so all of it happens in a process of its own.
 """
 
 import shutil
-import subprocess
 import sys
 
 import pytest
+from conftest import command, output
 
 MODE = """
 #if defined(__x86_64__) || defined(__i386__)
@@ -69,16 +69,13 @@ print(rg.convexity_region([0.3, 5.0], 3, n_pairs=9, rng=0))
 """
 
 
-def output(before=""):
-    code = before + WORK
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def printed(before=""):
+    return output(sys.executable, "-W", "error", "-c", before + WORK)[0]
 
 
 @pytest.fixture(scope="module")
 def wanted():
-    return output()
+    return printed()
 
 
 @pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="needs a C compiler")
@@ -89,9 +86,9 @@ def test_nothing_needs_subnormal_numbers(flushed, wanted, tmp_path):
     (tmp_path / "mode.c").write_text(MODE)
     library = tmp_path / "mode.so"
     compiler = shutil.which("cc") or shutil.which("gcc")
-    command = [compiler, "-shared", "-fPIC", f"-DMODE={FLUSHED[flushed]}", "mode.c", "-o", library]
-    if subprocess.run(command, cwd=tmp_path, capture_output=True).returncode:
+    line = [compiler, "-shared", "-fPIC", f"-DMODE={FLUSHED[flushed]}", "mode.c", "-o", library]
+    if command(*line, cwd=tmp_path)[0]:
         pytest.skip("needs a C compiler for this processor")
     product = "1e-200 * float('1e-120')" if flushed == "results" else "1e10 * float('1e-310')"
     before = f"import ctypes\nctypes.CDLL({str(library)!r})\nassert {product} == 0.0\n"
-    assert output(before) == wanted
+    assert printed(before) == wanted

@@ -53,7 +53,7 @@ LARGEST = 2**32  # parameters: in float64 each copy of them takes 32 GiB, and tr
 
 # Each lr is the one for d = width = 10.  With the larger of d and width, the largest curvature grows, and lr falls:
 # as d for normal teachers, whose units have length about 1; as d^2 or d^3 for uniform ones, whose units grow with d.
-DEFAULT = {
+DEFAULT: dict[str, dict[str, Any]] = {
     "li": {"lr": 0.02},
     "resnet": {"lr": 0.02, "steps": 40_000},
     "two-weight": {"lr": 1e-3, "steps": 40_000, "teacher": "uniform"},
@@ -113,8 +113,8 @@ def resolve(arch: Architecture | str, preset: str = "default", **given: Any) -> 
     >>> resolve("li", d=20).lr
     0.01
     """
-    arch = architectures.resolve(arch)
-    name = arch.name
+    record = architectures.resolve(arch)
+    name = record.name
     if checks.choice(preset, "preset", PRESETS) != "default" and name not in PRESETS[preset]:
         raise ValueError(f"preset {preset} is for {' and '.join(PRESETS[preset])}, but arch is {name}")
     config = {"arch": name, "preset": preset} | BASE | PRESETS[preset].get(name, NEW) | given
@@ -132,7 +132,7 @@ def resolve(arch: Architecture | str, preset: str = "default", **given: Any) -> 
             raise checks.suggest(kind, role, [*draws.DRAWS, "the path of a weights.npz"])
     d = config["d"] = checks.integer(config["d"], "d")
     config["width"] = checks.integer(config.get("width", d), "width")
-    if arch.size(d, config["width"]) >= LARGEST:
+    if record.size(d, config["width"]) >= LARGEST:
         raise ValueError(f"width is {config['width']}, but with d={d} must give fewer than 2^32 parameters")
     if preset == "default" and "lr" not in given:
         power = 1 if config["teacher"] != "uniform" else 2 if name == "modresnet" else 3
@@ -173,7 +173,8 @@ def weights(config: Config, saved=(None, None)) -> tuple[np.ndarray, Network]:
     """
     streams = draws.streams(config.seed)
     theta_star = _parameters(config, "teacher", streams.teacher, saved[0])
-    return _parameters(config, "init", streams.init, saved[1]), Network(config.arch, theta_star, config.d)
+    theta0 = _parameters(config, "init", streams.init, saved[1])
+    return theta0, Network(architectures.resolve(config.arch), theta_star, config.d)
 
 
 def prepare(config: Config, made: tuple[np.ndarray, Network] | None = None) -> tuple:
@@ -223,7 +224,7 @@ def observers(config: Config, teacher: Network) -> dict[str, Callable[[np.ndarra
         "aligned_distance": lambda theta: alignment.align(config.arch, theta, theta_star, config.d).distance,
     }
     if config.preset.startswith("li-yuan"):  # record the paper's quantities, too
-        last = {}
+        last: dict[str, Any] = {}
 
         def one_point(name, theta):
             if last.get("theta") is not theta:

@@ -97,7 +97,8 @@ class Census:
         from scipy.stats import binomtest
 
         count, runs = self.counts[outcome], self.counts["runs"]
-        return count / runs, *map(float, binomtest(count, runs).proportion_ci(method="wilson"))
+        low, high = binomtest(count, runs).proportion_ci(method="wilson")
+        return count / runs, float(low), float(high)
 
     def published(self) -> tuple[float, float] | None:
         """(published share of spurious minima, z-score of the measured one), or None if none was published."""
