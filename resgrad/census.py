@@ -173,7 +173,8 @@ def _write(found, made, out):
     content |= {"families": found.families, "shares": shares}
     files.write_json(out / "census.json", content | ({"failures": found.failures} if found.failures else {}))
     files.write_archive(out / "census.npz", "census", {name: getattr(found, name) for name in (*COLUMNS, "family")})
-    plots.leave(out / "figure.png", plots.census_figure, found, OUTCOMES)
+    if len(found.failures) < found.counts["runs"]:  # else there is no loss to show
+        plots.leave(out / "figure.png", plots.census_figure, found, OUTCOMES)
 
 
 # -------------------------------------------------------------------------------- the command line

@@ -481,10 +481,11 @@ def test_a_run_that_fails_is_recorded_and_loses_no_other(small, tmp_path, failin
     assert json.loads((tmp_path / "census.json").read_text())["failed"] == 0
 
 
-def test_a_census_may_fail_as_a_whole(failing, capsys):
+def test_a_census_may_fail_as_a_whole(failing, tmp_path, capsys):
     task = tasks.prepare("li", 2, runs=5)
     failing(task, range(5))
-    found = census("li", 2, runs=5, quiet=True)
+    found = census("li", 2, runs=5, quiet=True, out=tmp_path)
+    assert capsys.readouterr().err == "" and (tmp_path / "census.json").exists()
     assert found.counts == {"runs": 5} | dict.fromkeys(tally.OUTCOMES, 0) | {"failed": 5}
     assert list(found.failures) == list(range(5)) and str(found)
 
