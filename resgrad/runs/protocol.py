@@ -166,20 +166,15 @@ def command_line(config: Config) -> str:
     return " ".join(["python -m resgrad.experiment", *options])
 
 
-def weights(config: Config, saved=(None, None)) -> tuple[np.ndarray, Network]:
-    """(theta0, teacher): where the student of a run starts, and the network it is to find.
+def prepare(config: Config, saved: tuple = (None, None)) -> tuple:
+    """(loss, theta0, teacher) of a run; the last two are the same for every ``data``.
 
     ``saved`` is (theta_star, theta0) of a checkpoint; if they came from files, these are not read again.
     """
     streams = draws.streams(config.seed)
     theta_star = _parameters(config, "teacher", streams.teacher, saved[0])
-    return _parameters(config, "init", streams.init, saved[1]), Network(config.arch, theta_star, config.d)
-
-
-def prepare(config: Config, made: tuple[np.ndarray, Network] | None = None) -> tuple:
-    """(loss, theta0, teacher) of a run; the last two are the same for every ``data``, and may have been ``made``."""
-    theta0, teacher = made or weights(config)
-    return loss_of(config, config.arch, teacher, draws.streams(config.seed).data, config.dtype), theta0, teacher
+    theta0, teacher = _parameters(config, "init", streams.init, saved[1]), Network(config.arch, theta_star, config.d)
+    return loss_of(config, config.arch, teacher, streams.data, config.dtype), theta0, teacher
 
 
 def loss_of(config, arch, teacher, rng, dtype="float64"):
