@@ -13,7 +13,6 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import logging
 import os
 import shlex
@@ -141,6 +140,7 @@ def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, see
 def _make(task, executor, workers, out, resume, quiet):
     """`census`, its arguments checked."""
     from . import blas
+    from .runs import plots
 
     with contextlib.ExitStack() as stack:
         if out is not None:
@@ -154,30 +154,23 @@ def _make(task, executor, workers, out, resume, quiet):
                 made.add(run, basin)
                 bar.update()
         found = Census.of(task.config, [made.done[run] for run in task.numbers])
+
+        def leave(directory):
+            if not (directory / journal.NAME).exists():
+                made.save(directory)
+            shares = {name: dict(zip(("share", "low", "high"), found.share(name))) for name in OUTCOMES}
+            content = {"config": dataclasses.asdict(found.config), "version": __version__, **found.counts}
+            content |= {"families": found.families, "shares": shares}
+            content |= {"failures": found.failures} if found.failures else {}
+            files.write_json(directory / "census.json", content)
+            arrays = {name: getattr(found, name) for name in (*COLUMNS, "family")}
+            files.write_archive(directory / "census.npz", "census", arrays)
+            if len(found.failures) < found.counts["runs"]:  # else there is no loss to show
+                plots.leave(directory / "figure.png", plots.census_figure, found, OUTCOMES)
+
         if out is not None:
-            files.rescue(out, functools.partial(_write, found, made))
+            files.rescue(out, leave)
     return found
-
-
-# ---------------------------------------------------------------------------------------- the files
-
-
-def _write(found, made, out):
-    """Write the files of a census's directory."""
-    from .runs import plots
-
-    if not (out / journal.NAME).exists():
-        made.save(out)
-    shares = {name: dict(zip(("share", "low", "high"), found.share(name))) for name in OUTCOMES}
-    content = {"config": dataclasses.asdict(found.config), "version": __version__, **found.counts}
-    content |= {"families": found.families, "shares": shares}
-    files.write_json(out / "census.json", content | ({"failures": found.failures} if found.failures else {}))
-    files.write_archive(out / "census.npz", "census", {name: getattr(found, name) for name in (*COLUMNS, "family")})
-    if len(found.failures) < found.counts["runs"]:  # else there is no loss to show
-        plots.leave(out / "figure.png", plots.census_figure, found, OUTCOMES)
-
-
-# -------------------------------------------------------------------------------- the command line
 
 
 def _parser():
@@ -205,8 +198,16 @@ def _parser():
     return parser
 
 
-def _request(given, preset=None, k=None):
-    """The arguments of `census` from those of the command line."""
+def _request(out, given):
+    """The arguments of `census` from those of the command line and, with ``resume``, the journal in ``out``."""
+    if given.pop("resume"):
+        if out is None:
+            raise ValueError("resume is given without out, but must know the directory: --out DIR")
+        if (out / journal.NAME).exists() or not {"arch", "preset"} & set(given):
+            config = journal.read(out / journal.NAME)[0]["config"]
+            config["teacher"] = config["teacher"].rpartition(", sha256 ")[0] or config["teacher"]
+            given = {key: value for key, value in config.items() if value is not None} | given
+    preset, k = given.pop("preset", None), given.pop("k", None)
     if preset is None:
         if k is not None:
             raise ValueError(f"k is {k}, but only a preset has it; the dimension is --d")
@@ -221,13 +222,6 @@ def _request(given, preset=None, k=None):
         if given.get(key, fixed[key]) != fixed[key]:
             raise ValueError(f"{key} is {given[key]}, but preset {preset} has {fixed[key]}")
     return given | fixed
-
-
-def _saved(path):
-    """The arguments of `census` with which this ``runs.jsonl`` began."""
-    config = journal.read(path)[0]["config"]
-    config["teacher"] = config["teacher"].rpartition(", sha256 ")[0] or config["teacher"]
-    return {key: value for key, value in config.items() if value is not None}
 
 
 def _connect(address, stack):
@@ -248,38 +242,31 @@ def main(argv=None):
     """The command line; returns the exit code."""
     given, started = _parser().given(argv), time.perf_counter()
     out, workers, scheduler = (given.pop(name, None) for name in ("out", "workers", "scheduler"))
-    resume, quiet = given.pop("resume"), given.pop("quiet")
-    if resume and out is None:
-        raise ValueError("resume is given without out, but must know the directory: --out DIR")
+    quiet, resume = given.pop("quiet"), given["resume"]
     if workers is not None:
         checks.integer(workers, "workers")
+    request = _request(out, given)
     from .runs import tasks
 
-    if resume:
-        path = out / journal.NAME
-        if path.exists() or not {"arch", "preset"} & set(given):
-            given = _saved(path) | given
-    task = tasks.prepare(**_request(given, given.pop("preset", None), given.pop("k", None)))
+    task = tasks.prepare(**request)
     with contextlib.ExitStack() as stack:
         executor = None if scheduler is None else _connect(scheduler, stack)
         out = out or files.fresh("runs", f"census-{task.config.arch}")
-        if not quiet:
-            command.announce_compilation()
-        again = f"go on with --resume --out {shlex.quote(str(out))}"
+        again = f"--resume --out {shlex.quote(str(out))}"
         below = "\n" if command.terminal() and not quiet else ""  # the bar
-        with command.farewell(f"{below}interrupted; {again}"):
-            try:
-                found = _make(task, executor, workers, out, resume, quiet)
-            except concurrent.futures.BrokenExecutor as error:
-                raise OSError(f"{error}; {again}") from None
+        stack.enter_context(command.farewell(f"{below}interrupted; go on with {again}"))
+        compiling = stack.enter_context(command.compilation(quiet))
+        try:
+            found = _make(task, executor, workers, out, resume, quiet)
+        except concurrent.futures.BrokenExecutor as error:
+            raise OSError(f"{error}; go on with {again}") from None
     if not quiet:
-        command.say(f"{found}\n\n{time.perf_counter() - started:.1f} s; files: {out}{os.sep}")
+        took = f"{time.perf_counter() - started:.1f} s{command.of_which(compiling.seconds)}"
+        command.say(f"{found}\n\n{took}; files: {out}{os.sep}")
     if found.failures:
         run, message = next(iter(found.failures.items()))
-        failed = (
-            f"{len(found.failures):,} of {found.counts['runs']:,} runs failed, the first of them run {run}: {message}"
-        )
-        command.tell("error", f"{failed}; try again with --resume --out {shlex.quote(str(out))}")
+        count = f"{len(found.failures):,} of {found.counts['runs']:,}"
+        command.tell("error", f"{count} runs failed, the first of them run {run}: {message}; try again with {again}")
         return 1
     return 0
 

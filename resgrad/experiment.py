@@ -10,6 +10,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import contextlib
 import dataclasses
+import functools
 import shlex
 import sys
 import time
@@ -21,14 +22,11 @@ import numpy as np
 from . import __version__, architectures, optimizers
 from .draws import DRAWS
 from .runs import command, files
-from .runs.protocol import PRESETS, Config, prepare, resolve, rows, simulate, table, weights
+from .runs.protocol import PRESETS, Config, prepare, resolve, rows, simulate, table
 
 RUN_FILES = ("run.json", "checkpoint.npz", "history.csv", "weights.npz", "figure.png", "report.html")
 SAVE_EVERY = 3.0  # seconds between checkpoints
 VERIFY = 2.0  # seconds that --verify spends on making a run again
-
-
-# --------------------------------------------------------------------------------- checkpoints
 
 
 def save_checkpoint(path, config, teacher, state, records, seconds):
@@ -56,9 +54,6 @@ def load_checkpoint(path):
         raise files.FileError(f"{path} is not a checkpoint that this resgrad reads: {error!r}") from None
 
 
-# ----------------------------------------------------------------------------------- one run
-
-
 def run(config: Config, out: str | Path, problem: tuple | None = None, *, resume: tuple | None = None,
         plot: bool = True, report: bool = False, quiet: bool = False, replace: bool = False) -> dict:  # fmt: skip
     """Train as ``config`` says, leave the files in the directory ``out``, and return what ``run.json`` holds.
@@ -69,39 +64,48 @@ def run(config: Config, out: str | Path, problem: tuple | None = None, *, resume
 
     Raises OSError when ``out`` cannot be written; it says where the files are instead.
     """
-    started = time.perf_counter() - (resume[2] if resume else 0.0)
+    from .runs import plots
+    from .runs.report import page
+
+    started, out = time.perf_counter() - (resume[2] if resume else 0.0), Path(out)
     problem = problem or prepare(config)
-    with _Watch(config, problem[2], Path(out), started, quiet, replace) as watch:
+    with command.compilation(quiet) as compiling, _Watch(config, problem[2], out, started, quiet, replace) as watch:
         trajectory, teacher = simulate(config, problem, progress=watch, resume=resume[:2] if resume else None)
         if trajectory.stop_reason != "finished":  # save at once: who interrupts may not wait for the summary
             with contextlib.suppress(OSError):  # `files.rescue` tries again
-                watch.save(Path(out))
-        summary = _summary(config, trajectory, teacher, time.perf_counter() - started)
+                watch.save(out)
+        history, theta = table(trajectory), trajectory.theta
+        seconds = time.perf_counter() - started, compiling.seconds
+        summary = _summary(config, trajectory, teacher, *(round(number, 3) for number in seconds))
 
         def leave(directory):
             watch.save(directory)
-            _write(directory, summary, trajectory, teacher, plot, report)
+            files.write(directory / "history.csv", "\n".join(rows(history)) + "\n")
+            final = {"theta": theta, "theta_star": teacher.theta}
+            files.write_archive(directory / "weights.npz", "weights", final, arch=config.arch, d=config.d)
+            files.write_json(directory / "run.json", summary)
+            if plot:
+                plots.leave(directory / "figure.png", plots.run_figure, history, teacher.arch, config.d)
+            if report:
+                plots.leave(directory / "report.html", page, summary, history, theta, teacher)
 
-        files.rescue(Path(out), leave)
+        files.rescue(out, leave)
     return summary
 
 
-class _Watch:
+class _Watch(contextlib.ExitStack):
     """What `train` calls a few times a second: it moves the progress bar, saves, and minds Ctrl-C and SIGTERM."""
 
     def __init__(self, config, teacher, out, started, quiet, replace):
-        self.config, self.teacher, self.out, self.replace = config, teacher, out, replace
-        self.started, self.quiet = started, quiet
-        self.saved, self.stop, self.latest, self.stack = time.perf_counter(), False, None, contextlib.ExitStack()
-
-    def __enter__(self):
-        bar = command.progress_bar(self.quiet, total=self.config.steps, unit=" steps", delay=1)
-        self.bar = self.stack.enter_context(bar)
-        return self
+        super().__init__()
+        self.config, self.teacher, self.out, self.started, self.replace = config, teacher, out, started, replace
+        self.saved, self.stop, self.latest = time.perf_counter(), False, None
+        bar = command.progress_bar(quiet, total=config.steps, unit=" steps", delay=1)
+        self.bar = self.enter_context(bar)
 
     def __call__(self, state, records):
         if self.latest is None:  # from now on there is something to save
-            self.stack.enter_context(command.answering(self._ask, signal.SIGINT, signal.SIGTERM))
+            self.enter_context(command.answering(self.ask, signal.SIGINT, signal.SIGTERM))
         self.latest = (state, records)
         self.bar.update(state.step - self.bar.n)
         self.bar.set_postfix_str(f"loss {records[-1][1]:.2e}", refresh=False)
@@ -114,7 +118,7 @@ class _Watch:
                 self.bar.set_postfix_str(f"not saved: {error.strerror}")
             self.saved = time.perf_counter()
 
-    def _ask(self, number, frame):
+    def ask(self, number, frame):
         if self.stop:  # asked twice: stop at once
             raise KeyboardInterrupt
         self.stop = True
@@ -128,12 +132,9 @@ class _Watch:
             seconds = time.perf_counter() - self.started
             save_checkpoint(directory / "checkpoint.npz", self.config, self.teacher, *self.latest, seconds)
 
-    def __exit__(self, *error):
-        self.stack.close()
 
-
-def _summary(config, trajectory, teacher, seconds):
-    """What run.json holds."""
+def _summary(config, trajectory, teacher, seconds, compile_seconds):
+    """What run.json holds.  Of a run that was resumed, ``seconds`` counts all parts, ``compile_seconds`` the last."""
     import numba
     import scipy
 
@@ -141,7 +142,8 @@ def _summary(config, trajectory, teacher, seconds):
     from .minima import alignment
     from .runs import report
 
-    history, result = table(trajectory), {"steps": int(trajectory.steps[-1]), "seconds": round(seconds, 3)}
+    history = table(trajectory)
+    result = {"steps": int(trajectory.steps[-1]), "seconds": seconds, "compile_seconds": compile_seconds}
     for name in report.QUANTITIES:
         if name in history:
             result |= {f"{name}_initial": history[name][0], f"{name}_final": history[name][-1]}
@@ -154,33 +156,14 @@ def _summary(config, trajectory, teacher, seconds):
         result["units_permuted"] = int(found.units_moved)
         caught = trajectory.stop_reason == "finished" and not report.is_zero(result)
         if caught and (end := report.destination(teacher, trajectory.theta)):
-            result |= {"polished_verdict": end.verdict, "polished_loss": end.loss}
-            result["polished_distance"] = float(np.linalg.norm(end.theta - trajectory.theta))
+            apart = float(np.linalg.norm(end.theta - trajectory.theta))
+            result |= {"polished_verdict": end.verdict, "polished_loss": end.loss, "polished_distance": apart}
     versions = {"resgrad": __version__, "python": sys.version.split()[0]}
     versions |= {package.__name__: package.__version__ for package in (np, scipy, numba)}
     return {
         "config": dataclasses.asdict(config), "versions": versions, "threads": threads.allowed(),
         "stop_reason": trajectory.stop_reason, "result": result,
     }  # fmt: skip
-
-
-def _write(out, summary, trajectory, teacher, plot, page):
-    """Write the files of a run's directory."""
-    from .runs import plots, report
-
-    arch, d, history = summary["config"]["arch"], summary["config"]["d"], table(trajectory)
-    files.write(out / "history.csv", "\n".join(rows(history)) + "\n")
-    final = {"theta": trajectory.theta, "theta_star": teacher.theta}
-    files.write_archive(out / "weights.npz", "weights", final, arch=arch, d=d)
-    files.write_json(out / "run.json", summary)
-    if plot:
-        title = f"{arch}: {architectures.resolve(arch).formula}, d = {d}"
-        plots.leave(out / "figure.png", plots.run_figure, history, title, plots.COLORS.get(arch, plots.INK))
-    if page:
-        plots.leave(out / "report.html", report.page, summary, history, trajectory.theta, teacher)
-
-
-# ------------------------------------------------------------------------------ the command line
 
 
 def _parser():
@@ -204,12 +187,10 @@ def _parser():
     add("--no-plot", action="store_false", dest="plot", help="no figure.png")
     add("--report", action="store_true", help="add report.html, the run on one page")
     again = parser.add_mutually_exclusive_group()
-    for mode, told in (
-        ("resume", "go on from the checkpoint in --out"),
-        ("overwrite", "replace the run in --out"),
-        ("verify", "make the beginning of the run in --out again: does this machine give the same bytes?"),
-    ):
-        again.add_argument(f"--{mode}", action="store_const", const=mode, dest="mode", help=told)
+    mode = functools.partial(again.add_argument, action="store_const", dest="mode")
+    mode("--resume", const="resume", help="go on from the checkpoint in --out")
+    mode("--overwrite", const="overwrite", help="replace the run in --out")
+    mode("--verify", const="verify", help="make its beginning again: does this machine give the same bytes?")
     return parser
 
 
@@ -222,10 +203,9 @@ def main(argv=None):
         raise ValueError(f"{mode} is given without out, but must know the run's directory: --out DIR")
     if mode == "resume" and not out.is_dir() and "arch" not in given:
         raise ValueError(f"out is {out}, which holds no run to resume")
-    if not quiet:
-        command.announce_compilation()
     if mode == "verify":
-        same, told = verify(out, **given)
+        with command.compilation(quiet):
+            same, told = verify(out, **given)
         if not quiet:
             command.say(told)
         return 0 if same else 1
@@ -233,15 +213,18 @@ def main(argv=None):
     if not begun:  # bad input is told before anything is written
         if "arch" not in given:
             raise ValueError("arch is missing, but must be given: --arch NAME")
-        config = resolve(**given)
-        made = weights(config)
+        config, checkpoint = resolve(**given), None
+        problem = prepare(config)
     out = out or files.fresh("runs", config.arch)
     with files.claim(out):
         if begun:
             config, problem, *checkpoint = _saved(out, given)
-        else:
-            _check_free(out, mode, quiet)
-            problem, checkpoint = prepare(config, made), None
+        elif mode == "resume" and (out / "run.json").exists():
+            raise ValueError(f"out is {out}, whose run has lost its checkpoint.npz; use --overwrite or another --out")
+        elif mode != "overwrite" and any((out / name).exists() for name in RUN_FILES[:2]):
+            raise ValueError(f"out is {out}, which holds a run; use --resume, --overwrite or another --out")
+        elif mode == "resume" and not quiet:
+            command.tell(f"nothing is saved in {out} yet: starting from the beginning")
         again = mode == "overwrite"
         summary = run(config, out, problem, resume=checkpoint, plot=plot, report=report, quiet=quiet, replace=again)
     if not quiet:
@@ -258,29 +241,17 @@ def main(argv=None):
     return 0
 
 
-def _check_free(out, mode, quiet):
-    """Raise ValueError unless a new run may be made in ``out``: it must be free, or meant to be overwritten."""
-    if mode == "resume" and (out / "run.json").exists():
-        raise ValueError(f"out is {out}, whose run has lost its checkpoint.npz; use --overwrite or another --out")
-    if mode != "overwrite" and any((out / name).exists() for name in RUN_FILES[:2]):
-        raise ValueError(f"out is {out}, which holds a run; use --resume, --overwrite or another --out")
-    if mode == "resume" and not quiet:
-        command.tell(f"nothing is saved in {out} yet: starting from the beginning")
-
-
 def _saved(out, given):
     """(config, problem, state, records, seconds) of the run in ``out``, which must agree with what is ``given``."""
     saved, theta_star, state, *rest = load_checkpoint(out / "checkpoint.npz")
-    config = resolve(**{"arch": saved.arch, "preset": saved.preset} | given)
-    for key in given:
-        if key != "steps" and getattr(config, key) != getattr(saved, key):
-            told = f"{key} is {getattr(config, key)}, but the run in {out} has {getattr(saved, key)}"
-            raise ValueError(f"{told}; only steps may change")
-    steps = given.get("steps", saved.steps)
-    if steps < state.step:
-        raise ValueError(f"steps is {steps}, but the run in {out} is at {state.step} already")
-    config = dataclasses.replace(saved, steps=steps)
-    problem = prepare(config, weights(config, (theta_star, state.theta0)))
+    asked = resolve(**{"arch": saved.arch, "preset": saved.preset} | given)
+    for key, now, then in ((key, getattr(asked, key), getattr(saved, key)) for key in given if key != "steps"):
+        if now != then:
+            raise ValueError(f"{key} is {now}, but the run in {out} has {then}; only steps may change")
+    config = dataclasses.replace(saved, steps=given.get("steps", saved.steps))
+    if config.steps < state.step:
+        raise ValueError(f"steps is {config.steps}, but the run in {out} is at {state.step} already")
+    problem = prepare(config, (theta_star, state.theta0))
     if not np.array_equal(theta_star, problem[2].theta):
         raise ValueError(f"teacher is {config.teacher}, but not the one that the run in {out} began with")
     return config, problem, state, *rest
@@ -301,25 +272,22 @@ def verify(out: str | Path, **given: Any) -> tuple[bool, str]:
         if len(records) > 1 and time.perf_counter() - started > VERIFY:
             raise KeyboardInterrupt
 
-    history = table(simulate(config, problem, progress=enough)[0])
-    ours = rows(history)
+    ours = rows(table(simulate(config, problem, progress=enough)[0]))
     try:
         theirs = path.read_text().splitlines()[: len(ours)]
-        there = np.array([line.split(",") for line in theirs[1:]], dtype=np.float64)
-        here = np.column_stack(list(history.values()))[: len(there)]
-        if theirs[0] != ours[0] or there.size == 0 or here.shape != there.shape:
+        ours = ours[: len(theirs)]
+        here, there = (np.array([row.split(",") for row in lines[1:]], np.float64) for lines in (ours, theirs))
+        if theirs[:1] != ours[:1] or there.size == 0 or here.shape != there.shape:
             raise ValueError("its columns are not those of this run")
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError) as error:
         raise files.FileError(f"{path} is not the history of a run that can be verified: {error}") from None
     span = f"the first {len(there) - 1} windows ({int(there[-1, 0]):,} steps) of the run in {out}"
-    if theirs == ours[: len(theirs)]:
+    if theirs == ours:
         return True, f"This machine reproduces {span}, byte for byte."
     apart = np.abs(here - there) / np.maximum(np.maximum(np.abs(here), np.abs(there)), np.finfo(float).tiny)
-    first = here[np.argmax(apart.any(axis=1)), 0]
-    return False, (
-        f"This machine does not reproduce {span}:\n"
-        f"from step {int(first):,} on, values differ by up to {apart.max():.1e} of their size."
-    )
+    first = int(here[np.argmax(apart.any(axis=1)), 0])
+    how = f"from step {first:,} on, values differ by up to {apart.max():.1e} of their size."
+    return False, f"This machine does not reproduce {span}:\n{how}"
 
 
 def _advice(config, theta0, teacher):
@@ -329,10 +297,8 @@ def _advice(config, theta0, teacher):
     exact = losses.PopulationLoss(config.arch, teacher)
     curvature = max(1e-300, *(training.curvature(exact, theta) for theta in (theta0, teacher.theta)))
     limit = optimizers.largest_lr(curvature, config.momentum)
-    return (
-        f"try --lr {min(limit, config.lr) / 2:.2g} (on the expected loss, at the start and at the teacher, "
-        f"steps are stable up to {limit:.2g})"
-    )
+    where = f"on the expected loss, at the start and at the teacher, steps are stable up to {limit:.2g}"
+    return f"try --lr {min(limit, config.lr) / 2:.2g} ({where})"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 
 from .. import checks
@@ -19,7 +20,6 @@ SHARED = {  # options of a run and of a census: (type, help); None where the hel
     "steps": (int, None), "seed": (int, "of everything random (0)"),
     "out": (Path, "directory for the files (default: a fresh one under runs/)"),
 }  # fmt: skip
-METAVARS = {"arch": "NAME", "out": "DIR"}
 WANTED = {int: "an integer", float: "a real number", Path: "a directory"}  # by type of option
 
 
@@ -34,7 +34,8 @@ class Parser(argparse.ArgumentParser):
     def share(self, **helps):
         """Add `SHARED` and ``--quiet``; ``helps`` is what differs, by option."""
         for name, (kind, text) in SHARED.items():
-            self.add_argument(f"--{name}", type=kind, metavar=METAVARS.get(name), help=helps.get(name, text))
+            shown = {"arch": "NAME", "out": "DIR"}.get(name)
+            self.add_argument(f"--{name}", type=kind, metavar=shown, help=helps.get(name, text))
         self.add_argument("--quiet", action="store_true", help="no progress, no summary")
 
     def given(self, argv):
@@ -135,19 +136,31 @@ def farewell(text):
     return answering(leave, signal.SIGINT)
 
 
-def announce_compilation():
-    """Print one line, once, when a kernel has to be compiled."""
+@contextlib.contextmanager
+def compilation(quiet):
+    """Add up the ``seconds`` that Numba compiles in the block; unless ``quiet``, say once that it does."""
     from numba.core import event
 
-    class Listener(event.Listener):
-        told = False
+    class Compilation(event.Listener):
+        seconds = 0.0
+
+        def __init__(self):
+            self.begun = []  # when each compilation under way began: one may need others, which count as part of it
 
         def on_start(self, _):
-            if not self.told:
+            if not (quiet or self.begun or self.seconds):
                 tell("compiling kernels: this happens once, later runs find them in a cache")
-            self.told = True
+            self.begun.append(time.perf_counter())
 
         def on_end(self, _):
-            pass
+            if len(self.begun) == 1:
+                self.seconds += time.perf_counter() - self.begun[0]
+            del self.begun[-1:]  # there is none if another thread began before the block
 
-    event.register("numba:compile", Listener())
+    with event.install_listener("numba:compile", Compilation()) as compiling:
+        yield compiling
+
+
+def of_which(compiling):
+    """How many seconds of a time went into compiling, in words; nothing where too few to be seen."""
+    return f", of which {compiling:.1f} s compiling" if compiling >= 0.05 else ""

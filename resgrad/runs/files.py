@@ -21,7 +21,8 @@ import numpy as np
 from . import command
 
 FORMAT = 1
-_DIGEST = hashlib.sha256().digest_size
+STRINGS = ("NaN", "Infinity", "-Infinity")  # for the numbers that JSON lacks; JavaScript's ``Number`` reads them, too
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}  # of file systems that have none
 
 
 class FileError(ValueError):
@@ -74,12 +75,10 @@ def write_json(path, content):
     write(path, dumps(content, indent=2) + "\n")
 
 
-STRINGS = ("NaN", "Infinity", "-Infinity")  # for the numbers that JSON lacks; JavaScript's ``Number`` reads them, too
-
-
 def dumps(content, **options):
     """``content`` as strict JSON, with `STRINGS` for what is no finite number."""
-    return json.dumps(_plain(content), allow_nan=False, **options)
+    loose = json.dumps(content, default=np.generic.item)
+    return json.dumps(json.loads(loose, parse_constant=str), allow_nan=False, **options)
 
 
 def number(content):
@@ -87,16 +86,6 @@ def number(content):
     if isinstance(content, list):
         return [number(value) for value in content]
     return float(content) if content in STRINGS else content
-
-
-def _plain(content):
-    if isinstance(content, dict):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_plain(value) for value in content]
-    if isinstance(content, (float, np.floating)) and not np.isfinite(content):
-        return STRINGS[0 if np.isnan(content) else 1 if content > 0 else 2]
-    return content.item() if isinstance(content, np.generic) else content
 
 
 def write_archive(path, kind, arrays, **header):
@@ -118,7 +107,7 @@ def read_archive(path, kind):
         content = Path(path).read_bytes()
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror}") from None
-    body, digest = content[:-_DIGEST], content[-_DIGEST:]
+    body, digest = content[:-32], content[-32:]
     if hashlib.sha256(body).digest() != digest:
         reason = "its checksum does not match" if content else "it is empty"
         raise FileError(f"{path} is damaged, or not a {kind}.npz that resgrad wrote: {reason}")
@@ -134,9 +123,6 @@ def read_archive(path, kind):
     if version > FORMAT:
         raise FileError(f"{path} has format {version}, but this resgrad reads up to {FORMAT}")
     return arrays, header
-
-
-NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}  # of file systems that have none
 
 
 def claim(directory):
@@ -155,22 +141,21 @@ def claim(directory):
     except OSError as error:
         raise FileError(f"out is {directory}, but it cannot be written: {error.strerror}") from None
     try:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows
+        if os.name == "nt":
             import msvcrt
 
             msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in NO_LOCKS:
-            command.tell(f"{directory} cannot be locked ({error.strerror}): let no other process write there")
-            return lock
-        lock.close()
-        held = error.errno in (errno.EAGAIN, errno.EACCES)
-        told = "another process is writing there" if held else f"it cannot be locked: {error.strerror}"
-        raise FileError(f"out is {directory}, but {told}") from None
+        if error.errno not in NO_LOCKS:
+            lock.close()
+            held = error.errno in (errno.EAGAIN, errno.EACCES)
+            told = "another process is writing there" if held else f"it cannot be locked: {error.strerror}"
+            raise FileError(f"out is {directory}, but {told}") from None
+        command.tell(f"{directory} cannot be locked ({error.strerror}): let no other process write there")
     return lock
 
 

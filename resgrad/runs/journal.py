@@ -25,10 +25,9 @@ class Journal:
     """
 
     def __init__(self, task, directory=None, resume=False):
-        self.task, self.done, self.path = task, {}, None
+        self.task, self.done, self.path = task, {}, directory and directory / NAME
         if directory is None:
             return
-        self.path = directory / NAME
         if self.path.exists():
             if not resume:
                 raise ValueError(f"out is {directory}, which holds a census; use --resume or another --out")
@@ -37,8 +36,7 @@ class Journal:
 
     def _load(self):
         saved, records = read(self.path)
-        new, old = (part["config"] | part for part in (header(self.task), saved))
-        new["config"] = old["config"] = None
+        new, old = (part["config"] | part | {"config": None} for part in (header(self.task), saved))
         differ = [key for key in new if _content(old[key]) != _content(new[key])]
         if differ and (differ != ["runs"] or new["runs"] < old["runs"]):
             told = "; ".join(f"{key} is {new[key]}, but was {old[key]}" for key in differ)
@@ -56,12 +54,11 @@ class Journal:
     def add(self, run, basin):
         """Note where a run ended."""
         self.done[run] = basin
-        if self.path is None:
-            return
         try:
-            with self.path.open("r+b") as file:  # mode "a" would create the file anew if it were lost
-                file.seek(0, os.SEEK_END)
-                file.write(line(run, basin).encode())
+            if self.path is not None:
+                with self.path.open("r+b") as file:  # mode "a" would create the file anew if it were lost
+                    file.seek(0, os.SEEK_END)
+                    file.write(line(run, basin).encode())
         except OSError:
             files.rescue(self.path.parent, self.save)
 
@@ -96,11 +93,11 @@ def seal(record):
 
 def read(path):
     """(header, a record per run) of a journal, without the last line if a killed process left it unfinished."""
-    records = []
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
     except OSError as error:
         raise files.FileError(f"{path} cannot be read: {error.strerror}") from None
+    records = []
     for number, sealed in enumerate(lines, 1):
         text = sealed.rpartition(b', "sha256": ')[0]
         if not sealed.endswith(b'"sha256": "%s"}' % hashlib.sha256(text).hexdigest()[:16].encode()):
@@ -118,12 +115,12 @@ def _basin(record, task):
     """(run, Basin) of a line."""
     from ..minima import basins
 
-    run, theta = record.pop("run"), np.frombuffer(base64.b64decode(record.pop("theta"), validate=True))
     record = {name: files.number(value) for name, value in record.items()}
+    run, theta = record.pop("run"), np.frombuffer(base64.b64decode(record.pop("theta"), validate=True))
     basin = basins.Basin(theta=theta, **record)
-    numbers = [basin.loss, basin.grad_norm, basin.min_eigenvalue, *basin.invariants]
     if run not in task.numbers:
         raise ValueError(f"run is {checks.shown(run)}, but must be below {task.config.runs}")
+    numbers = [basin.loss, basin.grad_norm, basin.min_eigenvalue, *basin.invariants]
     kinds = [type(value) for value in (basin.message, basin.steps, *numbers)]
     if basin.outcome not in (*OUTCOMES, FAILED) or kinds != [str, int] + 7 * [float]:
         raise ValueError("its outcome or its numbers are not valid")

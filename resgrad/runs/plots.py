@@ -12,14 +12,9 @@ from .. import checks
 from . import command, files
 
 COLORS = {
-    "li": "#0072B2",
-    "resnet": "#D55E00",
-    "two-weight": "#009E73",
-    "modresnet": "#CC79A7",
-    "vanilla": "#56B4E9",
-    "resnet-sum": "#E69F00",
-    "modresnet-sum": "#6A51A3",
-}
+    "li": "#0072B2", "resnet": "#D55E00", "two-weight": "#009E73", "modresnet": "#CC79A7", "vanilla": "#56B4E9",
+    "resnet-sum": "#E69F00", "modresnet-sum": "#6A51A3",
+}  # fmt: skip
 INK, FAINT, GRID = "#222222", "#8a8a8a", "#e4e4e4"
 STYLE = {
     "font.size": 9.5, "axes.titlesize": 9.5, "axes.titlelocation": "left", "axes.spines.top": False,
@@ -109,24 +104,23 @@ def steps_axis(axes, steps):
 def losses(axes, history, color):
     """The losses of a run against the step."""
     drawn = {"color": color, "label": "on the batches drawn", "alpha": 0.55}
-    _curves(axes, history, loss=drawn, population_loss={"color": INK, "lw": 1.2, "label": "expected"})
-    axes.set_title("loss")
+    _curves(axes, "loss", history, loss=drawn, population_loss={"color": INK, "lw": 1.2, "label": "expected"})
 
 
 def distances(axes, history, color):
     """The distances of a run against the step."""
-    raw = {"color": color, "ls": "--", "label": "raw"}
-    _curves(axes, history, distance=raw, aligned_distance={"color": color, "label": "modulo symmetry"})
-    axes.set_title("distance from the teacher")
+    raw, aligned = {"color": color, "ls": "--", "label": "raw"}, {"color": color, "label": "modulo symmetry"}
+    _curves(axes, "distance from the teacher", history, distance=raw, aligned_distance=aligned)
 
 
-def _curves(axes, history, **columns):
+def _curves(axes, title, history, **columns):
     """Columns of ``history`` against the step; each is given its style."""
     for name, style in columns.items():
         axes.plot(history["step"], history[name], **style)
     decades(axes, [history[name] for name in columns])
     steps_axis(axes, history["step"])
     axes.legend(loc="best")
+    axes.set_title(title)
 
 
 def eigenvalues(axes, values, predicted, color):
@@ -141,23 +135,18 @@ def eigenvalues(axes, values, predicted, color):
     axes.set_title("|eigenvalue| of the Hessian")
 
 
-def run_figure(history, title, color):
-    """PNG bytes: loss and distances of one run against the step.
-
-    ``history`` maps the columns of ``history.csv`` to arrays.
-    """
+def run_figure(history, arch, d):
+    """PNG bytes: loss and distances of one run against the step; ``history`` has the columns of ``history.csv``."""
+    color = COLORS.get(arch.name, INK)
     with figure() as (picture, (left, right)):
         losses(left, history, color)
         distances(right, history, color)
-        picture.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
+        picture.suptitle(f"{arch.name}: {arch.formula}, d = {d}", x=0.01, ha="left", fontsize=11, color=INK)
         return image(picture)
 
 
 def census_figure(found, outcomes):
-    """PNG bytes: the histogram of a `Census`'s final losses, with the most frequent families marked.
-
-    ``outcomes`` maps the names of outcomes to what they are called here.
-    """
+    """PNG bytes: the final losses of a `Census`, the most frequent families marked; ``outcomes`` has the labels."""
     color = COLORS.get(found.config.arch, INK)
     shades = {"global": "#b5b5b5", "spurious": color, "saddle": INK, "unconverged": "#e4d9a8"}
     seen = [name for name in outcomes if found.counts[name]]

@@ -67,16 +67,12 @@ NEW = {"lr": 5e-3}  # for an architecture without an entry
 # The post's notebooks: every output summed, 100 epochs of 500 batches, logged every 250 batches.
 _NOTEBOOK = {"teacher": "uniform", "init": "fan-in", "steps": 50_000, "record_every": 250}
 _SGD = {"optimizer": "sgd", "lr": 1e-4, "momentum": 0.0}
-_NESTEROV = {"lr": 1e-3, "momentum": 0.01}
+_ONE, _TWO = _NOTEBOOK | _SGD | {"d": 5}, _NOTEBOOK | {"lr": 1e-3, "momentum": 0.01}  # weight matrices
+_BLOCK = _NOTEBOOK | _SGD | {"arch": "resnet-sum", "d": 1, "teacher": "normal"}
 NOTEBOOK = {
-    "li": _NOTEBOOK | _SGD | {"d": 5},
-    "vanilla": _NOTEBOOK | _SGD | {"d": 5},
-    "resnet": _NOTEBOOK | _SGD | {"arch": "resnet-sum", "d": 1, "teacher": "normal"},
-    "resnet-sum": _NOTEBOOK | _SGD | {"d": 1, "teacher": "normal"},
-    "two-weight": _NOTEBOOK | _NESTEROV,
-    "modresnet": _NOTEBOOK | _NESTEROV | {"arch": "modresnet-sum"},
-    "modresnet-sum": _NOTEBOOK | _NESTEROV,
-}
+    "li": _ONE, "vanilla": _ONE, "resnet": _BLOCK, "resnet-sum": _BLOCK, "two-weight": _TWO,
+    "modresnet": _TWO | {"arch": "modresnet-sum"}, "modresnet-sum": _TWO,
+}  # fmt: skip
 # Li & Yuan (2017), section 5: |W*|_2 about 0.6, and the start whose gradient first points away.
 _LI_YUAN = _SGD | {"d": 100, "lr": 1e-3, "teacher": "spectral", "init": "zero", "steps": 120_000, "record_every": 1000}
 _PHASES = _SGD | {
@@ -84,9 +80,7 @@ _PHASES = _SGD | {
     "record_every": 10, "dtype": "float32",
 }  # fmt: skip
 LI_YUAN = {"li": _LI_YUAN, "vanilla": _LI_YUAN | {"init": "spectral"}}
-PRESETS = {
-    "default": DEFAULT, "notebook": NOTEBOOK, "li-yuan": LI_YUAN, "li-yuan-phases": {"li": _PHASES},
-}  # fmt: skip
+PRESETS = {"default": DEFAULT, "notebook": NOTEBOOK, "li-yuan": LI_YUAN, "li-yuan-phases": {"li": _PHASES}}
 
 
 def resolve(arch: Architecture | str, preset: str = "default", **given: Any) -> Config:
@@ -113,15 +107,14 @@ def resolve(arch: Architecture | str, preset: str = "default", **given: Any) -> 
     >>> resolve("li", d=20).lr
     0.01
     """
-    record = architectures.resolve(arch)
-    name = record.name
+    arch = architectures.resolve(arch)
+    name = arch.name
     if checks.choice(preset, "preset", PRESETS) != "default" and name not in PRESETS[preset]:
         raise ValueError(f"preset {preset} is for {' and '.join(PRESETS[preset])}, but arch is {name}")
     config = {"arch": name, "preset": preset} | BASE | PRESETS[preset].get(name, NEW) | given
     for field, known in (("data", DATA), ("optimizer", optimizers.OPTIMIZERS), ("dtype", DTYPES)):
         checks.choice(config[field], field, known)
-    unused = {"population": ("batch_size", "samples"), "online": ("samples",)}.get(config["data"], ())
-    for field in unused:
+    for field in {"population": ("batch_size", "samples"), "online": ("samples",)}.get(config["data"], ()):
         if field in given:
             raise ValueError(f"{field} is {checks.shown(given[field])}, but {config['data']} data has none")
     if (config["data"], config["dtype"]) == ("population", "float32"):
@@ -130,17 +123,15 @@ def resolve(arch: Architecture | str, preset: str = "default", **given: Any) -> 
         kind = config[role]
         if not (isinstance(kind, str) and (kind in draws.DRAWS or kind.endswith(".npz"))):
             raise checks.suggest(kind, role, [*draws.DRAWS, "the path of a weights.npz"])
-    d = config["d"] = checks.integer(config["d"], "d")
-    config["width"] = checks.integer(config.get("width", d), "width")
-    if record.size(d, config["width"]) >= LARGEST:
-        raise ValueError(f"width is {config['width']}, but with d={d} must give fewer than 2^32 parameters")
+    counts = ["d", "width", "batch_size", "samples", "steps"]
+    for field in counts + ["record_every"] * (config.get("record_every") is not None):
+        config[field] = checks.integer(config.get(field, config["d"]), field)  # the width is d unless given
+    d, width = config["d"], config["width"]
+    if arch.size(d, width) >= LARGEST:
+        raise ValueError(f"width is {width}, but with d={d} must give fewer than 2^32 parameters")
     if preset == "default" and "lr" not in given:
         power = 1 if config["teacher"] != "uniform" else 2 if name == "modresnet" else 3
-        size = max(d, config["width"])
-        config["lr"] = float(f"{config['lr'] * (10 / size) ** power:.2g}")
-    for field in ("batch_size", "samples", "steps", "record_every"):
-        if field != "record_every" or config.get(field) is not None:
-            config[field] = checks.integer(config[field], field)
+        config["lr"] = float(f"{config['lr'] * (10 / max(d, width)) ** power:.2g}")
     config["seed"] = checks.integer(config["seed"], "seed", 0, float("inf"))
     config["lr"] = checks.real(config["lr"], "lr", above=0)
     if config["optimizer"] == "sgd" and "momentum" not in given:
@@ -157,30 +148,23 @@ def command_line(config: Config) -> str:
     >>> command_line(resolve("modresnet", d=5, seed=3))
     'python -m resgrad.experiment --arch modresnet --d 5 --seed 3'
     """
-    given = {"arch": config.arch, "preset": config.preset}
-    for field, value in dataclasses.asdict(config).items():
+    given = {"arch": config.arch}
+    for field, value in vars(config).items():
         if getattr(resolve(**given), field) != value:
             given[field] = value
-    given = {field: value for field, value in given.items() if (field, value) != ("preset", "default")}
-    options = (f"--{field.replace('_', '-')} {shlex.quote(str(value))}" for field, value in given.items())
+    options = [f"--{field.replace('_', '-')} {shlex.quote(str(value))}" for field, value in given.items()]
     return " ".join(["python -m resgrad.experiment", *options])
 
 
-def weights(config: Config, saved=(None, None)) -> tuple[np.ndarray, Network]:
-    """(theta0, teacher): where the student of a run starts, and the network it is to find.
+def prepare(config: Config, saved: tuple = (None, None)) -> tuple:
+    """(loss, theta0, teacher) of a run; the last two are the same for every ``data``.
 
     ``saved`` is (theta_star, theta0) of a checkpoint; if they came from files, these are not read again.
     """
     streams = draws.streams(config.seed)
     theta_star = _parameters(config, "teacher", streams.teacher, saved[0])
-    theta0 = _parameters(config, "init", streams.init, saved[1])
-    return theta0, Network(architectures.resolve(config.arch), theta_star, config.d)
-
-
-def prepare(config: Config, made: tuple[np.ndarray, Network] | None = None) -> tuple:
-    """(loss, theta0, teacher) of a run; the last two are the same for every ``data``, and may have been ``made``."""
-    theta0, teacher = made or weights(config)
-    return loss_of(config, config.arch, teacher, draws.streams(config.seed).data, config.dtype), theta0, teacher
+    theta0, teacher = _parameters(config, "init", streams.init, saved[1]), Network(config.arch, theta_star, config.d)
+    return loss_of(config, config.arch, teacher, streams.data, config.dtype), theta0, teacher
 
 
 def loss_of(config, arch, teacher, rng, dtype="float64"):
@@ -203,12 +187,11 @@ def _parameters(config, role, rng, saved):
         return saved
     arrays, header = files.read_archive(kind, "weights")
     theta = checks.array(arrays["theta"], role)
-    found, needed = (header["arch"], header["d"]), (arch.name, config.d)
-    if found != needed or theta.size != arch.size(config.d, config.width):
-        raise ValueError(
-            f"{role} {kind} holds {header['arch']} with d={header['d']} and {theta.size} parameters, but "
-            f"{arch.name} with d={config.d} and {arch.size(config.d, config.width)} is needed"
-        )
+    found = header["arch"], header["d"], theta.size
+    needed = arch.name, config.d, arch.size(config.d, config.width)
+    if found != needed:
+        told = "holds {} with d={} and {} parameters, but {} with d={} and {} is needed".format(*found, *needed)
+        raise ValueError(f"{role} {kind} {told}")
     return theta
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import architectures, losses
 from ..minima import basins, landscape
-from . import plots, protocol
+from . import command, plots, protocol
 
 ZERO = 1e-10  # of the loss at the start: a smaller loss counts as zero
 LARGEST = 1000  # most parameters for which a Hessian is computed: it takes seconds
@@ -47,7 +47,8 @@ def describe(summary, out):
     lines = [
         f"{arch.name}: F(x) = {arch.formula}, d = {config['d']}, width {config['width']}",
         f"{result['steps']:,} steps of {config['optimizer']} (lr {config['lr']:g}{momentum}) on {source}, "
-        f"{config['dtype']}, seed {config['seed']}: {result['seconds']:.2f} s",
+        f"{config['dtype']}, seed {config['seed']}: {result['seconds']:.2f} s"
+        f"{command.of_which(result['compile_seconds'])}",
         "",
         f"{'':32}{'start':>12}{'end':>12}",
     ]

@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 
 OUTCOMES = {
-    "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle",
-    "unconverged": "not converged",
+    "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle", "unconverged": "not converged",
 }  # fmt: skip
 FAILED = "failed"  # what became of a run that an error ended
 COLUMNS = ("outcome", "loss", "grad_norm", "min_eigenvalue", "steps", "theta")
@@ -83,12 +82,11 @@ class Census:
         counts = {"runs": len(found)} | {name: int((columns["outcome"] == name).sum()) for name in (*OUTCOMES, FAILED)}
         runs = np.flatnonzero(columns["outcome"] == "spurious")
         label = basins.group(np.array([found[run].invariants for run in runs]).reshape(-1, 4))
-        members = sorted((runs[label == n] for n in set(label.tolist())), key=lambda m: (-m.size, m[0]))
         family, families = np.full(len(found), -1), []
-        for n, member in enumerate(members):
-            family[member], first = n, found[member[0]]
-            numbers = {"loss": first.loss, "min_eigenvalue": first.min_eigenvalue}
-            families.append({"count": member.size, **numbers, "run": int(member[0])})
+        for members in sorted((runs[label == n] for n in set(label.tolist())), key=lambda m: (-m.size, m[0])):
+            family[members], run = len(families), int(members[0])
+            numbers = {"loss": found[run].loss, "min_eigenvalue": found[run].min_eigenvalue}
+            families.append({"count": members.size, **numbers, "run": run})
         failures = {run: basin.message for run, basin in enumerate(found) if basin.outcome == FAILED}
         return cls(config, counts, families, failures, family, **columns)
 
@@ -113,8 +111,7 @@ class Census:
     def __str__(self) -> str:
         config = self.config
         title = f"{config.arch}, d = {config.d}, width {config.width}; teacher: {config.teacher}"
-        head = f"{'':20}{'runs':>7}{'share':>10}{'95 % interval':>18}"
-        lines = [f"{title}, width {config.teacher_width}", "", head]
+        lines = [f"{title}, width {config.teacher_width}", "", f"{'':20}{'runs':>7}{'share':>10}{'95 % interval':>18}"]
         for name, label in (OUTCOMES | ({FAILED: "failed"} if self.failures else {})).items():
             share, low, high = (100 * p for p in self.share(name))
             lines.append(f"{label:20}{self.counts[name]:7,}{share:8.1f} %{f'{low:.1f} - {high:.1f} %':>18}")

@@ -25,11 +25,11 @@ class Task:
 
     def loss(self, streams):
         """The expected loss of the run with these streams."""
-        if self.teacher is not None:
-            return losses.PopulationLoss(self.arch, self.teacher)
-        kind, d, units = self.config.teacher, self.config.d, self.config.teacher_width
-        theta_star = draws.draw(self.arch, kind, d, units, streams.teacher)
-        return losses.PopulationLoss(self.arch, architectures.Network(self.arch, theta_star, d))
+        teacher, config = self.teacher, self.config
+        if teacher is None:
+            theta_star = draws.draw(self.arch, config.teacher, config.d, config.teacher_width, streams.teacher)
+            teacher = architectures.Network(self.arch, theta_star, config.d)
+        return losses.PopulationLoss(self.arch, teacher)
 
     def start(self, streams):
         """Where the student of the run with these streams starts."""
@@ -56,12 +56,10 @@ def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_wid
     )  # fmt: skip
     teacher = ("identity" if control else base.teacher) if teacher is None else teacher
     teacher, network, units = _teacher(teacher, teacher_width, base.d)
-    fields = {field.name: getattr(base, field.name, None) for field in dataclasses.fields(Config)} | {
-        "arch": arch.name, "teacher": teacher, "teacher_width": units,
-        "lr": None if lr is None else base.lr, "runs": checks.integer(runs, "runs"),
-        "batch_size": None if data == "population" else base.batch_size,
-        "samples": base.samples if data == "dataset" else None,
-    }  # fmt: skip
+    fields = {field.name: getattr(base, field.name, None) for field in dataclasses.fields(Config)}
+    fields |= {"teacher": teacher, "teacher_width": units, "runs": checks.integer(runs, "runs")}
+    without = {"lr": lr is None, "batch_size": data == "population", "samples": data != "dataset"}
+    fields |= {name: None for name in without if without[name]}
     task, streams = Task(Config(**fields), arch, network, tuple(range(runs))), draws.streams(base.seed)
     task.loss(streams), task.start(streams)  # whether they can be made
     return task
