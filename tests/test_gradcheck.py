@@ -564,7 +564,7 @@ def test_command_line_fails_on_a_wrong_gradient(capsys, monkeypatch):
     [
         (["--arch", "modresnt"], "did you mean 'modresnet'?"),
         (["--d", "0"], "--d is 0"),
-        (["--d", "two"], "invalid int value"),
+        (["--d", "two"], "must be an integer"),
         (["--seed", "-1"], "--seed is -1"),
         (["--no-such"], "unrecognized"),
     ],

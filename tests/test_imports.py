@@ -22,7 +22,7 @@ FLOORS = [  # a file may import from its own floor and those above it in this li
     {"kernels"},
     {"architectures"},
     {"losses", "optimizers", "draws"},
-    {"training", "gradcheck.check", "gradcheck.calls", "gradcheck.differences"},
+    {"training", "gradcheck.check", "gradcheck.calls", "gradcheck.differences", "gradcheck.report"},
     {"flow"},
     {"minima.symmetry", "minima.alignment", "minima.landscape", "minima.convexity", "minima.basins"},
     {"runs.protocol", "runs.tasks", "runs.tally", "runs.journal", "runs.report"},

@@ -1,5 +1,6 @@
 """Gradients against differences of the loss: the checker, and its command line."""
 
-from .check import GradientReport, check_gradient, check_hessian
+from .check import check_gradient, check_hessian
+from .report import GradientReport
 
 __all__ = ["GradientReport", "check_gradient", "check_hessian"]

@@ -4,7 +4,8 @@ import sys
 
 from .. import checks
 from ..runs import command
-from .check import WRONG, check_gradient, check_hessian
+from .check import check_gradient, check_hessian
+from .report import WRONG
 
 
 @command.guarded

@@ -1,7 +1,8 @@
-"""A loss as it answers: what it may not do when it is called, whatever the numbers.
+"""Calls of a loss: what it must not do, whatever the numbers.
 
-A `Defect` keeps a loss from being checked at all; a problem is a text that says what is wrong with it.  Imports
-``checks`` and ``differences``.
+A `Defect` keeps a loss from being checked at all.  A problem is a text that says what is wrong with the loss.
+Whatever a loss raises, and any answer that is complex or not finite, is a defect at theta.  Elsewhere it means
+that the point lies outside the domain of the loss.  Imports ``checks`` and ``differences``.
 """
 
 import numpy as np
@@ -14,10 +15,17 @@ class Defect(Exception):
     """The loss cannot be checked, and why."""
 
 
+class Outside(Defect):
+    """The loss has no answer here, and why: a defect only at theta."""
+
+
 def _call(function, theta, name):
     """``function(theta)`` of a copy of theta, which must stay as it is; raises `Defect`."""
     given = theta.copy()
-    answer = function(given)
+    try:
+        answer = function(given)
+    except Exception as error:
+        raise Outside(f"the {name} raises {type(error).__name__}: {error}") from error
     if not np.array_equal(given, theta):
         raise Defect(f"the {name} changes theta in place")
     return answer
@@ -28,85 +36,104 @@ def _value_and_grad(function, theta):
     answer = _call(function, theta, "loss")
     try:
         value, grad = answer
+        scalar, shape = np.ndim(value) == 0, np.shape(grad)
     except (TypeError, ValueError):
         text = f"the loss returned {checks.shown(answer)}, but must return (value, grad)"
         raise Defect(text) from None
-    if np.ndim(value) != 0 or np.asarray(value).dtype.kind not in "iuf" or not np.isfinite(value):
-        raise Defect(f"the value is {checks.shown(value)}, but must be a finite real number")
-    if np.shape(grad) != theta.shape:
-        raise Defect(f"the gradient has shape {np.shape(grad)}, but theta has shape {theta.shape}")
+    if not scalar or np.asarray(value).dtype.kind not in "iuf" or not np.isfinite(value):
+        raise Outside(f"the value is {checks.shown(value)}, but must be a finite real number")
+    if shape != theta.shape:
+        raise Defect(f"the gradient has shape {shape}, but theta has shape {theta.shape}")
     if np.asarray(grad).dtype.kind not in "iuf":
-        raise Defect(f"the gradient has dtype {np.asarray(grad).dtype}, but must hold real numbers")
+        raise Outside(f"the gradient has dtype {np.asarray(grad).dtype}, but must hold real numbers")
     for i in np.flatnonzero(~np.isfinite(grad)):
-        raise Defect(f"the gradient is {grad[i]} (NaN or infinite) at index {i}")
+        raise Outside(f"the gradient is {grad[i]} (NaN or infinite) at index {i}")
     return float(value), grad
+
+
+def _nearby(function, theta, scales, rng):
+    """[(point, value, gradient), ...] at theta + h v or theta - h v for each h of ``scales``, v random; else None."""
+    v = differences.direction(theta, rng)
+    for side in (v, -v):
+        points = [(theta + h * side).astype(theta.dtype) for h in scales]
+        try:
+            found = [(point, *_value_and_grad(function, point)) for point in points]
+        except Outside:
+            continue
+        return [(point, value, np.array(grad, dtype=np.float64)) for point, value, grad in found]
+    return None
 
 
 def answers(function, theta, rtol, rng):
     """(value, gradient, problems) at theta, from calls there, near by, and there again; raises `Defect`."""
     value, returned = _value_and_grad(function, theta)
-    grad = np.array(returned, dtype=np.float64)
-    scale = 2.0**-7 * np.where(theta == 0, differences.size(theta), np.abs(theta))
-    near = (theta + scale * rng.standard_normal(theta.size)).astype(theta.dtype)
-    near_value, near_grad = _value_and_grad(function, near)
-    near_grad = np.array(near_grad, dtype=np.float64)
+    grad, problems = np.array(returned, dtype=np.float64), []
+    tries = (_nearby(function, theta, [2.0**-n, 2.0 ** (-5 - n)], rng) for n in range(7, 44, 6))
+    nearby = next(filter(None, tries), [(theta, value, grad)])
     if not np.array_equal(returned, grad):
         raise Defect("a later call overwrites the gradient returned before: a shared buffer")
     again, again_grad = _value_and_grad(function, theta)
-    problems, rounding = [], 256 * np.finfo(theta.dtype).eps * (abs(value) + abs(near_value))
+    rounding = 256 * np.finfo(theta.dtype).eps * (abs(value) + max(abs(near) for _, near, _ in nearby))
     if abs(again - value) > rtol * abs(value) + rounding:
         problems.append(f"a later call at theta returned another value: {value!r}, then {again!r}")
     if not np.allclose(again_grad, grad, rtol, rtol * np.abs(grad).max()):
         problems.append("a later call at theta returned another gradient: a stale buffer?")
-    if np.array_equal(grad, near_grad):  # then the loss should be linear
-        rise = grad * (near - theta)
-        if abs(near_value - value - rise.sum()) > rounding + rtol * np.abs(rise).sum():
+    if all(np.array_equal(grad, near_grad) for *_, near_grad in nearby):  # then the loss should be linear
+        rises = [(near_value - value, grad * (near - theta)) for near, near_value, _ in nearby]
+        if all(abs(rise - terms.sum()) > rounding + rtol * np.abs(terms).sum() for rise, terms in rises):
             problems.append("the gradient is the same near by, but not the slope: a stale buffer?")
     return value, grad, problems + _coarse(function, theta, value, grad, rng)
 
 
 def _coarse(function, theta, value, grad, rng):
-    """Problems: what changes in proportion to theta, but not at all for its smallest changes."""
-    if theta.dtype != np.float64:
+    """Problems: what changes in proportion to theta, but not at all for its smallest changes.
+
+    Float32 follows changes down to 2^-16 of theta.  A step function with many steps does not, nor is it float32.
+    """
+    points = theta.dtype == np.float64 and _nearby(function, theta, [2.0**-12, 2.0**-16, 2.0**-38], rng)
+    if not points:
         return []
-    start, v = np.append(value, grad), differences.size(theta) * rng.standard_normal(theta.size)
-    far, half, near = (
-        np.append(*_value_and_grad(function, theta + h * v)) - start for h in (2.0**-12, 2.0**-13, 2.0**-38)
-    )
+    start = np.append(value, grad)
+    far, middle, near = (np.append(*answer) - start for _, *answer in points)
     visible = 2.0**-26 * np.abs(far) > 64 * np.finfo(np.float64).eps * np.abs(start)
-    moves = (np.abs(far - 2 * half) < 0.1 * np.abs(far)) & visible
+    moves = (np.abs(far - 2.0**4 * middle) < 0.2 * np.abs(far)) & visible
     frozen = moves & (near == 0)
     names = ["value"] * bool(frozen[0]) + ["gradient"] * bool(2 * frozen[1:].sum() > moves[1:].sum())
     return [f"the {name} does not feel a change of theta by 1e-12 of it: float32 inside?" for name in names]
 
 
-def careful(function, name, shape):
-    """``function(theta)`` as a float64 array; nan where it cannot be evaluated; raises `Defect`."""
+def careful(function, name, shape, theta):
+    """``function`` with float64 arrays as answers, nan where it has none; raises `Defect` if that is so at theta."""
 
-    def checked(theta):
+    def answer(point):
+        returned = _call(function, point, name)
         try:
-            result = np.asarray(_call(function, theta, name), dtype=np.float64)
-        except (ValueError, ArithmeticError):  # outside of its domain, say
-            return np.full(shape, np.nan)
+            result = np.asarray(returned)
+            if np.iscomplexobj(result):
+                raise TypeError
+            result = result.astype(np.float64)
+        except (TypeError, ValueError, OverflowError):
+            raise Outside(f"the {name} is {checks.shown(returned)}, but must hold real numbers") from None
         if result.shape != shape:
             raise Defect(f"the {name} has shape {result.shape}, but must have {shape}")
         return result
 
+    def checked(point):
+        try:
+            result = answer(point)
+        except Outside:
+            return np.full(shape, np.nan)
+        return np.where(np.isfinite(result), result, np.nan)
+
+    at_theta = answer(theta)
+    for position in map(tuple, np.argwhere(~np.isfinite(at_theta)).tolist()):
+        raise Defect(f"the {name} is {at_theta[position]} (NaN or infinite) at {position}")
     return checked
-
-
-def finite(array, name):
-    """What is finite where the check is made; raises `Defect`."""
-    for position in np.argwhere(~np.isfinite(array)).tolist():
-        raise Defect(f"the {name} is {array[tuple(position)]} (NaN or infinite) at {tuple(position)}")
-    return array
 
 
 def sample(loss, theta):
     """(values, preactivations) of a sampled loss, as functions; raises `Defect`."""
-    N, Nk = np.shape(loss.values(theta.copy())), np.shape(loss.preactivations(theta.copy()))
+    N, Nk = (np.shape(_call(getattr(loss, name), theta, name)) for name in ("values", "preactivations"))
     if len(N) != 1 or len(Nk) != 2 or N != Nk[:1]:
         raise Defect(f"values has shape {N} and preactivations {Nk}, but they must have (N,) and (N, k)")
-    values, preactivations = careful(loss.values, "values", N), careful(loss.preactivations, "preactivations", Nk)
-    finite(values(theta), "values"), finite(preactivations(theta), "preactivations")
-    return values, preactivations
+    return (careful(loss.values, "values", N, theta), careful(loss.preactivations, "preactivations", Nk, theta))
