@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "architectures": ["ARCHITECTURES", "Architecture", "Network"],
-    "census": ["Census", "census"],
+    "census": ["census"],
     "draws": ["dataset", "draw", "streams"],
     "flow": ["gradient_flow"],
     "gradcheck": ["GradientReport", "check_gradient", "check_hessian"],
@@ -19,6 +19,7 @@ _HOMES = {
     "minima.landscape": ["polish", "spectrum"],
     "minima.symmetry": ["convert", "transform"],
     "optimizers": ["OPTIMIZERS", "SGD", "Nesterov"],
+    "runs.tally": ["Census"],
     "training": ["Trajectory", "train"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -2,7 +2,6 @@
 from .architectures import ARCHITECTURES as ARCHITECTURES
 from .architectures import Architecture as Architecture
 from .architectures import Network as Network
-from .census import Census as Census
 from .census import census as census
 from .draws import dataset as dataset
 from .draws import draw as draw
@@ -25,6 +24,7 @@ from .minima.symmetry import transform as transform
 from .optimizers import OPTIMIZERS as OPTIMIZERS
 from .optimizers import SGD as SGD
 from .optimizers import Nesterov as Nesterov
+from .runs.tally import Census as Census
 from .training import Trajectory as Trajectory
 from .training import train as train
 
