@@ -17,8 +17,7 @@ SHARED = {  # options of a run and of a census: (type, help); None where the hel
     "width": (int, "hidden units of the student (d)"), "teacher": (str, None), "init": (str, None),
     "data": (str, None), "optimizer": (str, None), "lr": (float, None), "momentum": (float, "in [0, 1) (0.9)"),
     "batch-size": (int, "samples a step (200)"), "samples": (int, "size of the data set (100000)"),
-    "steps": (int, None), "seed": (int, "of everything random (0)"),
-    "out": (Path, "directory for the files (default: a fresh one under runs/)"),
+    "steps": (int, None), "seed": (int, "of everything random (0)"), "out": (Path, "directory (a fresh one in runs/)"),
 }  # fmt: skip
 WANTED = {int: "an integer", float: "a real number", Path: "a directory"}  # by type of option
 
@@ -50,11 +49,9 @@ class Parser(argparse.ArgumentParser):
 
 def _read(kind, text):
     """The ``text`` of an option as what it must be."""
-    try:
+    with contextlib.suppress(ValueError):
         if text:  # the empty path would be the working directory
             return kind(text)
-    except ValueError:
-        pass
     raise argparse.ArgumentTypeError(f"is {checks.shown(text)}, but must be {WANTED[kind]}")
 
 

@@ -207,14 +207,15 @@ def observers(config: Config, teacher: Network) -> dict[str, Callable[[np.ndarra
         "aligned_distance": lambda theta: alignment.align(config.arch, theta, theta_star, config.d).distance,
     }
     if config.preset.startswith("li-yuan"):  # record the paper's quantities, too
-        last = {}
 
-        def one_point(name, theta):
-            if last.get("theta") is not theta:
-                last.update(theta=theta, found=convexity.one_point(population, theta, theta_star))
-            return float(getattr(last["found"], name.removesuffix("_product"))[0])
+        @functools.lru_cache(maxsize=1)  # three columns ask for the same
+        def found(theta):
+            return convexity.one_point(population, np.frombuffer(theta), theta_star)
 
-        columns |= {name: functools.partial(one_point, name) for name in ("inner_product", "delta", "potential")}
+        def column(name, theta):
+            return float(getattr(found(theta.astype(float).tobytes()), name.removesuffix("_product"))[0])
+
+        columns |= {name: functools.partial(column, name) for name in ("inner_product", "delta", "potential")}
     return columns
 
 
