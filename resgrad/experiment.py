@@ -167,10 +167,7 @@ def _summary(config, trajectory, teacher, seconds, compile_seconds):
 
 
 def _parser():
-    parser = command.Parser(
-        prog="python -m resgrad.experiment",
-        description="Train one student on one teacher; files go to a fresh directory under runs/.",
-    )
+    parser = command.Parser("experiment", "Train one student on one teacher; files go to a fresh directory in runs/.")
     parser.share(
         arch=", ".join(architectures.ARCHITECTURES),
         preset=", ".join(PRESETS),
@@ -181,11 +178,10 @@ def _parser():
         lr="step size (by architecture and size)",
         steps="number of steps (by architecture)",
     )
-    add = parser.add_argument
-    add("--dtype", help="float64 (default) or float32")
-    add("--record-every", type=int, metavar="STEPS", help="default: every 2%% of the way")
-    add("--no-plot", action="store_false", dest="plot", help="no figure.png")
-    add("--report", action="store_true", help="add report.html, the run on one page")
+    parser.add_argument("--dtype", help="float64 (default) or float32")
+    parser.add_argument("--record-every", type=int, metavar="STEPS", help="default: every 2%% of the way")
+    parser.add_argument("--no-plot", action="store_false", dest="plot", help="no figure.png")
+    parser.add_argument("--report", action="store_true", help="add report.html, the run on one page")
     again = parser.add_mutually_exclusive_group()
     mode = functools.partial(again.add_argument, action="store_const", dest="mode")
     mode("--resume", const="resume", help="go on from the checkpoint in --out")
