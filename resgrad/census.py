@@ -107,8 +107,7 @@ def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, see
     Notes
     -----
     A run stops after ``steps``, or before, when Newton's method is certain of the basin that first-order descent is
-    in; `basins.descend` says when it is.  There is no tolerance to choose.  The basins are those of first-order
-    descent.
+    in; `basins.descend` says when it is.  There is no tolerance to choose.
 
     A family is all spurious minima with the same loss and the same Hessian spectrum (`basins.group`): the symmetries
     of units and of coordinates change neither.  If each run draws a teacher of its own, losses differ from run to

@@ -160,10 +160,8 @@ def _summary(config, trajectory, teacher, seconds, compile_seconds):
             result |= {"polished_verdict": end.verdict, "polished_loss": end.loss, "polished_distance": apart}
     versions = {"resgrad": __version__, "python": sys.version.split()[0]}
     versions |= {package.__name__: package.__version__ for package in (np, scipy, numba)}
-    return {
-        "config": dataclasses.asdict(config), "versions": versions, "threads": threads.allowed(),
-        "stop_reason": trajectory.stop_reason, "result": result,
-    }  # fmt: skip
+    summary = {"config": dataclasses.asdict(config), "versions": versions, "threads": threads.allowed()}
+    return summary | {"stop_reason": trajectory.stop_reason, "result": result}
 
 
 def _parser():
