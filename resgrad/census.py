@@ -107,8 +107,7 @@ def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, see
     Notes
     -----
     A run stops after ``steps``, or before, when Newton's method is certain of the basin that first-order descent is
-    in; `basins.descend` says when it is.  There is no tolerance to choose.  The basins are those of first-order
-    descent.
+    in; `basins.descend` says when it is.  There is no tolerance to choose.
 
     A family is all spurious minima with the same loss and the same Hessian spectrum (`basins.group`): the symmetries
     of units and of coordinates change neither.  If each run draws a teacher of its own, losses differ from run to
@@ -174,10 +173,7 @@ def _make(task, executor, workers, out, resume, quiet):
 
 
 def _parser():
-    parser = command.Parser(
-        prog="python -m resgrad.census",
-        description="Train from many starts, count the minima; files go to a fresh directory in runs/.",
-    )
+    parser = command.Parser("census", "Train from many starts, count minima; files go to a fresh directory in runs/.")
     parser.share(
         arch=", ".join(architectures.ARCHITECTURES),
         preset="safran-shamir: the protocol of their paper, with --k",
@@ -188,13 +184,12 @@ def _parser():
         lr="step size (from the largest curvature)",
         steps="first-order steps at most (100000)",
     )
-    add = parser.add_argument
-    add("--k", type=int, help="dimension and teacher units of the preset")
-    add("--teacher-width", type=int, metavar="WIDTH", help="units of the teacher (d)")
-    add("--runs", type=int, help="number of starts (1000)")
-    add("--workers", type=int, help="threads (one per processor)")
-    add("--scheduler", metavar="ADDRESS", help="of a dask cluster that does the work instead")
-    add("--resume", action="store_true", help="make only the runs that are missing in --out")
+    parser.add_argument("--k", type=int, help="dimension and teacher units of the preset")
+    parser.add_argument("--teacher-width", type=int, metavar="WIDTH", help="units of the teacher (d)")
+    parser.add_argument("--runs", type=int, help="number of starts (1000)")
+    parser.add_argument("--workers", type=int, help="threads (one per processor)")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a dask cluster that does the work instead")
+    parser.add_argument("--resume", action="store_true", help="make only the runs that are missing in --out")
     return parser
 
 

@@ -11,8 +11,7 @@ import numpy as np
 
 def suggest(name, what, known):
     """The error for an unknown ``name``: lists the ``known`` ones and suggests the nearest."""
-    near = difflib.get_close_matches(str(name).lower(), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = "".join(f"; did you mean {near!r}?" for near in difflib.get_close_matches(str(name).lower(), known, n=1))
     return ValueError(f"{what} is {shown(name)}, but must be one of {', '.join(known)}{hint}")
 
 
@@ -87,9 +86,8 @@ def array(value, name, shape=None, dtype=np.float64, finite=True):
         raise TypeError(f"{name} is {shown(value)}, but must be an array of real numbers") from None
     if dtype is None:
         dtype = np.float32 if raw.dtype == np.float32 else np.float64
-    if shape is not None and (
-        raw.ndim != len(shape) or any(n != m for n, m in zip(shape, raw.shape) if not isinstance(n, str))
-    ):
+    given = zip(shape or (), raw.shape)
+    if shape is not None and (raw.ndim != len(shape) or any(n != m for n, m in given if not isinstance(n, str))):
         wanted = f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
         raise ValueError(f"{name} has shape {raw.shape}, but must have shape {wanted}")
     with np.errstate(over="ignore"):

@@ -160,17 +160,12 @@ def _summary(config, trajectory, teacher, seconds, compile_seconds):
             result |= {"polished_verdict": end.verdict, "polished_loss": end.loss, "polished_distance": apart}
     versions = {"resgrad": __version__, "python": sys.version.split()[0]}
     versions |= {package.__name__: package.__version__ for package in (np, scipy, numba)}
-    return {
-        "config": dataclasses.asdict(config), "versions": versions, "threads": threads.allowed(),
-        "stop_reason": trajectory.stop_reason, "result": result,
-    }  # fmt: skip
+    summary = {"config": dataclasses.asdict(config), "versions": versions, "threads": threads.allowed()}
+    return summary | {"stop_reason": trajectory.stop_reason, "result": result}
 
 
 def _parser():
-    parser = command.Parser(
-        prog="python -m resgrad.experiment",
-        description="Train one student on one teacher; files go to a fresh directory under runs/.",
-    )
+    parser = command.Parser("experiment", "Train one student on one teacher; files go to a fresh directory in runs/.")
     parser.share(
         arch=", ".join(architectures.ARCHITECTURES),
         preset=", ".join(PRESETS),
@@ -181,11 +176,10 @@ def _parser():
         lr="step size (by architecture and size)",
         steps="number of steps (by architecture)",
     )
-    add = parser.add_argument
-    add("--dtype", help="float64 (default) or float32")
-    add("--record-every", type=int, metavar="STEPS", help="default: every 2%% of the way")
-    add("--no-plot", action="store_false", dest="plot", help="no figure.png")
-    add("--report", action="store_true", help="add report.html, the run on one page")
+    parser.add_argument("--dtype", help="float64 (default) or float32")
+    parser.add_argument("--record-every", type=int, metavar="STEPS", help="default: every 2%% of the way")
+    parser.add_argument("--no-plot", action="store_false", dest="plot", help="no figure.png")
+    parser.add_argument("--report", action="store_true", help="add report.html, the run on one page")
     again = parser.add_mutually_exclusive_group()
     mode = functools.partial(again.add_argument, action="store_const", dest="mode")
     mode("--resume", const="resume", help="go on from the checkpoint in --out")

@@ -1,6 +1,7 @@
 """One seed, one set of bytes: whatever the threads, processes, executors, resumptions and caches."""
 
 import concurrent.futures
+import json
 import multiprocessing
 import os
 import sys
@@ -75,3 +76,6 @@ def test_on_a_cold_and_a_warm_cache_and_a_cold_one_is_announced(small, tmp_path)
     assert told.startswith("compiling kernels") and told.count("\n") == 1
     warm, told = command(tmp_path / "warm", *SMALL, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
     assert told == "" and cold == warm == small
+    cold, warm = (json.loads((tmp_path / name / "run.json").read_text())["result"] for name in ("cold", "warm"))
+    assert 0.5 * cold["seconds"] < cold["compile_seconds"] < cold["seconds"]
+    assert warm["compile_seconds"] == 0 < warm["seconds"]

@@ -1,18 +1,23 @@
 """The command line: what it prints, leaves behind, refuses, and survives."""
 
+import contextlib
 import csv
 import dataclasses
 import json
+import os
 import shutil
 import sys
+import time
+import types
 
+import numba
 import numpy as np
 import pytest
-from conftest import left, output, run
+from conftest import compiled, left, output, run
 
 import resgrad as rg
 from resgrad import draws, experiment
-from resgrad.runs import files, protocol
+from resgrad.runs import command, files, protocol
 
 SMALL = ["--d", "4", "--samples", "1000", "--steps", "300"]  # one shape for all, compiled once
 
@@ -237,6 +242,60 @@ def test_without_out_a_run_gets_a_fresh_name(tmp_path):
 
 def test_quiet_is_silent(tmp_path):
     assert output(*COMMAND, "--quiet", cwd=tmp_path) == ["", ""]
+
+
+@pytest.fixture
+def slow_kernels():
+    """(outer, inner): functions that Numba has yet to compile, and never caches; the outer needs the inner."""
+    inner = numba.njit(lambda x: np.sin(x) + np.cos(x))
+    return numba.njit(lambda x: inner(x) + inner(x + 1)), inner
+
+
+@compiled
+def test_the_time_to_compile_is_counted_once_and_told_once(slow_kernels, capsys):
+    outer, inner = slow_kernels
+    with command.compilation(quiet=False) as compiling:
+        started = time.perf_counter()
+        outer(1.0)
+        wall, first = time.perf_counter() - started, compiling.seconds
+        outer(2.0), inner(3.0)
+        assert compiling.seconds == first  # these are compiled
+        inner(1)
+        assert compiling.seconds > first
+    assert 0.5 * wall < first < wall  # the inner one's time is part of the outer one's, and not added
+    assert capsys.readouterr().err == "compiling kernels: this happens once, later runs find them in a cache\n"
+    after = compiling.seconds
+    outer(1)
+    assert compiling.seconds == after  # the block has ended
+
+
+@compiled
+def test_quiet_counts_and_says_nothing(slow_kernels, capsys):
+    with command.compilation(quiet=True) as compiling:
+        slow_kernels[0](1.0)
+    assert compiling.seconds > 0 and capsys.readouterr().err == ""
+
+
+def test_a_run_tells_compilation_apart_from_training(tmp_path, monkeypatch, capsys):
+    simulate, spent = experiment.simulate, types.SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(command, "compilation", lambda quiet: contextlib.nullcontext(spent))
+    monkeypatch.setattr(experiment, "simulate", lambda *given, **how: time.sleep(0.1) or simulate(*given, **how))
+    for spent.seconds, words in ((0.0, ""), (0.049, ""), (0.0512, ", of which 0.1 s compiling")):
+        again = ["--overwrite"] if (tmp_path / "run.json").exists() else []
+        assert experiment.main(["--arch", "li", *SMALL, "--no-plot", "--out", str(tmp_path), *again]) == 0
+        result = json.loads((tmp_path / "run.json").read_text())["result"]
+        assert result["compile_seconds"] == round(spent.seconds, 3) and result["seconds"] >= 0.1
+        assert f"seed 0: {result['seconds']:.2f} s{words}\n" in capsys.readouterr().out
+
+
+def test_where_nothing_is_compiled_no_time_is(tmp_path):
+    """Neither with a warm cache nor without a compiler."""
+    assert run(tmp_path / "warm", "--arch", "li", *SMALL) == 0
+    assert run(tmp_path / "again", "--arch", "li", *SMALL) == 0  # all is compiled by now
+    output(*COMMAND[:-1], 3, "--no-plot", "--out", tmp_path / "plain", env=os.environ | {"NUMBA_DISABLE_JIT": "1"})
+    for name in ("again", "plain"):
+        result = json.loads((tmp_path / name / "run.json").read_text())["result"]
+        assert result["compile_seconds"] == 0.0 < result["seconds"]
 
 
 def test_help_names_every_teacher():

@@ -12,8 +12,8 @@ from .report import WRONG
 def main(argv=None):
     """Check every loss of every architecture; the exit code is 1 where a gradient is wrong."""
     parser = command.Parser(
-        prog="python -m resgrad.gradcheck",
-        description="Check the gradients of every architecture, on samples and in expectation, at a "
+        "gradcheck",
+        "Check the gradients of every architecture, on samples and in expectation, at a "
         "random point, at a kink and at the teacher, and the Hessian against the gradient. "
         "The exit code is 1 where one is wrong.",
     )

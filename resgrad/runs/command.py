@@ -17,8 +17,7 @@ SHARED = {  # options of a run and of a census: (type, help); None where the hel
     "width": (int, "hidden units of the student (d)"), "teacher": (str, None), "init": (str, None),
     "data": (str, None), "optimizer": (str, None), "lr": (float, None), "momentum": (float, "in [0, 1) (0.9)"),
     "batch-size": (int, "samples a step (200)"), "samples": (int, "size of the data set (100000)"),
-    "steps": (int, None), "seed": (int, "of everything random (0)"),
-    "out": (Path, "directory for the files (default: a fresh one under runs/)"),
+    "steps": (int, None), "seed": (int, "of everything random (0)"), "out": (Path, "directory (a fresh one in runs/)"),
 }  # fmt: skip
 WANTED = {int: "an integer", float: "a real number", Path: "a directory"}  # by type of option
 
@@ -26,8 +25,8 @@ WANTED = {int: "an integer", float: "a real number", Path: "a directory"}  # by 
 class Parser(argparse.ArgumentParser):
     """A parser that takes no abbreviations.  An error is one line that names the argument; the exit code is 2."""
 
-    def __init__(self, **options):
-        super().__init__(allow_abbrev=False, **options)
+    def __init__(self, module, description):
+        super().__init__(prog=f"python -m resgrad.{module}", description=description, allow_abbrev=False)
         for kind in WANTED:
             self.register("type", kind, functools.partial(_read, kind))
 
@@ -50,11 +49,9 @@ class Parser(argparse.ArgumentParser):
 
 def _read(kind, text):
     """The ``text`` of an option as what it must be."""
-    try:
+    with contextlib.suppress(ValueError):
         if text:  # the empty path would be the working directory
             return kind(text)
-    except ValueError:
-        pass
     raise argparse.ArgumentTypeError(f"is {checks.shown(text)}, but must be {WANTED[kind]}")
 
 
@@ -142,20 +139,17 @@ def compilation(quiet):
     from numba.core import event
 
     class Compilation(event.Listener):
-        seconds = 0.0
-
-        def __init__(self):
-            self.begun = []  # when each compilation under way began: one may need others, which count as part of it
+        seconds, begun = 0.0, ()  # when each compilation under way began: one may need others, which are part of it
 
         def on_start(self, _):
             if not (quiet or self.begun or self.seconds):
                 tell("compiling kernels: this happens once, later runs find them in a cache")
-            self.begun.append(time.perf_counter())
+            self.begun += (time.perf_counter(),)
 
         def on_end(self, _):
             if len(self.begun) == 1:
                 self.seconds += time.perf_counter() - self.begun[0]
-            del self.begun[-1:]  # there is none if another thread began before the block
+            self.begun = self.begun[:-1]  # there may be none: another thread may have begun before the block
 
     with event.install_listener("numba:compile", Compilation()) as compiling:
         yield compiling

@@ -90,8 +90,7 @@ def number(content):
 
 def write_archive(path, kind, arrays, **header):
     """Write ``arrays`` (dict of ndarray) and a ``header`` that JSON can hold as one archive of a ``kind``."""
-    header = {"format": FORMAT, "kind": kind} | header
-    text = np.frombuffer(dumps(header).encode(), np.uint8)
+    text = np.frombuffer(dumps({"format": FORMAT, "kind": kind} | header).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, header=text, **arrays)
     content = buffer.getvalue()
@@ -128,9 +127,8 @@ def read_archive(path, kind):
 def claim(directory):
     """Lock ``directory`` for this process until it closes the file that is returned, or ends, however it ends.
 
-    If the file system has no locks, one line on standard error says so, and the process goes on without.
-
-    Raises FileError when the directory cannot be written or another process has locked it.
+    Raises FileError when the directory cannot be written or another process has locked it.  Where the file system
+    has no locks, one line on standard error says so, and the process goes on without.
     """
     directory = Path(directory)
     try:

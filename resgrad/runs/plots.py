@@ -160,8 +160,7 @@ def census_figure(found, outcomes):
         axes.set(xscale="log", yscale="log", ylim=(0.7, 8 * max(found.counts["runs"], 2)), ylabel="runs",
                  xlabel="final loss (zero: the leftmost bar)", axisbelow=True)  # fmt: skip
         for n, family in enumerate(found.families[:6]):
-            here = (m["count"] for m in found.families if abs(np.log(m["loss"] / family["loss"])) < 0.01)
-            height = 1.3 * sum(here)
+            height = 1.3 * sum(m["count"] for m in found.families if abs(np.log(m["loss"] / family["loss"])) < 0.01)
             axes.plot(family["loss"], height, "v", color=INK, ms=4)
             tag(axes, family["loss"], height, str(n), INK, ha="center", xytext=(0, 4))
         axes.legend(ncols=2, loc="upper left")

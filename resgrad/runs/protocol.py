@@ -195,29 +195,6 @@ def _parameters(config, role, rng, saved):
     return theta
 
 
-def observers(config: Config, teacher: Network) -> dict[str, Callable[[np.ndarray], float]]:
-    """What is recorded besides the loss: the columns of ``history.csv``, each a function of theta."""
-    from .. import losses
-    from ..minima import alignment, convexity
-
-    population, theta_star = losses.PopulationLoss(config.arch, teacher), teacher.theta
-    columns = {
-        "population_loss": population.value,
-        "distance": lambda theta: float(np.linalg.norm(theta - theta_star)),
-        "aligned_distance": lambda theta: alignment.align(config.arch, theta, theta_star, config.d).distance,
-    }
-    if config.preset.startswith("li-yuan"):  # record the paper's quantities, too
-        last: dict[str, Any] = {}
-
-        def one_point(name, theta):
-            if last.get("theta") is not theta:
-                last.update(theta=theta, found=convexity.one_point(population, theta, theta_star))
-            return float(getattr(last["found"], name.removesuffix("_product"))[0])
-
-        columns |= {name: functools.partial(one_point, name) for name in ("inner_product", "delta", "potential")}
-    return columns
-
-
 def simulate(
     config: Config, problem: tuple | None = None, *, progress: Callable | None = None, resume: tuple | None = None
 ) -> tuple[Trajectory, Network]:
@@ -238,14 +215,31 @@ def simulate(
     >>> bool(trajectory.observed["distance"][-1] < 1e-6)
     True
     """
-    from .. import training
+    from .. import losses, training
+    from ..minima import alignment, convexity
 
     loss, theta0, teacher = problem or prepare(config)
+    population, theta_star = losses.PopulationLoss(config.arch, teacher), teacher.theta
+    columns = {
+        "population_loss": population.value,
+        "distance": lambda theta: float(np.linalg.norm(theta - theta_star)),
+        "aligned_distance": lambda theta: alignment.align(config.arch, theta, theta_star, config.d).distance,
+    }
+    if config.preset.startswith("li-yuan"):  # record the paper's quantities, too
+
+        @functools.lru_cache(maxsize=1)  # three columns ask for the same
+        def found(theta):
+            return convexity.one_point(population, np.frombuffer(theta), theta_star)
+
+        def column(name, theta):
+            return float(getattr(found(theta.astype(float).tobytes()), name.removesuffix("_product"))[0])
+
+        columns |= {name: functools.partial(column, name) for name in ("inner_product", "delta", "potential")}
     optimizer = optimizers.Nesterov(config.lr, config.momentum)  # with momentum 0 it is SGD, bit for bit
     batch_size = None if config.data == "population" else config.batch_size
     trajectory = training.train(
         loss, theta0, optimizer, config.steps, batch_size, config.seed, config.record_every,
-        observe=observers(config, teacher), progress=progress, resume=resume,
+        observe=columns, progress=progress, resume=resume,
     )  # fmt: skip
     return trajectory, teacher
 
