@@ -36,6 +36,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import linear_sum_assignment
 
 from ..architectures import Architecture
 from .symmetry import EPS, Units, checked, directions, lengths
@@ -125,10 +126,6 @@ def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: 
     d : int
         Input dimension.
 
-    Returns
-    -------
-    Alignment
-
     Raises
     ------
     ValueError, TypeError
@@ -151,11 +148,7 @@ def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: 
     (array([2, 0, 1]), array([0.5, 1. , 4. ]), 3)
     """
     arch, theta, d = checked(arch, theta, d)
-    return compare(arch, theta, checked(arch, theta_star, d, "theta_star")[1], d)
-
-
-def compare(arch, theta, theta_star, d):
-    """`align` for arguments that are checked."""
+    theta_star = checked(arch, theta_star, d, "theta_star")[1]
     units = Units.of(arch, theta, d), Units.of(arch, theta_star, d)
     k, k_star = (len(x.u) for x in units)
     s, t = (_padded(x, max(k, k_star)) for x in units)
@@ -192,8 +185,6 @@ def _nearest(s, t):
     """(match, scales, image, order): unit ``match[j]`` of ``t`` does the work of unit j of ``s``, and ``order[j]`` is
     opposite to it in the ``image`` of ``t`` nearest to ``s``.
     """
-    from scipy.optimize import linear_sum_assignment
-
     fixed, longest = s.arch.readout == "fixed", max(np.abs(s.u).max(), np.abs(s.a).max())
     dead = t.dead(EPS**2) | (t.strength() <= TINY**2 * longest)  # else p or q of (1) is beyond 1e300
     cost, c, work = _orbit_costs(s, t, dead, fixed)

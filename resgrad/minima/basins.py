@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import losses, optimizers, training
 from . import landscape, symmetry
+from .symmetry import EPS
 
 LOOK = 200  # first-order steps between two looks at the gradient
 WAIT = 1.2  # a point that was not accepted is looked at again after this many times the steps made so far
@@ -34,47 +35,27 @@ class Basin(NamedTuple):
 def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.OnlineLoss,
             theta0: np.ndarray, n_steps: int, lr: float | None = None, momentum: float = 0.0,
             batch_size: int | None = None, rng: np.random.Generator | None = None) -> Basin:  # fmt: skip
-    """Train until the basin is certain, polish, classify.
+    """Train on ``loss`` from ``theta0``, (n,), until the basin is certain; polish on ``exact``, and classify.
 
-    Parameters
-    ----------
-    exact : PopulationLoss
-        For polishing.
-    loss : PopulationLoss, EmpiricalLoss or OnlineLoss
-        For training.
-    theta0 : ndarray, shape (n,)
-    n_steps : int
-        First-order steps at most.
-    lr : float, optional
-        Default: (1 - momentum / 2) `STEP` over the largest curvature at theta0 and, if the teacher has the student's
-        architecture, at the teacher.
-    momentum : float
-    batch_size : int, optional
-    rng : numpy.random.Generator
-        For the batches.
+    The default of ``lr`` is (1 - momentum / 2) `STEP` over the largest curvature at theta0 and, if the teacher has
+    the student's architecture, at the teacher.  ``rng`` draws the batches.
 
-    Returns
-    -------
-    Basin
-
-    Notes
-    -----
     Training goes on until |grad| is at most `HANDOVER` of its largest value and the basin is certain, or for
     ``n_steps``.  The basin is certain if Newton's method arrives at a minimum that is at most `REACH` of its first
     steps away, and if the loss is convex on the way: across the orbit of symmetries, no curvature is below -2 |g|.
     So Newton's method decides nothing near a saddle, where the gradient is small but the loss is not convex, and
     nothing on a long slope, where it would take short cuts.
 
-    Examples
-    --------
-    >>> import numpy as np, resgrad as rg
+    >>> import resgrad as rg
     >>> loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.eye(10).ravel(), d=10))
     >>> found = descend(loss, loss, rg.draw("vanilla", "normal", d=10, rng=6), 10_000, lr=0.05)
     >>> found.outcome, round(found.loss / 2, 10), round(found.min_eigenvalue / 2, 6)
     ('spurious', 0.0187021946, 0.031964)
     """
     if lr is None:
-        lr = _step_size(exact, theta0, momentum)
+        points = [theta0, exact.teacher.theta] if exact.teacher.arch == exact.arch else [theta0]
+        curvature = max(float(np.linalg.eigvalsh(exact.hessian(theta))[-1]) for theta in points)
+        lr = (1 - momentum / 2) * STEP / curvature if curvature > SMALL else STEP
     width = loss.arch.width(theta0.size, loss.d)
     advance = training.advancer(loss, optimizers.Nesterov(lr, momentum), batch_size, width)
     state, look, peak = training.State.start(loss, theta0, rng), 0, np.linalg.norm(exact.grad(theta0))
@@ -89,17 +70,15 @@ def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.E
         if last or (still and state.step >= look):
             point = _polish(exact, theta, min(norm, HANDOVER * peak), last and still)
             if point is not None:
-                return _basin(exact, theta0, point, state.step)
+                zero = point.loss <= EPS * exact.value(theta0)  # needed where the teacher is zero
+                outcome = "global" if zero else point.verdict.split()[0]
+                invariants = _invariants(exact, point) if outcome == "spurious" else NONE
+                found = point.loss, point.grad_norm, point.min_eigenvalue, invariants
+                return Basin(outcome, *found, state.step, point.theta)
             look = WAIT * state.step
         if last:
             smallest = float(np.linalg.eigvalsh(exact.hessian(theta))[0])
             return Basin("unconverged", exact.value(theta), norm, smallest, NONE, state.step, theta)
-
-
-def _step_size(exact, theta0, momentum):
-    points = [theta0, exact.teacher.theta] if exact.teacher.arch == exact.arch else [theta0]
-    curvature = max(float(np.linalg.eigvalsh(exact.hessian(theta))[-1]) for theta in points)
-    return (1 - momentum / 2) * STEP / curvature if curvature > SMALL else STEP
 
 
 def destination(exact: losses.PopulationLoss, theta: np.ndarray) -> landscape.Polished | None:
@@ -136,18 +115,11 @@ def _polish(exact, theta, slack, settled):
 
 def _newton_length(exact, theta, slack):
     """Length of the Newton step across the orbit of theta, or None if a curvature across it is below -2 ``slack``."""
-    hessian, orbit = exact.hessian(theta), symmetry.Units.of(exact.arch, theta, exact.d).tangent()
+    hessian, orbit = exact.hessian(theta), symmetry.tangent(exact.arch, theta, exact.d)
     size = np.abs(hessian).max()
     hessian += size * (orbit @ orbit.T)
     step = landscape.shifted_step(hessian, exact.grad(theta), max(2 * slack, landscape.SHIFT * size, SMALL))
     return None if step is None else float(np.linalg.norm(step))
-
-
-def _basin(exact, theta0, point, steps):
-    zero = point.loss <= landscape.EPS * exact.value(theta0)  # needed where the teacher is zero
-    outcome = "global" if zero else point.verdict.split()[0]
-    invariants = _invariants(exact, point) if outcome == "spurious" else NONE
-    return Basin(outcome, point.loss, point.grad_norm, point.min_eigenvalue, invariants, steps, point.theta)
 
 
 def _invariants(exact, point):
@@ -158,7 +130,7 @@ def _invariants(exact, point):
     loss alone counts.
     """
     values, log_loss, top = point.eigenvalues, float(np.log(point.loss)), point.eigenvalues[-1]
-    if point.nullity > symmetry.Units.of(exact.arch, point.theta, exact.d).tangent().shape[1]:
+    if point.nullity > symmetry.tangent(exact.arch, point.theta, exact.d).shape[1]:
         return [log_loss, 0.0, 0.0, 0.0]
     return [log_loss, float(values[0] / top), float(values.mean() / top), float(np.log(top))]
 

@@ -8,8 +8,7 @@ from numpy.typing import ArrayLike
 from .. import architectures, checks, losses
 from ..architectures import Architecture
 from . import alignment, symmetry
-
-EPS = symmetry.EPS
+from .symmetry import EPS
 
 
 class OnePoint(NamedTuple):
@@ -35,10 +34,6 @@ def one_point(loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.Online
         Whether to measure to the nearest symmetric teacher (`align`), anew at every point.  Default: True where
         zero-loss students differ from the teacher by a symmetry.  That is everywhere but in ``li``, whose
         identity fixes the order of the units.
-
-    Returns
-    -------
-    OnePoint
 
     Raises
     ------
@@ -68,14 +63,12 @@ def one_point(loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.Online
         raise ValueError(f"thetas has shape {thetas.shape}, but must hold at least one point")
     if aligned is None:
         aligned = loss.arch.trains_readout or not loss.arch.identity
-    if aligned:
-        theta_star = symmetry.checked(loss.arch, theta_star, loss.d, "theta_star")[1]
-    else:
+    if not aligned:
         theta_star = checks.array(theta_star, "theta_star", thetas.shape[1:])
     rows = []
     for theta in thetas:
         grad = loss.grad(theta).astype(np.float64)
-        target = alignment.compare(loss.arch, theta, theta_star, loss.d).teacher if aligned else theta_star
+        target = alignment.align(loss.arch, theta, theta_star, loss.d).teacher if aligned else theta_star
         sizes = [np.linalg.norm(loss.arch.canonical(at, loss.d)[0], axis=0).sum() for at in (target, theta)]
         gap = target - theta
         rows.append((-grad @ gap, np.linalg.norm(gap), sizes[0] - sizes[1]))
@@ -110,10 +103,6 @@ def convexity_region(gammas: ArrayLike, d: int, n_pairs: int = 200, rng: np.rand
     rng : numpy.random.Generator or int
     arch : Architecture or str
         With a ``fixed`` read-out.
-
-    Returns
-    -------
-    Region
 
     Raises
     ------

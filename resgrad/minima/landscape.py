@@ -1,14 +1,15 @@
 """Critical points of the exact expected loss: the way to them (`polish`) and their Hessian (`spectrum`)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import linalg
 
 from .. import checks, losses
 from . import symmetry
+from .symmetry import EPS
 
-EPS = symmetry.EPS
 NULL = 1e-11  # of the largest eigenvalue.  Zero ones were measured below 1e-15, others mostly above 1e-5; two
 # nearly parallel teacher units make one of 1e-9
 CRITICAL = 1e-13  # gradient norm of a critical point, unless its rounding error is larger
@@ -33,11 +34,7 @@ class Spectrum:
     predicted: int  # dimension of the symmetry orbit; see `symmetry.tangent`
     null_space: np.ndarray  # (n, nullity)
     angles: np.ndarray  # principal angles between null space and tangent space of the orbit, descending
-
-    @property
-    def explained(self):
-        """Whether the null space is the tangent space of the symmetry orbit: all angles are below 1e-6."""
-        return self.nullity == self.predicted and bool((self.angles < 1e-6).all())
+    explained: bool  # whether these two are the same space: all angles are below 1e-6
 
     def __str__(self):
         sizes = np.abs(self.eigenvalues)
@@ -59,10 +56,6 @@ def spectrum(loss: losses.PopulationLoss, theta: ArrayLike, tolerance: float = N
     theta : array_like, shape (n,)
     tolerance : float
         An eigenvalue is zero when it is at most this fraction of the largest in size.
-
-    Returns
-    -------
-    Spectrum
 
     Raises
     ------
@@ -88,16 +81,19 @@ def spectrum(loss: losses.PopulationLoss, theta: ArrayLike, tolerance: float = N
     >>> found.nullity, found.predicted, found.explained
     (4, 4, True)
     """
-    from scipy.linalg import eigh, subspace_angles
-
-    _require_hessian(loss)
-    theta, tolerance = loss._theta(theta), checks.real(tolerance, "tolerance", 0.0, 1.0)
-    eigenvalues, vectors = eigh(loss.hessian(theta), driver="evd", check_finite=False)
+    theta, tolerance = _checked(loss, theta), checks.real(tolerance, "tolerance", 0.0, 1.0)
+    eigenvalues, vectors = _eigh(loss.hessian(theta))
     cut, nullity, index = _signature(eigenvalues, tolerance)
-    null = vectors[:, np.abs(eigenvalues) <= cut]
-    tangent = symmetry.Units.of(loss.arch, theta, loss.d).tangent()
-    angles = subspace_angles(null, tangent) if null.size and tangent.size else np.empty(0)
-    return Spectrum(eigenvalues, cut, nullity, index, tangent.shape[1], null, angles)
+    null, tangent = vectors[:, np.abs(eigenvalues) <= cut], symmetry.tangent(loss.arch, theta, loss.d)
+    angles = linalg.subspace_angles(null, tangent) if null.size and tangent.size else np.empty(0)
+    predicted = tangent.shape[1]
+    explained = nullity == predicted and bool((angles < 1e-6).all())
+    return Spectrum(eigenvalues, cut, nullity, index, predicted, null, angles, explained)
+
+
+def _eigh(hessian):
+    """(eigenvalues, ascending, eigenvectors, the columns)."""
+    return linalg.eigh(hessian, driver="evd", check_finite=False)
 
 
 def _signature(eigenvalues, tolerance=NULL):
@@ -106,9 +102,11 @@ def _signature(eigenvalues, tolerance=NULL):
     return cut, int((np.abs(eigenvalues) <= cut).sum()), int((eigenvalues < -cut).sum())
 
 
-def _require_hessian(loss):
+def _checked(loss, theta):
+    """``theta``, checked, of a loss that has a Hessian."""
     if not isinstance(loss, losses.PopulationLoss):
         raise TypeError(f"loss is {checks.shown(loss)}, but must be a PopulationLoss: it has a Hessian")
+    return loss._theta(theta)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,12 +120,8 @@ class Polished:
     index: int  # number of negative eigenvalues of the Hessian, and
     nullity: int  # number of zero ones, as in `spectrum`
     eigenvalues: np.ndarray  # (n,), ascending
+    min_eigenvalue: float  # 0 to rounding where symmetry makes the Hessian singular
     iterations: int  # second-order steps
-
-    @property
-    def min_eigenvalue(self):
-        """The smallest eigenvalue.  It is 0 to rounding where symmetry makes the Hessian singular."""
-        return float(self.eigenvalues[0])
 
     def __str__(self):
         return (
@@ -147,10 +141,6 @@ def polish(loss: losses.PopulationLoss, theta: ArrayLike, max_steps: int = 1000)
         goes to the critical point nearby, which may be a saddle.
     max_steps : int
         Descent steps at most; 0 for Newton's method alone.
-
-    Returns
-    -------
-    Polished
 
     Raises
     ------
@@ -193,8 +183,7 @@ def polish(loss: losses.PopulationLoss, theta: ArrayLike, max_steps: int = 1000)
     >>> point.verdict, f"{point.loss / 2:.10f}", f"{point.min_eigenvalue / 2:.6f}"
     ('spurious minimum', '0.0187021946', '0.031964')
     """
-    _require_hessian(loss)
-    theta, max_steps = loss._theta(theta), checks.integer(max_steps, "max_steps", 0)
+    theta, max_steps = _checked(loss, theta), checks.integer(max_steps, "max_steps", 0)
     steps, (theta, back) = 0, symmetry.gauge(loss.arch, theta, loss.d)
     for near in (NEAR, 1e-4 * NEAR, 1e-8 * NEAR):  # where Newton's method fails, on flat stretches, descend farther
         theta, more = _descend(loss, theta, near, max_steps - steps)
@@ -202,20 +191,31 @@ def polish(loss: losses.PopulationLoss, theta: ArrayLike, max_steps: int = 1000)
         steps += more + last
         if _is_critical(loss, theta, norm, hessian) or steps >= max_steps:
             break
-    point = _judge(loss, symmetry.gauge(loss.arch, theta, loss.d)[0], steps)
-    return replace(point, theta=symmetry.transform(loss.arch, point.theta, loss.d, **back)) if back else point
+    theta = symmetry.gauge(loss.arch, theta, loss.d)[0]
+    value, norm, hessian = loss.value(theta), np.linalg.norm(loss.grad(theta)), loss.hessian(theta)
+    eigenvalues = np.linalg.eigvalsh(hessian)
+    _, nullity, index = _signature(eigenvalues)
+    W1, W2 = loss.arch.unflatten(theta, loss.d)
+    silent = loss.arch.flatten(-loss.arch.identity * np.eye(*W1.shape), None if W2 is None else 0 * W2)
+    if value <= max(GLOBAL * loss.value(silent), ZERO):
+        verdict = "global minimum"
+    elif _at_kink(loss, theta) or not _is_critical(loss, theta, norm, hessian):
+        verdict = "unconverged"
+    else:
+        verdict = "saddle" if index else "spurious minimum"
+    if back:
+        theta = symmetry.transform(loss.arch, theta, loss.d, **back)
+    return Polished(theta, value, float(norm), verdict, index, nullity, eigenvalues, float(eigenvalues[0]), steps)
 
 
 def _descend(loss, theta, near, max_steps):
     """(theta, steps) after damped Newton steps with |eigenvalues|, until |g| is ``near`` 0."""
-    from scipy.linalg import eigh
-
     (value, g), damping = loss.value_and_grad(theta), None
     for taken in range(max_steps):
         hessian = loss.hessian(theta)
         if np.linalg.norm(g) <= near * gradient_scale(theta, hessian) or _at_kink(loss, theta):
             return theta, taken
-        values, vectors = eigh(hessian, driver="evd", check_finite=False)
+        values, vectors = _eigh(hessian)
         sizes, slope = np.abs(values), vectors.T @ g
         damping = sizes.max() if damping is None else damping
         while damping < sizes.max() / EPS:
@@ -241,9 +241,14 @@ def _newton(loss, theta, max_steps=50):
     for taken in range(max_steps):
         if norm <= EPS or shift > 1e-5 or _at_kink(loss, theta):
             return theta, norm, hessian, taken
-        orbit = symmetry.Units.of(loss.arch, theta, loss.d).tangent()
+        orbit = symmetry.tangent(loss.arch, theta, loss.d)
         across = g - orbit @ (orbit.T @ g)  # g without rounding errors along the orbit, which a step would magnify
-        new = theta - _newton_step(hessian, across, max(2 * norm, shift * np.linalg.norm(hessian)))
+        mu = max(2 * norm, shift * np.linalg.norm(hessian))
+        step = shifted_step(hessian, across, mu)
+        if step is None:  # not near a minimum: see the notes of `polish`
+            values, vectors = _eigh(hessian)
+            step = vectors @ (vectors.T @ across / np.where(np.abs(values) > mu, values, np.inf))
+        new = theta - step
         new_g = loss.grad(new)
         new_norm = np.linalg.norm(new_g)
         if not new_norm < norm / 2:  # rounding errors along another null direction: shift it more
@@ -255,26 +260,13 @@ def _newton(loss, theta, max_steps=50):
     return theta, norm, hessian, max_steps
 
 
-def _newton_step(hessian, g, mu):
-    """H^-1 g, regularized by ``mu``.  See the notes of `polish`."""
-    from scipy.linalg import eigh
-
-    step = shifted_step(hessian, g, mu)
-    if step is None:  # not near a minimum
-        values, vectors = eigh(hessian, driver="evd", check_finite=False)
-        step = vectors @ (vectors.T @ g / np.where(np.abs(values) > mu, values, np.inf))
-    return step
-
-
 def shifted_step(hessian, g, mu):
     """(H + mu I)^-1 g, or None where H + mu I is not positive definite."""
-    from scipy.linalg import LinAlgError, cho_factor, cho_solve
-
     shifted = hessian.copy()
     shifted[np.diag_indices(g.size)] += mu
     try:
-        return cho_solve(cho_factor(shifted, overwrite_a=True, check_finite=False), g)
-    except LinAlgError:
+        return linalg.cho_solve(linalg.cho_factor(shifted, overwrite_a=True, check_finite=False), g)
+    except linalg.LinAlgError:
         return None
 
 
@@ -291,18 +283,3 @@ def _is_critical(loss, theta, norm, hessian):
 def _at_kink(loss, theta):
     """Whether a unit has u = 0, up to `KINK`."""
     return np.abs(loss.arch.canonical(theta, loss.d)[0]).max(axis=0).min() <= KINK * np.abs(theta).max()
-
-
-def _judge(loss, theta, steps):
-    norm, hessian = np.linalg.norm(loss.grad(theta)), loss.hessian(theta)
-    eigenvalues = np.linalg.eigvalsh(hessian)
-    _, nullity, index = _signature(eigenvalues)
-    value, (W1, W2) = loss.value(theta), loss.arch.unflatten(theta, loss.d)
-    silent = loss.arch.flatten(-loss.arch.identity * np.eye(*W1.shape), None if W2 is None else 0 * W2)
-    if value <= max(GLOBAL * loss.value(silent), ZERO):
-        verdict = "global minimum"
-    elif _at_kink(loss, theta) or not _is_critical(loss, theta, norm, hessian):
-        verdict = "unconverged"
-    else:
-        verdict = "saddle" if index else "spurious minimum"
-    return Polished(theta, value, float(norm), verdict, index, nullity, eigenvalues, steps)

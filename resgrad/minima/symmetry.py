@@ -67,22 +67,6 @@ class Units:
         strength = self.strength()
         return strength <= tolerance**0.5 * strength.max()
 
-    def tangent(self):
-        """See the function `tangent`."""
-        k, d = self.u.shape
-        if self.arch.readout == "fixed":
-            return np.zeros((self.u.size, 0))
-        live = np.flatnonzero(np.hypot(lengths(self.u), lengths(self.a)) > 0)
-        dW1, dW2 = np.zeros((live.size, d, k)), np.zeros((live.size, k, d))
-        row, share = np.arange(live.size), d**0.5 if self.arch.readout == "sum" else 1.0
-        dW1[row, :, live], dW2[row, live] = self.u[live], -self.a[live] / share
-        rescaling = directions(np.hstack([dW1.reshape(-1, d * k), dW2.reshape(-1, k * d)])).T
-        if self.arch.readout == "vector":
-            return rescaling
-        across = np.linalg.qr(np.hstack([np.ones((d, 1)), np.eye(d, d - 1)]))[0][:, 1:]  # orthogonal to 1
-        unseen = np.vstack([np.zeros((d * k, k * (d - 1))), np.kron(np.eye(k), across)])
-        return np.hstack([rescaling, unseen])
-
 
 def lengths(rows):
     """The length of each row, also where its square overflows or vanishes.
@@ -210,7 +194,20 @@ def tangent(arch: Architecture | str, theta: ArrayLike, d: int) -> np.ndarray:
     array([[ 0.6],
            [-0.8]])
     """
-    return Units.of(*checked(arch, theta, d)).tangent()
+    arch, theta, d = checked(arch, theta, d)
+    units = Units.of(arch, theta, d)
+    k = len(units.u)
+    if arch.readout == "fixed":
+        return np.zeros((theta.size, 0))
+    live = np.flatnonzero(np.hypot(lengths(units.u), lengths(units.a)) > 0)
+    dW1, dW2 = np.zeros((live.size, d, k)), np.zeros((live.size, k, d))
+    row, share = np.arange(live.size), d**0.5 if arch.readout == "sum" else 1.0
+    dW1[row, :, live], dW2[row, live] = units.u[live], -units.a[live] / share
+    rescaling = directions(np.hstack([dW1.reshape(-1, d * k), dW2.reshape(-1, k * d)])).T
+    if arch.readout == "vector":
+        return rescaling
+    across = np.linalg.qr(np.hstack([np.ones((d, 1)), np.eye(d, d - 1)]))[0][:, 1:]  # orthogonal to 1
+    return np.hstack([rescaling, np.vstack([np.zeros((d * k, k * (d - 1))), np.kron(np.eye(k), across)])])
 
 
 def convert(theta: ArrayLike, d: int, source: Architecture | str, target: Architecture | str) -> np.ndarray:
