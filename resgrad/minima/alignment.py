@@ -20,15 +20,12 @@ The nearest image depends on where on its orbit the student is.  Which unit does
 |u| = |a| throughout.  Near the teacher's orbit the two matchings agree; where the second has ties, the first decides.
 
 A dead unit (u = 0 or a = 0) has every dead unit in its orbit, and the distance to that orbit is min(|u|, |a|).  The
-narrower network is padded with zero units (u = 0 and a = 0).  In the teacher these are dead; in the student their
-squared distance to a live orbit is 2|u*||a*|.
+narrower network is padded with zero units (u = 0 and a = 0), whose squared distance to a live orbit is 2|u*||a*|.
 
-Two coincidences are no symmetries of this kind.  `align` names them and does not project them out:
-
-* Parallel units can share their a (`Alignment.parallel`).
-* Any set S of units with sum_S a_j u_j' = 0 can be turned around, u -> -u, because relu(z) = relu(-z) + z
-  (`Alignment.flipped`).  Example: in ``vanilla`` U = [[1, 0, -1], [0, 1, -1]] and -U are one function.  A generic
-  teacher has no such set.
+Two coincidences are no symmetries of this kind, and are named but not projected out.  Parallel units can share their a
+(`Alignment.parallel`).  Any set S of units with sum_S a_j u_j' = 0 can be turned around, u -> -u, because
+relu(z) = relu(-z) + z (`Alignment.flipped`): in ``vanilla`` U = [[1, 0, -1], [0, 1, -1]] and -U are one function.
+A generic teacher has no such set.
 """
 
 from dataclasses import dataclass, replace
@@ -47,21 +44,13 @@ TIE = 1e-9  # relative difference of two matchings that are equally good
 TINY = 1e-150  # the squares of TINY and of 1 / TINY are normal floats
 
 
-def _indices(mask):
-    return tuple(map(int, np.flatnonzero(mask)))
-
-
 @dataclass(frozen=True, eq=False)
 class Alignment:
     """A student and its teacher compared modulo symmetry.  ``str()`` of it is a short report.
 
-    Besides the fields there are these tuples of indices and of pairs of indices:
-
-    ``extra``: student units that nothing is matched to.
-    ``dead``, ``dead_star``: units of student and teacher that contribute nothing (u = 0 or a = 0, within `DEAD`).
-    ``parallel``, ``parallel_star``: pairs of live units with the same direction u.  The loss sees only the sum of
-    their |u_j| a_j, not how it is split.
-    ``flipped``: pairs of a live student unit and a live teacher unit with opposite directions u.
+    Units are named by their indices.  ``dead`` ones contribute nothing: u = 0 or a = 0, within `DEAD`.  ``parallel``
+    are pairs of live units with the same direction u, of which the loss sees only the sum of their |u_j| a_j, and
+    ``flipped`` pairs of a live student unit and a live teacher unit with opposite directions.
     """
 
     arch: Architecture
@@ -74,9 +63,9 @@ class Alignment:
     missing: tuple  # teacher units that nothing is matched to
     units: tuple  # the `symmetry.Units` of student and teacher
 
-    extra = cached_property(lambda self: _indices(self.permutation < 0))
-    dead = cached_property(lambda self: _indices(self.units[0].dead()))
-    dead_star = cached_property(lambda self: _indices(self.units[1].dead()))
+    extra = cached_property(lambda self: tuple(np.flatnonzero(self.permutation < 0).tolist()))  # matched to nothing
+    dead = cached_property(lambda self: tuple(np.flatnonzero(self.units[0].dead()).tolist()))
+    dead_star = cached_property(lambda self: tuple(np.flatnonzero(self.units[1].dead()).tolist()))
     parallel = cached_property(lambda self: self._along(0, 0))
     parallel_star = cached_property(lambda self: self._along(1, 1))
     flipped = cached_property(lambda self: self._along(0, 1, -1))
@@ -117,6 +106,9 @@ class Alignment:
 def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: int) -> Alignment:
     """Compare a student with its teacher modulo the symmetries of the architecture.
 
+    The distance is the exact minimum over the symmetry group, by (1) in the docstring of this module.  It takes
+    O((k + k*)^3) time.
+
     Parameters
     ----------
     arch : Architecture or str
@@ -130,11 +122,6 @@ def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: 
     ------
     ValueError, TypeError
         When theta or theta_star does not fit the architecture or is not finite.
-
-    Notes
-    -----
-    The distance is the exact minimum over the symmetry group, by (1) in the docstring of this module.
-    It takes O((k + k*)^3) time.
 
     Examples
     --------
@@ -155,16 +142,11 @@ def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: 
     match, scales, image, order = _nearest(s, t)
     raw = _norm(theta - theta_star) if k == k_star else _distance(s, t)
     return Alignment(
-        arch=arch,
-        distance=min(_distance(s, image), raw),  # the identity is a symmetry
-        raw_distance=raw,
-        permutation=np.where(match < k_star, match, -1)[:k],
-        scales=scales[:k],
-        unidentifiable=_norm(s.unseen - t.unseen[order]),
-        teacher=image.each(lambda rows: rows[:k]).theta(),
-        missing=tuple(sorted(map(int, match[k:]))),
-        units=units,
-    )
+        arch=arch, distance=min(_distance(s, image), raw),  # the identity is a symmetry
+        raw_distance=raw, permutation=np.where(match < k_star, match, -1)[:k], scales=scales[:k],
+        unidentifiable=_norm(s.unseen - t.unseen[order]), teacher=image.each(lambda rows: rows[:k]).theta(),
+        missing=tuple(sorted(match[k:].tolist())), units=units,
+    )  # fmt: skip
 
 
 def _padded(units, width):
@@ -242,11 +224,10 @@ def _chords(rows, others):
 def _project_on_hyperbola(p, q):
     """t > 0 that minimizes (t - p)^2 + (1 / t - q)^2, for arrays p and q of one shape.
 
-    The stationary points are the positive roots of f(t) = t^4 - p t^3 + q t - 1.  There are one or three of them,
-    and of three the smallest and the largest are minima.  Newton's method starts from an upper bound, which is
-    within a small factor, and falls monotonically to the largest root wherever this is at least p / 2, because f is
-    convex there.  With p and q exchanged it finds 1 / t for the smallest root.  At least one of the two searches
-    finds the global minimum, and the other finds nothing better, so the better result is right.
+    The stationary points are the positive roots of f(t) = t^4 - p t^3 + q t - 1, one or three, and of three the
+    smallest and the largest are minima.  Newton's method starts from an upper bound, within a small factor, and falls
+    monotonically to the largest root wherever this is at least p / 2, because f is convex there.  With p and q
+    exchanged it finds 1 / t for the smallest root.  One of the two is the global minimum: the better one is right.
     """
     P = np.clip(np.array([p, q]), -HUGE, HUGE)
     Q = P[::-1]
