@@ -36,7 +36,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
 from ..architectures import Architecture
-from .symmetry import EPS, Units, checked, directions, lengths
+from .symmetry import EPS, Units, directions, lengths
 
 PARALLEL = 1e-6  # |u^ - v^|: between such units the loss sees a difference of 1e-12
 HUGE = 1e70  # its fourth power is a float
@@ -134,16 +134,28 @@ def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: 
     >>> al.permutation, al.scales.round(12), al.units_moved
     (array([2, 0, 1]), array([0.5, 1. , 4. ]), 3)
     """
-    arch, theta, d = checked(arch, theta, d)
-    theta_star = checked(arch, theta_star, d, "theta_star")[1]
-    units = Units.of(arch, theta, d), Units.of(arch, theta_star, d)
+    units = Units.of(arch, theta, d), Units.of(arch, theta_star, d, "theta_star")
     k, k_star = (len(x.u) for x in units)
     s, t = (_padded(x, max(k, k_star)) for x in units)
-    match, scales, image, order = _nearest(s, t)
-    raw = _norm(theta - theta_star) if k == k_star else _distance(s, t)
+    dead = t.dead(EPS**2) | (t.strength() <= TINY**2 * max(np.abs(s.u).max(), np.abs(s.a).max()))  # p, q beyond 1e300
+    cost, c, work = _orbit_costs(s, t, dead)
+    rows, order = linear_sum_assignment(cost)
+    match = linear_sum_assignment(work)[1]
+    if work[rows, order].sum() <= (1 + TIE) * work[rows, match].sum() + TIE**2 * work.max():
+        match = order
+    c = np.where(dead, 1.0, c)
+    lone, scales = dead[order], c[rows, order][:, None]
+    u, a = scales * t.u[order], t.a[order] / scales
+    if lone.any():  # opposite a dead unit of the teacher the image has the nearest dead unit
+        by_u = (s.arch.readout == "fixed") | (lengths(s.u) <= lengths(s.a))
+        u[lone], a[lone] = s.u[lone], s.a[lone]
+        u[lone & by_u] = 0.0
+        a[lone & ~by_u] = 0.0
+    image = replace(s, u=u, a=a)
+    raw = _norm(np.subtract(theta, theta_star, dtype=np.float64)) if k == k_star else _distance(s, t)
     return Alignment(
-        arch=arch, distance=min(_distance(s, image), raw),  # the identity is a symmetry
-        raw_distance=raw, permutation=np.where(match < k_star, match, -1)[:k], scales=scales[:k],
+        arch=s.arch, distance=min(_distance(s, image), raw),  # the identity is a symmetry
+        raw_distance=raw, permutation=np.where(match < k_star, match, -1)[:k], scales=c[rows, match][:k],
         unidentifiable=_norm(s.unseen - t.unseen[order]), teacher=image.each(lambda rows: rows[:k]).theta(),
         missing=tuple(sorted(match[k:].tolist())), units=units,
     )  # fmt: skip
@@ -163,29 +175,7 @@ def _distance(s, t):
     return _norm(np.concatenate([(s.u - t.u).ravel(), (s.a - t.a).ravel(), (s.unseen - t.unseen).ravel()]))
 
 
-def _nearest(s, t):
-    """(match, scales, image, order): unit ``match[j]`` of ``t`` does the work of unit j of ``s``, and ``order[j]`` is
-    opposite to it in the ``image`` of ``t`` nearest to ``s``.
-    """
-    fixed, longest = s.arch.readout == "fixed", max(np.abs(s.u).max(), np.abs(s.a).max())
-    dead = t.dead(EPS**2) | (t.strength() <= TINY**2 * longest)  # else p or q of (1) is beyond 1e300
-    cost, c, work = _orbit_costs(s, t, dead, fixed)
-    rows, order = linear_sum_assignment(cost)
-    match = order if fixed else linear_sum_assignment(work)[1]
-    if work[rows, order].sum() <= (1 + TIE) * work[rows, match].sum() + TIE**2 * work.max():
-        match = order
-    c = np.where(dead, 1.0, c)
-    lone, scales = dead[order], c[rows, order][:, None]
-    u, a = scales * t.u[order], t.a[order] / scales
-    if lone.any():  # opposite a dead unit of t the image has the nearest dead unit
-        by_u = fixed | (lengths(s.u) <= lengths(s.a))
-        u[lone], a[lone] = s.u[lone], s.a[lone]
-        u[lone & by_u] = 0.0
-        a[lone & ~by_u] = 0.0
-    return match, c[rows, match], replace(s, u=u, a=a), order
-
-
-def _orbit_costs(s, t, dead, fixed):
+def _orbit_costs(s, t, dead):
     """(cost, c, work), all (k, k): the squared distance (1) of each student unit to each teacher unit's orbit, the
     scale c of the nearest point of the orbit, and the squared distance of the balanced units.
 
@@ -195,7 +185,7 @@ def _orbit_costs(s, t, dead, fixed):
     chord_u = _chords(directions(s.u), directions(t.u))
     unit = max(TINY, np.max([x, w, y, v])) * TINY
     x, w, y, v = x[:, None] / unit, w[:, None] / unit, y / unit, v / unit
-    if fixed:
+    if s.arch.readout == "fixed":
         cost = (x - y) ** 2 + x * y * chord_u  # the law of cosines
         c, alone, work = np.ones(cost.shape), x**2, cost
     else:

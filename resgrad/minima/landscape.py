@@ -10,11 +10,9 @@ from .. import checks, losses
 from . import symmetry
 from .symmetry import EPS
 
-NULL = 1e-11  # of the largest eigenvalue.  Zero ones were measured below 1e-15, others mostly above 1e-5; two
-# nearly parallel teacher units make one of 1e-9
+NULL = 1e-11  # of the largest eigenvalue.  Zero ones are below 1e-15, others above 1e-9 even for nearly parallel units
 CRITICAL = 1e-13  # gradient norm of a critical point, unless its rounding error is larger
-GLOBAL = 1e-12  # of the loss of a student with all units dead.  Polished global minima have 1e-28, degenerate
-# ones (extra units) up to 1e-13, spurious ones more than 1e-6
+GLOBAL = 1e-12  # of the loss of a student with all units dead.  Global minima have up to 1e-13, spurious ones 1e-6
 ZERO = 1e-24  # a loss this small is zero even where a student with all units dead has no more, as for a zero teacher
 NOISE = 1e-8  # of the loss: a smaller decrease is computed from the gradients, as `PopulationLoss.value` has 9 digits
 NEAR = 1e-6  # |g| relative to `gradient_scale`: below it Newton's method goes to the nearest critical point
@@ -25,7 +23,7 @@ SHIFT = 1e-12  # of |H|: far above the rounding of zero eigenvalues, below all o
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Eigenvalues and null space of a Hessian, and what the symmetries predict of them.  See `spectrum`."""
+    """What `spectrum` finds.  ``str()`` of it is one sentence."""
 
     eigenvalues: np.ndarray  # (n,), ascending
     tolerance: float  # those of at most this size count as zero
@@ -50,6 +48,14 @@ class Spectrum:
 def spectrum(loss: losses.PopulationLoss, theta: ArrayLike, tolerance: float = NULL) -> Spectrum:
     """Eigenvalues of the exact Hessian at ``theta``, and whether symmetry explains the zero ones.
 
+    The loss is constant on the symmetry orbit.  So at a critical point the Hessian is 0 on the tangent space of the
+    orbit.  For a generic teacher of the student's width it is 0 nowhere else: nullity 0 (``fixed``), k d (``sum``),
+    k (``vector``).
+
+    Rescaling a unit changes the other eigenvalues.  Scales c of 1e3 spread them by c^4, and small ones are then taken
+    for zero: apply ``symmetry.balanced`` first, or `polish`, which does something similar.  At a unit with u = 0 the
+    loss has a kink, and the Hessian is that of the other units.
+
     Parameters
     ----------
     loss : PopulationLoss
@@ -61,16 +67,6 @@ def spectrum(loss: losses.PopulationLoss, theta: ArrayLike, tolerance: float = N
     ------
     ValueError, TypeError
         When theta does not fit or is not finite, or the loss has no Hessian.
-
-    Notes
-    -----
-    The loss is constant on the symmetry orbit.  So at a critical point the Hessian is 0 on the tangent space of the
-    orbit.  For a generic teacher of the student's width it is 0 nowhere else: nullity 0 (``fixed``), k d (``sum``),
-    k (``vector``).
-
-    The eigenvalues are those at theta itself.  Rescaling a unit changes them, except the zero ones.  Scales c of 1e3
-    spread them by c^4, and small ones are then taken for zero: apply ``symmetry.balanced`` first, or `polish`, which
-    does something similar.  At a unit with u = 0 the loss has a kink, and the Hessian is that of the other units.
 
     Examples
     --------
@@ -111,7 +107,7 @@ def _checked(loss, theta):
 
 @dataclass(frozen=True, eq=False)
 class Polished:
-    """A critical point.  See `polish`.  Gradient and Hessian are those at `symmetry.gauge` of theta."""
+    """What `polish` finds.  Gradient and Hessian are those at `symmetry.gauge` of theta."""
 
     theta: np.ndarray  # (n,)
     loss: float
@@ -152,25 +148,18 @@ def polish(loss: losses.PopulationLoss, theta: ArrayLike, max_steps: int = 1000)
     The verdicts:
 
     * "global minimum": the loss is at most `GLOBAL` of that of a student with all units dead, or at most `ZERO`.
-    * "unconverged": |g| is above `CRITICAL`, and above EPS times the norm of |H| |theta|, taken entry by entry, which
-      is what rounding theta does to g.  Or |g| |theta| is above `SLOPE` of the loss.  Or a unit has u = 0 (`KINK`):
-      there the loss has a kink, and no gradient that could vanish.
+    * "unconverged": |g| is above `CRITICAL`, and above what rounding theta does to it (EPS times `gradient_scale`) or
+      |g| |theta| above `SLOPE` of the loss.  Or a unit has u = 0 (`KINK`): there no gradient could vanish.
     * "saddle": an eigenvalue is below -`NULL` times the largest.
-    * "spurious minimum": a local minimum of positive loss.  For a student narrower than its teacher it may be the
-      best there is.  It is a minimum to second order: zero eigenvalues that symmetry does not explain may hide a
-      degenerate saddle.
-
-    Descents that stay unconverged lead mostly into a kink, or into the degenerate valleys of students with too many
-    units and of teachers near zero.
+    * "spurious minimum": a minimum of positive loss, to second order: zero eigenvalues that symmetry does not explain
+      may hide a degenerate saddle.  For a student narrower than its teacher it may be the best there is.
 
     Descent steps are damped Newton steps in which H's eigenvalues are replaced by their sizes (Dauphin et al. 2014).
     Then (H + mu I) step = -g with mu = max(2 |g|, `SHIFT` |H|).  Along a symmetry orbit H = O(|g|).  So H + mu I is
     positive definite near a minimum, and convergence to a manifold of minima stays fast (Li, Fukushima, Qi &
     Yamashita 2004).  If it is not definite, g is divided by each eigenvalue above mu.  SciPy's ``trust-exact`` takes
-    ten times as long, and its "hard case" moves along the orbit by a trust radius.
-
-    All steps are made at the point `symmetry.gauge` of theta's orbit, and the result is scaled back to be near theta.
-    So neither the way nor the verdict depends on how units are scaled.
+    ten times as long, and its "hard case" moves along the orbit by a trust radius.  All steps are made at the point
+    `symmetry.gauge` of theta's orbit, so that neither the way nor the verdict depends on how units are scaled.
 
     Examples
     --------

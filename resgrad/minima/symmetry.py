@@ -7,8 +7,7 @@ sum_j a_j relu(u_j'x) + C'x stays the same when
 * a unit is rescaled, u -> c u and a -> a / c with c > 0 (``sum`` and ``vector``);
 * rows that sum to 0 are added to W2 (``sum``).  They are the *unseen part* of W2: the loss sees only W2 1.
 
-These maps form a group.  The *orbit* of theta is the set of its images.  `transform` applies a map of the group;
-`balanced` and `gauge` choose one point of the orbit; `tangent` gives the directions along it.
+These maps form a group.  The *orbit* of theta is the set of its images.
 """
 
 from dataclasses import dataclass, replace
@@ -33,9 +32,13 @@ class Units:
     unseen: np.ndarray  # (k, d) for "sum", else (k, 0)
 
     @classmethod
-    def of(cls, arch, theta, d):
-        """The units of ``theta``.  A u or a that is zero but for rounding becomes zero."""
-        U, A = arch.canonical(theta, d)
+    def of(cls, arch, theta, d, name="theta"):
+        """The units of a caller's ``theta``, which is checked.  A u or a that is zero but for rounding becomes zero."""
+        arch, theta, d = architectures.resolve(arch), checks.array(theta, name, ("n",)), checks.integer(d, "d")
+        try:
+            U, A = arch.canonical(theta, d)
+        except ValueError as error:
+            raise ValueError(str(error).replace("theta", name, 1)) from None
         u, unseen = np.ascontiguousarray(U.T), np.empty((U.shape[1], 0))
         if arch.identity:
             u[:d][np.abs(u[:d]).max(axis=1) <= 4 * EPS * abs(arch.identity)] = 0.0  # W1 = -identity E
@@ -84,16 +87,6 @@ def directions(rows):
     return rows / np.where(length > 0, length, 1.0)
 
 
-def checked(arch, theta, d, name="theta"):
-    """(arch, theta, d) of a caller's arguments, which are checked here and nowhere below."""
-    arch, theta, d = architectures.resolve(arch), checks.array(theta, name, ("n",)), checks.integer(d, "d")
-    try:
-        arch.width(theta.size, d)
-    except ValueError as error:
-        raise ValueError(str(error).replace("theta", name, 1)) from None
-    return arch, theta, d
-
-
 def transform(arch: Architecture | str, theta: ArrayLike, d: int, permutation: ArrayLike | None = None,
               scales: ArrayLike | None = None, unseen: ArrayLike | None = None) -> np.ndarray:  # fmt: skip
     """Other parameters of the same function, shape (n,).
@@ -122,9 +115,8 @@ def transform(arch: Architecture | str, theta: ArrayLike, d: int, permutation: A
     >>> rg.transform("resnet", [1.0, 2.0, 3.0, 4.0], 1, [1, 0], scales=[2.0, 0.5])
     array([4. , 0.5, 2. , 6. ])
     """
-    arch, theta, d = checked(arch, theta, d)
     units = Units.of(arch, theta, d)
-    k = len(units.u)
+    arch, (k, d) = units.arch, units.u.shape
     if permutation is not None:
         order = np.asarray(permutation)
         if order.shape != (k,) or sorted(order.tolist()) != list(range(k)):
@@ -133,8 +125,7 @@ def transform(arch: Architecture | str, theta: ArrayLike, d: int, permutation: A
     if scales is not None:
         c = checks.array(scales, "scales", (k,))[:, None]
         if arch.readout == "fixed" or not (c > 0).all():
-            wanted = "None: the read-out is fixed" if arch.readout == "fixed" else "positive"
-            raise ValueError(f"scales is {checks.shown(scales)}, but must be {wanted}")
+            raise ValueError(f"scales is {checks.shown(scales)}, but must be positive, None if the read-out is fixed")
         units = replace(units, u=units.u * c, a=units.a / c)
     if unseen is not None:
         V = checks.array(unseen, "unseen", (k, d))
@@ -153,9 +144,8 @@ def balanced(arch: Architecture | str, theta: ArrayLike, d: int) -> np.ndarray:
     >>> balanced("resnet", [8.0, 2.0], d=1)
     array([4., 4.])
     """
-    arch, theta, d = checked(arch, theta, d)
     units = Units.of(arch, theta, d)
-    if arch.readout == "fixed":
+    if units.arch.readout == "fixed":
         return units.theta()
     b = units.strength()[:, None]
     return replace(units, u=b * directions(units.u), a=b * directions(units.a), unseen=0 * units.unseen).theta()
@@ -187,18 +177,17 @@ def tangent(arch: Architecture | str, theta: ArrayLike, d: int) -> np.ndarray:
     """Orthonormal basis, shape (n, r), of the tangent space of theta's orbit.
 
     Every unit adds one direction, its rescaling (u_j, -a_j) (``sum`` and ``vector``), unless u_j = 0 and a_j = 0.
-    Every row of W2 adds d - 1 unseen directions (``sum``).  If no unit has u_j = 0 and a_j = 0, then r = k for
-    ``vector`` and r = k d for ``sum``; for ``fixed`` r = 0.  At a critical point the Hessian is 0 along all of them.
+    Every row of W2 adds d - 1 unseen directions (``sum``).  So r is k for ``vector``, k d for ``sum``, 0 for ``fixed``,
+    less the units that are 0.  At a critical point the Hessian is 0 along all of them.
 
     >>> tangent("resnet", [0.6, 0.8], d=1)
     array([[ 0.6],
            [-0.8]])
     """
-    arch, theta, d = checked(arch, theta, d)
     units = Units.of(arch, theta, d)
-    k = len(units.u)
+    arch, (k, d) = units.arch, units.u.shape
     if arch.readout == "fixed":
-        return np.zeros((theta.size, 0))
+        return np.zeros((d * k, 0))
     live = np.flatnonzero(np.hypot(lengths(units.u), lengths(units.a)) > 0)
     dW1, dW2 = np.zeros((live.size, d, k)), np.zeros((live.size, k, d))
     row, share = np.arange(live.size), d**0.5 if arch.readout == "sum" else 1.0
