@@ -73,8 +73,7 @@ class Alignment:
     def _along(self, one, other, sign=1):
         """Pairs of live units where the first's direction is ``sign`` times the second's, each pair once."""
         dead = self.dead, self.dead_star
-        first, second = (directions(self.units[i].u) for i in (one, other))
-        close = _chords(first, sign * second) < PARALLEL**2
+        close = _chords(self.units[one].u, sign * self.units[other].u) < PARALLEL**2
         pairs = np.argwhere(np.triu(close, 1) if one == other else close).tolist()
         return tuple((i, j) for i, j in pairs if i not in dead[one] and j not in dead[other])
 
@@ -86,12 +85,8 @@ class Alignment:
 
     def __str__(self):
         k, k_star = (len(units.u) for units in self.units)
-        rows = {
-            "raw distance": f"{self.raw_distance:.3e}",
-            "modulo symmetry": f"{self.distance:.3e}",
-            "units moved": f"{self.units_moved} of {k}",
-            "permutation": " ".join(map(str, self.permutation)),
-        }
+        rows = {"raw distance": f"{self.raw_distance:.3e}", "modulo symmetry": f"{self.distance:.3e}"}
+        rows |= {"units moved": f"{self.units_moved} of {k}", "permutation": " ".join(map(str, self.permutation))}
         if self.arch.readout != "fixed":
             rows["scales"] = f"{self.scales.min():.4g} to {self.scales.max():.4g}"
         if self.arch.readout == "sum":
@@ -146,11 +141,9 @@ def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: 
     c = np.where(dead, 1.0, c)
     lone, scales = dead[order], c[rows, order][:, None]
     u, a = scales * t.u[order], t.a[order] / scales
-    if lone.any():  # opposite a dead unit of the teacher the image has the nearest dead unit
-        by_u = (s.arch.readout == "fixed") | (lengths(s.u) <= lengths(s.a))
-        u[lone], a[lone] = s.u[lone], s.a[lone]
-        u[lone & by_u] = 0.0
-        a[lone & ~by_u] = 0.0
+    by_u = (s.arch.readout == "fixed") | (lengths(s.u) <= lengths(s.a))
+    u[lone], a[lone] = s.u[lone], s.a[lone]  # opposite a dead unit of the teacher is the nearest dead unit
+    u[lone & by_u], a[lone & ~by_u] = 0.0, 0.0
     image = replace(s, u=u, a=a)
     raw = _norm(np.subtract(theta, theta_star, dtype=np.float64)) if k == k_star else _distance(s, t)
     return Alignment(
@@ -176,20 +169,17 @@ def _distance(s, t):
 
 
 def _orbit_costs(s, t, dead):
-    """(cost, c, work), all (k, k): the squared distance (1) of each student unit to each teacher unit's orbit, the
-    scale c of the nearest point of the orbit, and the squared distance of the balanced units.
-
-    The unit of length is chosen so that the squares are floats.
+    """The squared distance (1) of each student unit to each teacher unit's orbit, the scale c of the nearest point of
+    the orbit, and the squared distance of the balanced units: three (k, k).
     """
-    x, w, y, v = map(lengths, (s.u, s.a, t.u, t.a))
-    chord_u = _chords(directions(s.u), directions(t.u))
-    unit = max(TINY, np.max([x, w, y, v])) * TINY
+    chord_u, (x, w, y, v) = _chords(s.u, t.u), map(lengths, (s.u, s.a, t.u, t.a))
+    unit = max(TINY, np.max([x, w, y, v])) * TINY  # of length, so that the squares are floats
     x, w, y, v = x[:, None] / unit, w[:, None] / unit, y / unit, v / unit
     if s.arch.readout == "fixed":
         cost = (x - y) ** 2 + x * y * chord_u  # the law of cosines
         c, alone, work = np.ones(cost.shape), x**2, cost
     else:
-        chord_a = _chords(directions(s.a), directions(t.a))
+        chord_a = _chords(s.a, t.a)
         s_b, t_b = np.sqrt(x) * np.sqrt(w), np.sqrt(y) * np.sqrt(v)
         work = 2 * (s_b - t_b) ** 2 + s_b * t_b * (chord_u + chord_a)
         y, v = np.where(dead, 1.0, y), np.where(dead, 1.0, v)
@@ -202,12 +192,12 @@ def _orbit_costs(s, t, dead):
 
 
 def _chords(rows, others):
-    """|r - o|^2 for all pairs of unit vectors, to full relative accuracy near 0."""
+    """|r - o|^2 for all pairs of the rows' directions, to full relative accuracy near 0."""
+    rows, others = directions(rows), directions(others)
     chords = 2.0 - 2.0 * (rows @ others.T)
     close = np.nonzero(chords < 1e-3)  # the difference has lost digits there
-    if close[0].size:
-        difference = rows[close[0]] - others[close[1]]
-        chords[close] = np.einsum("ij,ij->i", difference, difference)
+    difference = rows[close[0]] - others[close[1]]
+    chords[close] = np.einsum("ij,ij->i", difference, difference)
     return chords
 
 

@@ -129,12 +129,18 @@ class Polished:
 def polish(loss: losses.PopulationLoss, theta: ArrayLike, max_steps: int = 1000) -> Polished:
     """Go to a critical point, to the last digit, and say of which kind it is.
 
+    * "global minimum": the loss is at most `GLOBAL` of that of a student with all units dead, or at most `ZERO`.
+    * "unconverged": |g| is above `CRITICAL`, and above what rounding theta does to it (EPS times `gradient_scale`) or
+      |g| |theta| above `SLOPE` of the loss.  Or a unit has u = 0 (`KINK`): there no gradient could vanish.
+    * "saddle": an eigenvalue is below -`NULL` times the largest.
+    * "spurious minimum": a minimum of positive loss, to second order: zero eigenvalues that symmetry does not explain
+      may hide a degenerate saddle.  For a student narrower than its teacher it may be the best there is.
+
     Parameters
     ----------
     loss : PopulationLoss
     theta : array_like, shape (n,)
-        Any point.  While |grad| is above `NEAR`, relatively, every step lowers the loss.  Below it Newton's method
-        goes to the critical point nearby, which may be a saddle.
+        Where |grad| is above `NEAR`, every step lowers the loss; below it Newton's method may go to a saddle nearby.
     max_steps : int
         Descent steps at most; 0 for Newton's method alone.
 
@@ -145,15 +151,6 @@ def polish(loss: losses.PopulationLoss, theta: ArrayLike, max_steps: int = 1000)
 
     Notes
     -----
-    The verdicts:
-
-    * "global minimum": the loss is at most `GLOBAL` of that of a student with all units dead, or at most `ZERO`.
-    * "unconverged": |g| is above `CRITICAL`, and above what rounding theta does to it (EPS times `gradient_scale`) or
-      |g| |theta| above `SLOPE` of the loss.  Or a unit has u = 0 (`KINK`): there no gradient could vanish.
-    * "saddle": an eigenvalue is below -`NULL` times the largest.
-    * "spurious minimum": a minimum of positive loss, to second order: zero eigenvalues that symmetry does not explain
-      may hide a degenerate saddle.  For a student narrower than its teacher it may be the best there is.
-
     Descent steps are damped Newton steps in which H's eigenvalues are replaced by their sizes (Dauphin et al. 2014).
     Then (H + mu I) step = -g with mu = max(2 |g|, `SHIFT` |H|).  Along a symmetry orbit H = O(|g|).  So H + mu I is
     positive definite near a minimum, and convergence to a manifold of minima stays fast (Li, Fukushima, Qi &
