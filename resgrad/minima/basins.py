@@ -72,9 +72,9 @@ def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.E
             if point is not None:
                 zero = point.loss <= EPS * exact.value(theta0)  # needed where the teacher is zero
                 outcome = "global" if zero else point.verdict.split()[0]
-                invariants = _invariants(exact, point) if outcome == "spurious" else NONE
-                found = point.loss, point.grad_norm, point.min_eigenvalue, invariants
-                return Basin(outcome, *found, state.step, point.theta)
+                keys = _invariants(exact, point) if outcome == "spurious" else NONE
+                found = point.loss, point.grad_norm, point.min_eigenvalue, keys, state.step, point.theta
+                return Basin(outcome, *found)
             look = WAIT * state.step
         if last:
             smallest = float(np.linalg.eigvalsh(exact.hessian(theta))[0])
@@ -82,21 +82,14 @@ def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.E
 
 
 def destination(exact: losses.PopulationLoss, theta: np.ndarray) -> landscape.Polished | None:
-    """The critical point that descent from ``theta`` leads to, or None where that is not certain.
-
-    The test is that of `descend`.  Where the gradient was largest is unknown here, so `landscape.gradient_scale`
-    stands for it.
-    """
+    """The critical point that descent from ``theta`` leads to, or None where that is not certain, as in `descend`."""
     norm = float(np.linalg.norm(exact.grad(theta)))
-    small = HANDOVER * landscape.gradient_scale(theta, exact.hessian(theta))
+    small = HANDOVER * landscape.gradient_scale(theta, exact.hessian(theta))  # the largest gradient so far is unknown
     return _polish(exact, theta, min(norm, small), norm <= small)
 
 
 def _polish(exact, theta, slack, settled):
-    """The minimum in whose basin ``theta`` lies, or None where that is not certain.
-
-    With ``settled`` the run has been at theta for long, and a saddle next to it is an answer, too.
-    """
+    """The minimum in whose basin ``theta`` lies, or if the run has ``settled`` the saddle next to it, if certain."""
     reach = _newton_length(exact, theta, slack)
     if reach is None and not settled:
         return None
@@ -123,23 +116,20 @@ def _newton_length(exact, theta, slack):
 
 
 def _invariants(exact, point):
-    """What symmetric minima share: [log loss, smallest, mean and log of the largest eigenvalue].
+    """What symmetric minima share: [log loss, smallest and mean by the largest eigenvalue, log of this].
 
-    The smallest and the mean are divided by the largest, and all are taken at `symmetry.gauge`, since rescaling
-    changes them.  Where minima form a manifold larger than a symmetry orbit, eigenvalues vary along it: then the
-    loss alone counts.
+    The eigenvalues are those at `symmetry.gauge`, since rescaling changes them.
     """
     values, log_loss, top = point.eigenvalues, float(np.log(point.loss)), point.eigenvalues[-1]
     if point.nullity > symmetry.tangent(exact.arch, point.theta, exact.d).shape[1]:
-        return [log_loss, 0.0, 0.0, 0.0]
+        return [log_loss, 0.0, 0.0, 0.0]  # eigenvalues vary along a manifold of minima larger than an orbit
     return [log_loss, float(values[0] / top), float(values.mean() / top), float(np.log(top))]
 
 
 def group(keys):
     """Labels of the rows of ``keys`` (n, c).  Rows that agree to `SAME` in every column have the same label.
 
-    If two rows agree with a third, all three have one label.  So rounding cannot divide a family, and the labels do
-    not depend on the order of the rows.
+    If two rows agree with a third, all three have one label: rounding cannot divide a family, nor does order count.
 
     >>> group(np.array([[1.0, 3.0], [2.0, 3.0], [1.0 + 1e-9, 3.0], [1.0, 4.0]]))
     array([0, 2, 0, 1])

@@ -1,6 +1,7 @@
 """Critical points of the exact expected loss: the way to them (`polish`) and their Hessian (`spectrum`)."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,6 +20,7 @@ NEAR = 1e-6  # |g| relative to `gradient_scale`: below it Newton's method goes t
 SLOPE = 1e-6  # of the loss, |g| |theta| at a critical point: rounding a large theta may hide a steep slope
 KINK = 1e-100  # of the largest entry: the Hessian grows like 1 / |u|, and soon overflows for a unit with so short a u
 SHIFT = 1e-12  # of |H|: far above the rounding of zero eigenvalues, below all others
+_eigh = partial(linalg.eigh, driver="evd", check_finite=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,14 +84,8 @@ def spectrum(loss: losses.PopulationLoss, theta: ArrayLike, tolerance: float = N
     cut, nullity, index = _signature(eigenvalues, tolerance)
     null, tangent = vectors[:, np.abs(eigenvalues) <= cut], symmetry.tangent(loss.arch, theta, loss.d)
     angles = linalg.subspace_angles(null, tangent) if null.size and tangent.size else np.empty(0)
-    predicted = tangent.shape[1]
-    explained = nullity == predicted and bool((angles < 1e-6).all())
-    return Spectrum(eigenvalues, cut, nullity, index, predicted, null, angles, explained)
-
-
-def _eigh(hessian):
-    """(eigenvalues, ascending, eigenvectors, the columns)."""
-    return linalg.eigh(hessian, driver="evd", check_finite=False)
+    explained = nullity == tangent.shape[1] and bool((angles < 1e-6).all())
+    return Spectrum(eigenvalues, cut, nullity, index, tangent.shape[1], null, angles, explained)
 
 
 def _signature(eigenvalues, tolerance=NULL):
@@ -181,8 +177,7 @@ def polish(loss: losses.PopulationLoss, theta: ArrayLike, max_steps: int = 1000)
     value, norm, hessian = loss.value(theta), np.linalg.norm(loss.grad(theta)), loss.hessian(theta)
     eigenvalues = np.linalg.eigvalsh(hessian)
     _, nullity, index = _signature(eigenvalues)
-    W1, W2 = loss.arch.unflatten(theta, loss.d)
-    silent = loss.arch.flatten(-loss.arch.identity * np.eye(*W1.shape), None if W2 is None else 0 * W2)
+    silent = symmetry.Units.of(loss.arch, theta, loss.d).each(np.zeros_like).theta()
     if value <= max(GLOBAL * loss.value(silent), ZERO):
         verdict = "global minimum"
     elif _at_kink(loss, theta) or not _is_critical(loss, theta, norm, hessian):
@@ -222,11 +217,9 @@ def _descend(loss, theta, near, max_steps):
 
 def _newton(loss, theta, max_steps=50):
     """(theta, |g|, H, steps) after Newton steps, each of which lowers |g|."""
-    g, hessian, shift = loss.grad(theta), loss.hessian(theta), SHIFT
+    g, hessian, shift, taken = loss.grad(theta), loss.hessian(theta), SHIFT, 0
     norm = np.linalg.norm(g)
-    for taken in range(max_steps):
-        if norm <= EPS or shift > 1e-5 or _at_kink(loss, theta):
-            return theta, norm, hessian, taken
+    while taken < max_steps and norm > EPS and shift <= 1e-5 and not _at_kink(loss, theta):
         orbit = symmetry.tangent(loss.arch, theta, loss.d)
         across = g - orbit @ (orbit.T @ g)  # g without rounding errors along the orbit, which a step would magnify
         mu = max(2 * norm, shift * np.linalg.norm(hessian))
@@ -239,11 +232,12 @@ def _newton(loss, theta, max_steps=50):
         new_norm = np.linalg.norm(new_g)
         if not new_norm < norm / 2:  # rounding errors along another null direction: shift it more
             if norm <= CRITICAL:
-                return theta, norm, hessian, taken
+                break
             shift *= 1e3
         if new_norm < norm:
             theta, g, norm, hessian = new, new_g, new_norm, loss.hessian(new)
-    return theta, norm, hessian, max_steps
+        taken += 1
+    return theta, norm, hessian, taken
 
 
 def shifted_step(hessian, g, mu):

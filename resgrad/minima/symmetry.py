@@ -136,10 +136,9 @@ def transform(arch: Architecture | str, theta: ArrayLike, d: int, permutation: A
 
 
 def balanced(arch: Architecture | str, theta: ArrayLike, d: int) -> np.ndarray:
-    """The canonical form of ``theta``, shape (n,): |u_j| = |a_j| for every unit, and no unseen part.
+    """The shortest theta, (n,), that rescaling and the unseen part lead to, unique up to the order of the units.
 
-    It is the shortest theta that rescaling and the unseen part lead to, and unique up to the order of the units.
-    For ``sum``, |a_j| is the norm of the row of W2.
+    It has |u_j| = |a_j| for every unit, where for ``sum`` |a_j| is the norm of the row of W2, and no unseen part.
 
     >>> balanced("resnet", [8.0, 2.0], d=1)
     array([4., 4.])
@@ -202,9 +201,8 @@ def tangent(arch: Architecture | str, theta: ArrayLike, d: int) -> np.ndarray:
 def convert(theta: ArrayLike, d: int, source: Architecture | str, target: Architecture | str) -> np.ndarray:
     """Parameters of ``target``, shape (n,), for the function that ``source`` has at ``theta``.
 
-    Architectures that differ only in their ``identity`` have the same functions.  Their parameters differ by a
-    translation, W1 -> W1 + (source.identity - target.identity) E, which commutes with SGD: from converted starts
-    both train along the same curve.
+    Architectures that differ only in their ``identity`` have the same functions, and parameters that differ by a
+    translation, W1 -> W1 + (source.identity - target.identity) E: from converted starts both train along one curve.
 
     Parameters
     ----------

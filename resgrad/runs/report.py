@@ -70,10 +70,7 @@ def _destination(teacher, theta):
 
 
 def destination(teacher, theta):
-    """The critical point of the expected loss that a run which stopped at ``theta`` is certain to lead to.
-
-    None where it is not certain, and for more than `LARGEST` parameters.
-    """
+    """The critical point that a run which stopped at ``theta`` leads to, None if uncertain or beyond `LARGEST`."""
     return _destination(teacher, theta.astype(np.float64).tobytes()) if theta.size <= LARGEST else None
 
 
