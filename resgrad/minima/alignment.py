@@ -20,15 +20,12 @@ The nearest image depends on where on its orbit the student is.  Which unit does
 |u| = |a| throughout.  Near the teacher's orbit the two matchings agree; where the second has ties, the first decides.
 
 A dead unit (u = 0 or a = 0) has every dead unit in its orbit, and the distance to that orbit is min(|u|, |a|).  The
-narrower network is padded with zero units (u = 0 and a = 0).  In the teacher these are dead; in the student their
-squared distance to a live orbit is 2|u*||a*|.
+narrower network is padded with zero units (u = 0 and a = 0), whose squared distance to a live orbit is 2|u*||a*|.
 
-Two coincidences are no symmetries of this kind.  `align` names them and does not project them out:
-
-* Parallel units can share their a (`Alignment.parallel`).
-* Any set S of units with sum_S a_j u_j' = 0 can be turned around, u -> -u, because relu(z) = relu(-z) + z
-  (`Alignment.flipped`).  Example: in ``vanilla`` U = [[1, 0, -1], [0, 1, -1]] and -U are one function.  A generic
-  teacher has no such set.
+Two coincidences are no symmetries of this kind, and are named but not projected out.  Parallel units can share their a
+(`Alignment.parallel`).  Any set S of units with sum_S a_j u_j' = 0 can be turned around, u -> -u, because
+relu(z) = relu(-z) + z (`Alignment.flipped`): in ``vanilla`` U = [[1, 0, -1], [0, 1, -1]] and -U are one function.
+A generic teacher has no such set.
 """
 
 from dataclasses import dataclass, replace
@@ -36,9 +33,10 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import linear_sum_assignment
 
 from ..architectures import Architecture
-from .symmetry import EPS, Units, checked, directions, lengths
+from .symmetry import EPS, Units, directions, lengths
 
 PARALLEL = 1e-6  # |u^ - v^|: between such units the loss sees a difference of 1e-12
 HUGE = 1e70  # its fourth power is a float
@@ -46,21 +44,13 @@ TIE = 1e-9  # relative difference of two matchings that are equally good
 TINY = 1e-150  # the squares of TINY and of 1 / TINY are normal floats
 
 
-def _indices(mask):
-    return tuple(map(int, np.flatnonzero(mask)))
-
-
 @dataclass(frozen=True, eq=False)
 class Alignment:
     """A student and its teacher compared modulo symmetry.  ``str()`` of it is a short report.
 
-    Besides the fields there are these tuples of indices and of pairs of indices:
-
-    ``extra``: student units that nothing is matched to.
-    ``dead``, ``dead_star``: units of student and teacher that contribute nothing (u = 0 or a = 0, within `DEAD`).
-    ``parallel``, ``parallel_star``: pairs of live units with the same direction u.  The loss sees only the sum of
-    their |u_j| a_j, not how it is split.
-    ``flipped``: pairs of a live student unit and a live teacher unit with opposite directions u.
+    Units are named by their indices.  ``dead`` ones contribute nothing: u = 0 or a = 0, within `DEAD`.  ``parallel``
+    are pairs of live units with the same direction u, of which the loss sees only the sum of their |u_j| a_j, and
+    ``flipped`` pairs of a live student unit and a live teacher unit with opposite directions.
     """
 
     arch: Architecture
@@ -73,9 +63,9 @@ class Alignment:
     missing: tuple  # teacher units that nothing is matched to
     units: tuple  # the `symmetry.Units` of student and teacher
 
-    extra = cached_property(lambda self: _indices(self.permutation < 0))
-    dead = cached_property(lambda self: _indices(self.units[0].dead()))
-    dead_star = cached_property(lambda self: _indices(self.units[1].dead()))
+    extra = cached_property(lambda self: tuple(np.flatnonzero(self.permutation < 0).tolist()))  # matched to nothing
+    dead = cached_property(lambda self: tuple(np.flatnonzero(self.units[0].dead()).tolist()))
+    dead_star = cached_property(lambda self: tuple(np.flatnonzero(self.units[1].dead()).tolist()))
     parallel = cached_property(lambda self: self._along(0, 0))
     parallel_star = cached_property(lambda self: self._along(1, 1))
     flipped = cached_property(lambda self: self._along(0, 1, -1))
@@ -83,8 +73,7 @@ class Alignment:
     def _along(self, one, other, sign=1):
         """Pairs of live units where the first's direction is ``sign`` times the second's, each pair once."""
         dead = self.dead, self.dead_star
-        first, second = (directions(self.units[i].u) for i in (one, other))
-        close = _chords(first, sign * second) < PARALLEL**2
+        close = _chords(self.units[one].u, sign * self.units[other].u) < PARALLEL**2
         pairs = np.argwhere(np.triu(close, 1) if one == other else close).tolist()
         return tuple((i, j) for i, j in pairs if i not in dead[one] and j not in dead[other])
 
@@ -96,12 +85,8 @@ class Alignment:
 
     def __str__(self):
         k, k_star = (len(units.u) for units in self.units)
-        rows = {
-            "raw distance": f"{self.raw_distance:.3e}",
-            "modulo symmetry": f"{self.distance:.3e}",
-            "units moved": f"{self.units_moved} of {k}",
-            "permutation": " ".join(map(str, self.permutation)),
-        }
+        rows = {"raw distance": f"{self.raw_distance:.3e}", "modulo symmetry": f"{self.distance:.3e}"}
+        rows |= {"units moved": f"{self.units_moved} of {k}", "permutation": " ".join(map(str, self.permutation))}
         if self.arch.readout != "fixed":
             rows["scales"] = f"{self.scales.min():.4g} to {self.scales.max():.4g}"
         if self.arch.readout == "sum":
@@ -116,6 +101,9 @@ class Alignment:
 def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: int) -> Alignment:
     """Compare a student with its teacher modulo the symmetries of the architecture.
 
+    The distance is the exact minimum over the symmetry group, by (1) in the docstring of this module.  It takes
+    O((k + k*)^3) time.
+
     Parameters
     ----------
     arch : Architecture or str
@@ -125,19 +113,10 @@ def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: 
     d : int
         Input dimension.
 
-    Returns
-    -------
-    Alignment
-
     Raises
     ------
     ValueError, TypeError
         When theta or theta_star does not fit the architecture or is not finite.
-
-    Notes
-    -----
-    The distance is the exact minimum over the symmetry group, by (1) in the docstring of this module.
-    It takes O((k + k*)^3) time.
 
     Examples
     --------
@@ -150,28 +129,29 @@ def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: 
     >>> al.permutation, al.scales.round(12), al.units_moved
     (array([2, 0, 1]), array([0.5, 1. , 4. ]), 3)
     """
-    arch, theta, d = checked(arch, theta, d)
-    return compare(arch, theta, checked(arch, theta_star, d, "theta_star")[1], d)
-
-
-def compare(arch, theta, theta_star, d):
-    """`align` for arguments that are checked."""
-    units = Units.of(arch, theta, d), Units.of(arch, theta_star, d)
+    units = Units.of(arch, theta, d), Units.of(arch, theta_star, d, "theta_star")
     k, k_star = (len(x.u) for x in units)
     s, t = (_padded(x, max(k, k_star)) for x in units)
-    match, scales, image, order = _nearest(s, t)
-    raw = _norm(theta - theta_star) if k == k_star else _distance(s, t)
+    dead = t.dead(EPS**2) | (t.strength() <= TINY**2 * max(np.abs(s.u).max(), np.abs(s.a).max()))  # p, q beyond 1e300
+    cost, c, work = _orbit_costs(s, t, dead)
+    rows, order = linear_sum_assignment(cost)
+    match = linear_sum_assignment(work)[1]
+    if work[rows, order].sum() <= (1 + TIE) * work[rows, match].sum() + TIE**2 * work.max():
+        match = order
+    c = np.where(dead, 1.0, c)
+    lone, scales = dead[order], c[rows, order][:, None]
+    u, a = scales * t.u[order], t.a[order] / scales
+    by_u = (s.arch.readout == "fixed") | (lengths(s.u) <= lengths(s.a))
+    u[lone], a[lone] = s.u[lone], s.a[lone]  # opposite a dead unit of the teacher is the nearest dead unit
+    u[lone & by_u], a[lone & ~by_u] = 0.0, 0.0
+    image = replace(s, u=u, a=a)
+    raw = _norm(np.subtract(theta, theta_star, dtype=np.float64)) if k == k_star else _distance(s, t)
     return Alignment(
-        arch=arch,
-        distance=min(_distance(s, image), raw),  # the identity is a symmetry
-        raw_distance=raw,
-        permutation=np.where(match < k_star, match, -1)[:k],
-        scales=scales[:k],
-        unidentifiable=_norm(s.unseen - t.unseen[order]),
-        teacher=image.each(lambda rows: rows[:k]).theta(),
-        missing=tuple(sorted(map(int, match[k:]))),
-        units=units,
-    )
+        arch=s.arch, distance=min(_distance(s, image), raw),  # the identity is a symmetry
+        raw_distance=raw, permutation=np.where(match < k_star, match, -1)[:k], scales=c[rows, match][:k],
+        unidentifiable=_norm(s.unseen - t.unseen[order]), teacher=image.each(lambda rows: rows[:k]).theta(),
+        missing=tuple(sorted(match[k:].tolist())), units=units,
+    )  # fmt: skip
 
 
 def _padded(units, width):
@@ -188,45 +168,18 @@ def _distance(s, t):
     return _norm(np.concatenate([(s.u - t.u).ravel(), (s.a - t.a).ravel(), (s.unseen - t.unseen).ravel()]))
 
 
-def _nearest(s, t):
-    """(match, scales, image, order): unit ``match[j]`` of ``t`` does the work of unit j of ``s``, and ``order[j]`` is
-    opposite to it in the ``image`` of ``t`` nearest to ``s``.
+def _orbit_costs(s, t, dead):
+    """The squared distance (1) of each student unit to each teacher unit's orbit, the scale c of the nearest point of
+    the orbit, and the squared distance of the balanced units: three (k, k).
     """
-    from scipy.optimize import linear_sum_assignment
-
-    fixed, longest = s.arch.readout == "fixed", max(np.abs(s.u).max(), np.abs(s.a).max())
-    dead = t.dead(EPS**2) | (t.strength() <= TINY**2 * longest)  # else p or q of (1) is beyond 1e300
-    cost, c, work = _orbit_costs(s, t, dead, fixed)
-    rows, order = linear_sum_assignment(cost)
-    match = order if fixed else linear_sum_assignment(work)[1]
-    if work[rows, order].sum() <= (1 + TIE) * work[rows, match].sum() + TIE**2 * work.max():
-        match = order
-    c = np.where(dead, 1.0, c)
-    lone, scales = dead[order], c[rows, order][:, None]
-    u, a = scales * t.u[order], t.a[order] / scales
-    if lone.any():  # opposite a dead unit of t the image has the nearest dead unit
-        by_u = fixed | (lengths(s.u) <= lengths(s.a))
-        u[lone], a[lone] = s.u[lone], s.a[lone]
-        u[lone & by_u] = 0.0
-        a[lone & ~by_u] = 0.0
-    return match, c[rows, match], replace(s, u=u, a=a), order
-
-
-def _orbit_costs(s, t, dead, fixed):
-    """(cost, c, work), all (k, k): the squared distance (1) of each student unit to each teacher unit's orbit, the
-    scale c of the nearest point of the orbit, and the squared distance of the balanced units.
-
-    The unit of length is chosen so that the squares are floats.
-    """
-    x, w, y, v = map(lengths, (s.u, s.a, t.u, t.a))
-    chord_u = _chords(directions(s.u), directions(t.u))
-    unit = max(TINY, np.max([x, w, y, v])) * TINY
+    chord_u, (x, w, y, v) = _chords(s.u, t.u), map(lengths, (s.u, s.a, t.u, t.a))
+    unit = max(TINY, np.max([x, w, y, v])) * TINY  # of length, so that the squares are floats
     x, w, y, v = x[:, None] / unit, w[:, None] / unit, y / unit, v / unit
-    if fixed:
+    if s.arch.readout == "fixed":
         cost = (x - y) ** 2 + x * y * chord_u  # the law of cosines
         c, alone, work = np.ones(cost.shape), x**2, cost
     else:
-        chord_a = _chords(directions(s.a), directions(t.a))
+        chord_a = _chords(s.a, t.a)
         s_b, t_b = np.sqrt(x) * np.sqrt(w), np.sqrt(y) * np.sqrt(v)
         work = 2 * (s_b - t_b) ** 2 + s_b * t_b * (chord_u + chord_a)
         y, v = np.where(dead, 1.0, y), np.where(dead, 1.0, v)
@@ -239,23 +192,22 @@ def _orbit_costs(s, t, dead, fixed):
 
 
 def _chords(rows, others):
-    """|r - o|^2 for all pairs of unit vectors, to full relative accuracy near 0."""
+    """|r - o|^2 for all pairs of the rows' directions, to full relative accuracy near 0."""
+    rows, others = directions(rows), directions(others)
     chords = 2.0 - 2.0 * (rows @ others.T)
     close = np.nonzero(chords < 1e-3)  # the difference has lost digits there
-    if close[0].size:
-        difference = rows[close[0]] - others[close[1]]
-        chords[close] = np.einsum("ij,ij->i", difference, difference)
+    difference = rows[close[0]] - others[close[1]]
+    chords[close] = np.einsum("ij,ij->i", difference, difference)
     return chords
 
 
 def _project_on_hyperbola(p, q):
     """t > 0 that minimizes (t - p)^2 + (1 / t - q)^2, for arrays p and q of one shape.
 
-    The stationary points are the positive roots of f(t) = t^4 - p t^3 + q t - 1.  There are one or three of them,
-    and of three the smallest and the largest are minima.  Newton's method starts from an upper bound, which is
-    within a small factor, and falls monotonically to the largest root wherever this is at least p / 2, because f is
-    convex there.  With p and q exchanged it finds 1 / t for the smallest root.  At least one of the two searches
-    finds the global minimum, and the other finds nothing better, so the better result is right.
+    The stationary points are the positive roots of f(t) = t^4 - p t^3 + q t - 1, one or three, and of three the
+    smallest and the largest are minima.  Newton's method starts from an upper bound, within a small factor, and falls
+    monotonically to the largest root wherever this is at least p / 2, because f is convex there.  With p and q
+    exchanged it finds 1 / t for the smallest root.  One of the two is the global minimum: the better one is right.
     """
     P = np.clip(np.array([p, q]), -HUGE, HUGE)
     Q = P[::-1]

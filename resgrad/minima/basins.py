@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import losses, optimizers, training
 from . import landscape, symmetry
+from .symmetry import EPS
 
 LOOK = 200  # first-order steps between two looks at the gradient
 WAIT = 1.2  # a point that was not accepted is looked at again after this many times the steps made so far
@@ -34,47 +35,27 @@ class Basin(NamedTuple):
 def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.OnlineLoss,
             theta0: np.ndarray, n_steps: int, lr: float | None = None, momentum: float = 0.0,
             batch_size: int | None = None, rng: np.random.Generator | None = None) -> Basin:  # fmt: skip
-    """Train until the basin is certain, polish, classify.
+    """Train on ``loss`` from ``theta0``, (n,), until the basin is certain; polish on ``exact``, and classify.
 
-    Parameters
-    ----------
-    exact : PopulationLoss
-        For polishing.
-    loss : PopulationLoss, EmpiricalLoss or OnlineLoss
-        For training.
-    theta0 : ndarray, shape (n,)
-    n_steps : int
-        First-order steps at most.
-    lr : float, optional
-        Default: (1 - momentum / 2) `STEP` over the largest curvature at theta0 and, if the teacher has the student's
-        architecture, at the teacher.
-    momentum : float
-    batch_size : int, optional
-    rng : numpy.random.Generator
-        For the batches.
+    The default of ``lr`` is (1 - momentum / 2) `STEP` over the largest curvature at theta0 and, if the teacher has
+    the student's architecture, at the teacher.  ``rng`` draws the batches.
 
-    Returns
-    -------
-    Basin
-
-    Notes
-    -----
     Training goes on until |grad| is at most `HANDOVER` of its largest value and the basin is certain, or for
     ``n_steps``.  The basin is certain if Newton's method arrives at a minimum that is at most `REACH` of its first
     steps away, and if the loss is convex on the way: across the orbit of symmetries, no curvature is below -2 |g|.
     So Newton's method decides nothing near a saddle, where the gradient is small but the loss is not convex, and
     nothing on a long slope, where it would take short cuts.
 
-    Examples
-    --------
-    >>> import numpy as np, resgrad as rg
+    >>> import resgrad as rg
     >>> loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.eye(10).ravel(), d=10))
     >>> found = descend(loss, loss, rg.draw("vanilla", "normal", d=10, rng=6), 10_000, lr=0.05)
     >>> found.outcome, round(found.loss / 2, 10), round(found.min_eigenvalue / 2, 6)
     ('spurious', 0.0187021946, 0.031964)
     """
     if lr is None:
-        lr = _step_size(exact, theta0, momentum)
+        points = [theta0, exact.teacher.theta] if exact.teacher.arch == exact.arch else [theta0]
+        curvature = max(float(np.linalg.eigvalsh(exact.hessian(theta))[-1]) for theta in points)
+        lr = (1 - momentum / 2) * STEP / curvature if curvature > SMALL else STEP
     width = loss.arch.width(theta0.size, loss.d)
     advance = training.advancer(loss, optimizers.Nesterov(lr, momentum), batch_size, width)
     state, look, peak = training.State.start(loss, theta0, rng), 0, np.linalg.norm(exact.grad(theta0))
@@ -89,35 +70,26 @@ def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.E
         if last or (still and state.step >= look):
             point = _polish(exact, theta, min(norm, HANDOVER * peak), last and still)
             if point is not None:
-                return _basin(exact, theta0, point, state.step)
+                zero = point.loss <= EPS * exact.value(theta0)  # needed where the teacher is zero
+                outcome = "global" if zero else point.verdict.split()[0]
+                keys = _invariants(exact, point) if outcome == "spurious" else NONE
+                found = point.loss, point.grad_norm, point.min_eigenvalue, keys, state.step, point.theta
+                return Basin(outcome, *found)
             look = WAIT * state.step
         if last:
             smallest = float(np.linalg.eigvalsh(exact.hessian(theta))[0])
             return Basin("unconverged", exact.value(theta), norm, smallest, NONE, state.step, theta)
 
 
-def _step_size(exact, theta0, momentum):
-    points = [theta0, exact.teacher.theta] if exact.teacher.arch == exact.arch else [theta0]
-    curvature = max(float(np.linalg.eigvalsh(exact.hessian(theta))[-1]) for theta in points)
-    return (1 - momentum / 2) * STEP / curvature if curvature > SMALL else STEP
-
-
 def destination(exact: losses.PopulationLoss, theta: np.ndarray) -> landscape.Polished | None:
-    """The critical point that descent from ``theta`` leads to, or None where that is not certain.
-
-    The test is that of `descend`.  Where the gradient was largest is unknown here, so `landscape.gradient_scale`
-    stands for it.
-    """
+    """The critical point that descent from ``theta`` leads to, or None where that is not certain, as in `descend`."""
     norm = float(np.linalg.norm(exact.grad(theta)))
-    small = HANDOVER * landscape.gradient_scale(theta, exact.hessian(theta))
+    small = HANDOVER * landscape.gradient_scale(theta, exact.hessian(theta))  # the largest gradient so far is unknown
     return _polish(exact, theta, min(norm, small), norm <= small)
 
 
 def _polish(exact, theta, slack, settled):
-    """The minimum in whose basin ``theta`` lies, or None where that is not certain.
-
-    With ``settled`` the run has been at theta for long, and a saddle next to it is an answer, too.
-    """
+    """The minimum in whose basin ``theta`` lies, or if the run has ``settled`` the saddle next to it, if certain."""
     reach = _newton_length(exact, theta, slack)
     if reach is None and not settled:
         return None
@@ -136,38 +108,28 @@ def _polish(exact, theta, slack, settled):
 
 def _newton_length(exact, theta, slack):
     """Length of the Newton step across the orbit of theta, or None if a curvature across it is below -2 ``slack``."""
-    hessian, orbit = exact.hessian(theta), symmetry.Units.of(exact.arch, theta, exact.d).tangent()
+    hessian, orbit = exact.hessian(theta), symmetry.tangent(exact.arch, theta, exact.d)
     size = np.abs(hessian).max()
     hessian += size * (orbit @ orbit.T)
     step = landscape.shifted_step(hessian, exact.grad(theta), max(2 * slack, landscape.SHIFT * size, SMALL))
     return None if step is None else float(np.linalg.norm(step))
 
 
-def _basin(exact, theta0, point, steps):
-    zero = point.loss <= landscape.EPS * exact.value(theta0)  # needed where the teacher is zero
-    outcome = "global" if zero else point.verdict.split()[0]
-    invariants = _invariants(exact, point) if outcome == "spurious" else NONE
-    return Basin(outcome, point.loss, point.grad_norm, point.min_eigenvalue, invariants, steps, point.theta)
-
-
 def _invariants(exact, point):
-    """What symmetric minima share: [log loss, smallest, mean and log of the largest eigenvalue].
+    """What symmetric minima share: [log loss, smallest and mean by the largest eigenvalue, log of this].
 
-    The smallest and the mean are divided by the largest, and all are taken at `symmetry.gauge`, since rescaling
-    changes them.  Where minima form a manifold larger than a symmetry orbit, eigenvalues vary along it: then the
-    loss alone counts.
+    The eigenvalues are those at `symmetry.gauge`, since rescaling changes them.
     """
     values, log_loss, top = point.eigenvalues, float(np.log(point.loss)), point.eigenvalues[-1]
-    if point.nullity > symmetry.Units.of(exact.arch, point.theta, exact.d).tangent().shape[1]:
-        return [log_loss, 0.0, 0.0, 0.0]
+    if point.nullity > symmetry.tangent(exact.arch, point.theta, exact.d).shape[1]:
+        return [log_loss, 0.0, 0.0, 0.0]  # eigenvalues vary along a manifold of minima larger than an orbit
     return [log_loss, float(values[0] / top), float(values.mean() / top), float(np.log(top))]
 
 
 def group(keys):
     """Labels of the rows of ``keys`` (n, c).  Rows that agree to `SAME` in every column have the same label.
 
-    If two rows agree with a third, all three have one label.  So rounding cannot divide a family, and the labels do
-    not depend on the order of the rows.
+    If two rows agree with a third, all three have one label: rounding cannot divide a family, nor does order count.
 
     >>> group(np.array([[1.0, 3.0], [2.0, 3.0], [1.0 + 1e-9, 3.0], [1.0, 4.0]]))
     array([0, 2, 0, 1])

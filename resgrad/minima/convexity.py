@@ -8,12 +8,11 @@ from numpy.typing import ArrayLike
 from .. import architectures, checks, losses
 from ..architectures import Architecture
 from . import alignment, symmetry
-
-EPS = symmetry.EPS
+from .symmetry import EPS
 
 
 class OnePoint(NamedTuple):
-    """One-point convexity at a sequence of points, arrays of shape (records,).  See `one_point`."""
+    """What `one_point` finds: arrays of shape (records,)."""
 
     inner: np.ndarray  # <-grad L, theta* - theta>
     distance: np.ndarray  # |theta* - theta|
@@ -25,6 +24,10 @@ def one_point(loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.Online
               theta_star: ArrayLike | None = None, aligned: bool | None = None) -> OnePoint:  # fmt: skip
     """How strongly the gradient points to the teacher along a trajectory.
 
+    Li & Yuan (2017) call L delta-one-point strongly convex at W if <-grad L(W), W* - W> >= delta |W* - W|^2.
+    Their potential g = sum_i (|e_i + w*_i| - |e_i + w_i|), w_i the columns of W, falls while the inner product is
+    still negative.
+
     Parameters
     ----------
     loss : PopulationLoss, EmpiricalLoss or OnlineLoss
@@ -32,24 +35,13 @@ def one_point(loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.Online
     theta_star : array_like, shape (n*,), optional
         Default: the loss's teacher, if its architecture is the student's up to `identity`.
     aligned : bool, optional
-        Whether to measure to the nearest symmetric teacher (`align`), anew at every point.  Default: True where
-        zero-loss students differ from the teacher by a symmetry.  That is everywhere but in ``li``, whose
-        identity fixes the order of the units.
-
-    Returns
-    -------
-    OnePoint
+        Whether to measure to the nearest symmetric teacher (`align`), anew at every point.  Default: everywhere
+        but in ``li``, whose identity fixes the order of the units.
 
     Raises
     ------
     ValueError, TypeError
         When something does not fit, or there is no teacher.
-
-    Notes
-    -----
-    Li & Yuan (2017) call L delta-one-point strongly convex at W if <-grad L(W), W* - W> >= delta |W* - W|^2.
-    Their potential g = sum_i (|e_i + w*_i| - |e_i + w_i|), w_i the columns of W, falls while the inner product is
-    still negative.
 
     Examples
     --------
@@ -68,14 +60,12 @@ def one_point(loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.Online
         raise ValueError(f"thetas has shape {thetas.shape}, but must hold at least one point")
     if aligned is None:
         aligned = loss.arch.trains_readout or not loss.arch.identity
-    if aligned:
-        theta_star = symmetry.checked(loss.arch, theta_star, loss.d, "theta_star")[1]
-    else:
+    if not aligned:
         theta_star = checks.array(theta_star, "theta_star", thetas.shape[1:])
     rows = []
     for theta in thetas:
         grad = loss.grad(theta).astype(np.float64)
-        target = alignment.compare(loss.arch, theta, theta_star, loss.d).teacher if aligned else theta_star
+        target = alignment.align(loss.arch, theta, theta_star, loss.d).teacher if aligned else theta_star
         sizes = [np.linalg.norm(loss.arch.canonical(at, loss.d)[0], axis=0).sum() for at in (target, theta)]
         gap = target - theta
         rows.append((-grad @ gap, np.linalg.norm(gap), sizes[0] - sizes[1]))
@@ -86,7 +76,7 @@ def one_point(loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.Online
 
 
 class Region(NamedTuple):
-    """One-point convexity by the size of the weights, arrays of shape (len(gammas),).  See `convexity_region`."""
+    """What `convexity_region` finds: arrays of shape (g,)."""
 
     gamma: np.ndarray
     fraction: np.ndarray  # of the pairs: those with delta > 0
@@ -111,10 +101,6 @@ def convexity_region(gammas: ArrayLike, d: int, n_pairs: int = 200, rng: np.rand
     arch : Architecture or str
         With a ``fixed`` read-out.
 
-    Returns
-    -------
-    Region
-
     Raises
     ------
     ValueError, TypeError
@@ -127,9 +113,8 @@ def convexity_region(gammas: ArrayLike, d: int, n_pairs: int = 200, rng: np.rand
     >>> float(region.fraction[0]), bool(region.fraction[1] < 1)
     (1.0, True)
     """
-    arch, d = architectures.resolve(arch), checks.integer(d, "d")
-    gammas, n_pairs = checks.array(gammas, "gammas", ("n",)), checks.integer(n_pairs, "n_pairs")
-    rng = checks.generator(rng)
+    arch, d, n_pairs = architectures.resolve(arch), checks.integer(d, "d"), checks.integer(n_pairs, "n_pairs")
+    gammas, rng = checks.array(gammas, "gammas", ("n",)), checks.generator(rng)
     if arch.trains_readout:
         raise ValueError(f"arch is {arch.name}, but the region is defined for a fixed read-out")
     if not (gammas > 0).all():
@@ -140,8 +125,8 @@ def convexity_region(gammas: ArrayLike, d: int, n_pairs: int = 200, rng: np.rand
     if not len(pairs):
         raise ValueError(f"n_pairs is {n_pairs}, but must be larger: W* = W in every pair")
     delta = np.empty((gammas.size, len(pairs)))
-    for i, gamma in enumerate(gammas):
-        for j, (W, W_star) in enumerate(gamma * pairs):
-            loss = losses.PopulationLoss(arch, architectures.Network(arch, W_star.ravel(), d))
-            delta[i, j] = one_point(loss, W.ravel(), aligned=False).delta[0]
+    for i, j in np.ndindex(delta.shape):
+        W, W_star = gammas[i] * pairs[j].reshape(2, -1)
+        loss = losses.PopulationLoss(arch, architectures.Network(arch, W_star, d))
+        delta[i, j] = one_point(loss, W, aligned=False).delta[0]
     return Region(gammas, (delta > 0).mean(axis=1), delta.min(axis=1), np.median(delta, axis=1))

@@ -7,8 +7,7 @@ sum_j a_j relu(u_j'x) + C'x stays the same when
 * a unit is rescaled, u -> c u and a -> a / c with c > 0 (``sum`` and ``vector``);
 * rows that sum to 0 are added to W2 (``sum``).  They are the *unseen part* of W2: the loss sees only W2 1.
 
-These maps form a group.  The *orbit* of theta is the set of its images.  `transform` applies a map of the group;
-`balanced` and `gauge` choose one point of the orbit; `tangent` gives the directions along it.
+These maps form a group.  The *orbit* of theta is the set of its images.
 """
 
 from dataclasses import dataclass, replace
@@ -33,9 +32,13 @@ class Units:
     unseen: np.ndarray  # (k, d) for "sum", else (k, 0)
 
     @classmethod
-    def of(cls, arch, theta, d):
-        """The units of ``theta``.  A u or a that is zero but for rounding becomes zero."""
-        U, A = arch.canonical(theta, d)
+    def of(cls, arch, theta, d, name="theta"):
+        """The units of a caller's ``theta``, which is checked.  A u or a that is zero but for rounding becomes zero."""
+        arch, theta, d = architectures.resolve(arch), checks.array(theta, name, ("n",)), checks.integer(d, "d")
+        try:
+            U, A = arch.canonical(theta, d)
+        except ValueError as error:
+            raise ValueError(str(error).replace("theta", name, 1)) from None
         u, unseen = np.ascontiguousarray(U.T), np.empty((U.shape[1], 0))
         if arch.identity:
             u[:d][np.abs(u[:d]).max(axis=1) <= 4 * EPS * abs(arch.identity)] = 0.0  # W1 = -identity E
@@ -67,22 +70,6 @@ class Units:
         strength = self.strength()
         return strength <= tolerance**0.5 * strength.max()
 
-    def tangent(self):
-        """See the function `tangent`."""
-        k, d = self.u.shape
-        if self.arch.readout == "fixed":
-            return np.zeros((self.u.size, 0))
-        live = np.flatnonzero(np.hypot(lengths(self.u), lengths(self.a)) > 0)
-        dW1, dW2 = np.zeros((live.size, d, k)), np.zeros((live.size, k, d))
-        row, share = np.arange(live.size), d**0.5 if self.arch.readout == "sum" else 1.0
-        dW1[row, :, live], dW2[row, live] = self.u[live], -self.a[live] / share
-        rescaling = directions(np.hstack([dW1.reshape(-1, d * k), dW2.reshape(-1, k * d)])).T
-        if self.arch.readout == "vector":
-            return rescaling
-        across = np.linalg.qr(np.hstack([np.ones((d, 1)), np.eye(d, d - 1)]))[0][:, 1:]  # orthogonal to 1
-        unseen = np.vstack([np.zeros((d * k, k * (d - 1))), np.kron(np.eye(k), across)])
-        return np.hstack([rescaling, unseen])
-
 
 def lengths(rows):
     """The length of each row, also where its square overflows or vanishes.
@@ -98,16 +85,6 @@ def directions(rows):
     """The rows divided by their lengths.  Rows of zeros stay."""
     length = lengths(rows)[:, None]
     return rows / np.where(length > 0, length, 1.0)
-
-
-def checked(arch, theta, d, name="theta"):
-    """(arch, theta, d) of a caller's arguments, which are checked here and nowhere below."""
-    arch, theta, d = architectures.resolve(arch), checks.array(theta, name, ("n",)), checks.integer(d, "d")
-    try:
-        arch.width(theta.size, d)
-    except ValueError as error:
-        raise ValueError(str(error).replace("theta", name, 1)) from None
-    return arch, theta, d
 
 
 def transform(arch: Architecture | str, theta: ArrayLike, d: int, permutation: ArrayLike | None = None,
@@ -138,9 +115,8 @@ def transform(arch: Architecture | str, theta: ArrayLike, d: int, permutation: A
     >>> rg.transform("resnet", [1.0, 2.0, 3.0, 4.0], 1, [1, 0], scales=[2.0, 0.5])
     array([4. , 0.5, 2. , 6. ])
     """
-    arch, theta, d = checked(arch, theta, d)
     units = Units.of(arch, theta, d)
-    k = len(units.u)
+    arch, (k, d) = units.arch, units.u.shape
     if permutation is not None:
         order = np.asarray(permutation)
         if order.shape != (k,) or sorted(order.tolist()) != list(range(k)):
@@ -149,8 +125,7 @@ def transform(arch: Architecture | str, theta: ArrayLike, d: int, permutation: A
     if scales is not None:
         c = checks.array(scales, "scales", (k,))[:, None]
         if arch.readout == "fixed" or not (c > 0).all():
-            wanted = "None: the read-out is fixed" if arch.readout == "fixed" else "positive"
-            raise ValueError(f"scales is {checks.shown(scales)}, but must be {wanted}")
+            raise ValueError(f"scales is {checks.shown(scales)}, but must be positive, None if the read-out is fixed")
         units = replace(units, u=units.u * c, a=units.a / c)
     if unseen is not None:
         V = checks.array(unseen, "unseen", (k, d))
@@ -161,17 +136,15 @@ def transform(arch: Architecture | str, theta: ArrayLike, d: int, permutation: A
 
 
 def balanced(arch: Architecture | str, theta: ArrayLike, d: int) -> np.ndarray:
-    """The canonical form of ``theta``, shape (n,): |u_j| = |a_j| for every unit, and no unseen part.
+    """The shortest theta, (n,), that rescaling and the unseen part lead to, unique up to the order of the units.
 
-    It is the shortest theta that rescaling and the unseen part lead to, and unique up to the order of the units.
-    For ``sum``, |a_j| is the norm of the row of W2.
+    It has |u_j| = |a_j| for every unit, where for ``sum`` |a_j| is the norm of the row of W2, and no unseen part.
 
     >>> balanced("resnet", [8.0, 2.0], d=1)
     array([4., 4.])
     """
-    arch, theta, d = checked(arch, theta, d)
     units = Units.of(arch, theta, d)
-    if arch.readout == "fixed":
+    if units.arch.readout == "fixed":
         return units.theta()
     b = units.strength()[:, None]
     return replace(units, u=b * directions(units.u), a=b * directions(units.a), unseen=0 * units.unseen).theta()
@@ -203,22 +176,33 @@ def tangent(arch: Architecture | str, theta: ArrayLike, d: int) -> np.ndarray:
     """Orthonormal basis, shape (n, r), of the tangent space of theta's orbit.
 
     Every unit adds one direction, its rescaling (u_j, -a_j) (``sum`` and ``vector``), unless u_j = 0 and a_j = 0.
-    Every row of W2 adds d - 1 unseen directions (``sum``).  If no unit has u_j = 0 and a_j = 0, then r = k for
-    ``vector`` and r = k d for ``sum``; for ``fixed`` r = 0.  At a critical point the Hessian is 0 along all of them.
+    Every row of W2 adds d - 1 unseen directions (``sum``).  So r is k for ``vector``, k d for ``sum``, 0 for ``fixed``,
+    less the units that are 0.  At a critical point the Hessian is 0 along all of them.
 
     >>> tangent("resnet", [0.6, 0.8], d=1)
     array([[ 0.6],
            [-0.8]])
     """
-    return Units.of(*checked(arch, theta, d)).tangent()
+    units = Units.of(arch, theta, d)
+    arch, (k, d) = units.arch, units.u.shape
+    if arch.readout == "fixed":
+        return np.zeros((d * k, 0))
+    live = np.flatnonzero(np.hypot(lengths(units.u), lengths(units.a)) > 0)
+    dW1, dW2 = np.zeros((live.size, d, k)), np.zeros((live.size, k, d))
+    row, share = np.arange(live.size), d**0.5 if arch.readout == "sum" else 1.0
+    dW1[row, :, live], dW2[row, live] = units.u[live], -units.a[live] / share
+    rescaling = directions(np.hstack([dW1.reshape(-1, d * k), dW2.reshape(-1, k * d)])).T
+    if arch.readout == "vector":
+        return rescaling
+    across = np.linalg.qr(np.hstack([np.ones((d, 1)), np.eye(d, d - 1)]))[0][:, 1:]  # orthogonal to 1
+    return np.hstack([rescaling, np.vstack([np.zeros((d * k, k * (d - 1))), np.kron(np.eye(k), across)])])
 
 
 def convert(theta: ArrayLike, d: int, source: Architecture | str, target: Architecture | str) -> np.ndarray:
     """Parameters of ``target``, shape (n,), for the function that ``source`` has at ``theta``.
 
-    Architectures that differ only in their ``identity`` have the same functions.  Their parameters differ by a
-    translation, W1 -> W1 + (source.identity - target.identity) E, which commutes with SGD: from converted starts
-    both train along the same curve.
+    Architectures that differ only in their ``identity`` have the same functions, and parameters that differ by a
+    translation, W1 -> W1 + (source.identity - target.identity) E: from converted starts both train along one curve.
 
     Parameters
     ----------

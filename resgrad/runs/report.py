@@ -26,6 +26,11 @@ QUANTITIES = {  # columns of ``history.csv`` whose start and end the summary sho
     "distance": "distance from the teacher",
     "aligned_distance": "    modulo its symmetries",
 }
+SYMMETRY = {
+    "fixed": "a permutation of its units",
+    "vector": "rescaling and permuting its units",
+    "sum": "rescaling and permuting its units, and the part of W2 that the sum cannot see",
+}
 
 
 def _numbers(result):
@@ -44,24 +49,15 @@ def describe(summary, out):
         "online": f"fresh batches of {config['batch_size']}",
         "population": "the exact expected loss",
     }[config["data"]]
-    lines = [
+    return "\n".join([
         f"{arch.name}: F(x) = {arch.formula}, d = {config['d']}, width {config['width']}",
         f"{result['steps']:,} steps of {config['optimizer']} (lr {config['lr']:g}{momentum}) on {source}, "
         f"{config['dtype']}, seed {config['seed']}: {result['seconds']:.2f} s"
-        f"{command.of_which(result['compile_seconds'])}",
-        "",
+        f"{command.of_which(result['compile_seconds'])}\n",
         f"{'':32}{'start':>12}{'end':>12}",
-    ]
-    lines += (f"{label:32}{start:>12.4g}{end:>12.4g}" for label, start, end in _numbers(result))
-    lines += ["", verdict(summary), f"Files: {out}{os.sep}"]
-    return "\n".join(lines)
-
-
-SYMMETRY = {
-    "fixed": "a permutation of its units",
-    "vector": "rescaling and permuting its units",
-    "sum": "rescaling and permuting its units, and the part of W2 that the sum cannot see",
-}
+        *(f"{label:32}{start:>12.4g}{end:>12.4g}" for label, start, end in _numbers(result)),
+        f"\n{verdict(summary)}\nFiles: {out}{os.sep}",
+    ])  # fmt: skip
 
 
 def is_zero(result):
@@ -71,26 +67,12 @@ def is_zero(result):
 
 @functools.lru_cache(maxsize=1)  # the summary and the page ask for the same
 def _destination(teacher, theta):
-    exact = losses.PopulationLoss(teacher.arch, teacher)
-    return basins.destination(exact, np.frombuffer(theta))
+    return basins.destination(losses.PopulationLoss(teacher.arch, teacher), np.frombuffer(theta))
 
 
 def destination(teacher, theta):
-    """The critical point of the expected loss that a run which stopped at ``theta`` is certain to lead to.
-
-    None where it is not certain, and for more than `LARGEST` parameters.
-    """
+    """The critical point that a run which stopped at ``theta`` leads to, None if uncertain or beyond `LARGEST`."""
     return _destination(teacher, theta.astype(np.float64).tobytes()) if theta.size <= LARGEST else None
-
-
-def _direction(result):
-    """In words: where the gradient points, if that was recorded."""
-    if "toward_from" not in result:
-        return ""
-    if result["toward_from"] is None:
-        return "The gradient points away from the teacher at the end.\n"
-    before = ", and away from it before" if result["inner_product_initial"] <= 0 else ""
-    return f"The gradient points toward the teacher from step {result['toward_from']} on{before}.\n"
 
 
 def verdict(summary):
@@ -98,17 +80,19 @@ def verdict(summary):
     config, result = summary["config"], summary["result"]
     if summary["stop_reason"].startswith("diverged"):
         return f"The run {summary['stop_reason']}: nothing can be said of it but that the step size is too large."
-    words = _direction(result)
+    words = ""
+    if "toward_from" in result:  # where the gradient points was recorded
+        before = ", and away from it before" if result["inner_product_initial"] <= 0 else ""
+        words = f"The gradient points toward the teacher from step {result['toward_from']} on{before}.\n"
+        if result["toward_from"] is None:
+            words = "The gradient points away from the teacher at the end.\n"
     if not is_zero(result):
-        words += f"The expected loss is {result['population_loss_final']:.3g}, not zero"
+        words += f"The expected loss is {result['population_loss_final']:.3g}, not zero.\n"
         if "polished_verdict" not in result:
-            return f"{words}.\nIt is not certain where the run would end: --resume with more --steps goes on."
-        found = result["polished_verdict"]
+            return f"{words}It is not certain where the run would end: --resume with more --steps goes on."
+        found, apart, loss = (result[f"polished_{name}"] for name in ("verdict", "distance", "loss"))
         where = "next to a saddle" if found == "saddle" else f"in the basin of a {found}"
-        return (
-            f"{words}.\nThe run is {where}, which is {result['polished_distance']:.2g} away "
-            f"and has loss {result['polished_loss']:.3g}."
-        )
+        return f"{words}The run is {where}, which is {apart:.2g} away and has loss {loss:.3g}."
     moved, apart = result["units_permuted"] or "none", result["distance_final"]
     close = 1e-5 if config["dtype"] == "float64" else 1e-4
     if apart < close * max(result["distance_initial"], 1):
@@ -121,12 +105,8 @@ def verdict(summary):
         )
     return (
         f"{words}Loss zero, but the student is not the teacher: they are {apart:.3g} apart.\n"
-        f"They agree up to {symmetry}:\n"
-        f"modulo these they are {aligned:.2g} apart (units permuted: {moved})."
+        f"They agree up to {symmetry}:\nmodulo these they are {aligned:.2g} apart (units permuted: {moved})."
     )
-
-
-# ------------------------------------------------------------------------------------ the page
 
 
 PAGE = """<!DOCTYPE html>
@@ -174,56 +154,50 @@ pre {{ background: var(--box); padding: 0.8rem; overflow-x: auto }}
 
 def page(summary, history, theta, teacher):
     """The page, as text, from the contents of ``run.json`` and ``history.csv``, the student at the end, its teacher."""
-    result, versions = summary["result"], summary["versions"]
-    arch, color = teacher.arch, plots.COLORS.get(teacher.arch.name, plots.INK)
-    words = verdict(summary)
-    panels = [
-        ("Loss: on the batches drawn, and in expectation.", lambda axes: plots.losses(axes, history, color)),
-        ("Distance of the parameters from the teacher's.", lambda axes: plots.distances(axes, history, color)),
+    result, arch, words = summary["result"], teacher.arch, verdict(summary)
+    color = plots.COLORS.get(arch.name, plots.INK)
+    pictures = [
+        _picture("Loss: on the batches drawn, and in expectation.", plots.losses, history, color),
+        _picture("Distance of the parameters from the teacher's.", plots.distances, history, color),
     ]
     if theta.size <= LARGEST and not summary["stop_reason"].startswith("diverged"):
-        end = destination(teacher, theta)
-        where = "at its last point" if end is None else f"at the {end.verdict} to which it leads"
-        at = theta if end is None else end.theta
+        end, where, at = destination(teacher, theta), "its last point", theta
+        if end is not None:
+            where, at = f"the {end.verdict} to which it leads", end.theta
         found = landscape.spectrum(losses.PopulationLoss(arch, teacher), at)
-        panels.append((
-            f"The exact Hessian {where} has {found.nullity} zero and {found.index} negative "
-            f"eigenvalues of {theta.size}; symmetry predicts {found.predicted} zero ones"
-            f"{' (gray)' if found.predicted else ''}.",
-            lambda axes: plots.eigenvalues(axes, found.eigenvalues, found.predicted, color),
-        ))  # fmt: skip
+        caption = (
+            f"The exact Hessian at {where} has {found.nullity} zero and {found.index} negative eigenvalues of "
+            f"{theta.size}; symmetry predicts {found.predicted} zero ones{' (gray)' if found.predicted else ''}."
+        )
+        pictures.append(_picture(caption, plots.eigenvalues, found.eigenvalues, found.predicted, color))
     elif theta.size > LARGEST:
         words += f" {theta.size:,} parameters are too many for a Hessian here: no spectrum."
     rows = [("", "start", "end")]
     rows += ((label.replace("    ", "… "), f"{start:.4g}", f"{end:.4g}") for label, start, end in _numbers(result))
     rows.append(("units permuted", "", result["units_permuted"] or "none"))
     again = protocol.command_line(protocol.Config(**summary["config"]))
-    title = f"{arch.name}: F(x) = {arch.formula}"
+    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+    footer = f"{result['steps']:,} steps in {result['seconds']:.2f} s; {summary['stop_reason']}. {versions}"
     return PAGE.format(
-        title=html.escape(title), color=color, words=html.escape(words), numbers=_table(rows),
-        pictures="".join(_picture(caption, draw) for caption, draw in panels),
+        title=html.escape(f"{arch.name}: F(x) = {arch.formula}"), color=color, words=html.escape(words),
+        pictures="".join(pictures), numbers=_table(rows), footer=html.escape(footer),
         config=_table([("parameter", "value"), *(row for row in summary["config"].items() if row[1] is not None)]),
         commands=html.escape(f"{again} --out again\npython -m resgrad.experiment --verify --out again"),
-        footer=html.escape(
-            f"{result['steps']:,} steps in {result['seconds']:.2f} s; {summary['stop_reason']}. "
-            + ", ".join(f"{name} {version}" for name, version in versions.items())
-        ),
     )  # fmt: skip
 
 
-def _picture(caption, draw):
-    """A figure element: one panel, drawn by ``draw(axes)``."""
+def _picture(caption, draw, *given):
+    """A figure element: one panel, drawn by ``draw(axes, *given)``."""
     with plots.figure(1, width=4.6, height=3.2) as (picture, axes):
-        draw(axes)
+        draw(axes, *given)
     svg = plots.image(picture, "inline").decode()
     svg = re.sub('<g id="[^"]*"', "<g", svg[svg.index("<svg") :])  # ids are to be unique in a page
-    for color, variable in ((plots.INK, "ink"), (plots.FAINT, "faint"), (plots.GRID, "grid")):
-        svg = svg.replace(color, f"var(--{variable})")
+    for variable in ("ink", "faint", "grid"):
+        svg = svg.replace(getattr(plots, variable.upper()), f"var(--{variable})")
     return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def _table(rows):
-    head, *body = ([html.escape("" if cell is None else str(cell)) for cell in row] for row in rows)
-    lines = ["<tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>"]
-    lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body]
-    return "<table>" + "\n".join(lines) + "</table>"
+    tags = ["th"] + ["td"] * len(rows)
+    cells = ("".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in row) for tag, row in zip(tags, rows))
+    return "<table>" + "\n".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
