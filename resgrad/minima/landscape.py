@@ -11,9 +11,9 @@ from .. import checks, losses
 from . import symmetry
 from .symmetry import EPS
 
-NULL = 1e-11  # of the largest eigenvalue.  Zero ones are below 1e-15, others above 1e-9 even for nearly parallel units
+NULL = 1e-11  # of the largest eigenvalue.  Zero ones are below 1e-15, others mostly above 1e-5, of parallel units 1e-9
 CRITICAL = 1e-13  # gradient norm of a critical point, unless its rounding error is larger
-GLOBAL = 1e-12  # of the loss of a student with all units dead.  Global minima have up to 1e-13, spurious ones 1e-6
+GLOBAL = 1e-12  # of the loss of a student with all units dead.  Global minima have up to 1e-13, spurious ones > 1e-6
 ZERO = 1e-24  # a loss this small is zero even where a student with all units dead has no more, as for a zero teacher
 NOISE = 1e-8  # of the loss: a smaller decrease is computed from the gradients, as `PopulationLoss.value` has 9 digits
 NEAR = 1e-6  # |g| relative to `gradient_scale`: below it Newton's method goes to the nearest critical point
@@ -136,7 +136,8 @@ def polish(loss: losses.PopulationLoss, theta: ArrayLike, max_steps: int = 1000)
     ----------
     loss : PopulationLoss
     theta : array_like, shape (n,)
-        Where |grad| is above `NEAR`, every step lowers the loss; below it Newton's method may go to a saddle nearby.
+        Any point.  While |grad| is above `NEAR`, relatively, every step lowers the loss.  Below it Newton's method
+        goes to the critical point nearby, which may be a saddle.
     max_steps : int
         Descent steps at most; 0 for Newton's method alone.
 
@@ -152,7 +153,8 @@ def polish(loss: losses.PopulationLoss, theta: ArrayLike, max_steps: int = 1000)
     positive definite near a minimum, and convergence to a manifold of minima stays fast (Li, Fukushima, Qi &
     Yamashita 2004).  If it is not definite, g is divided by each eigenvalue above mu.  SciPy's ``trust-exact`` takes
     ten times as long, and its "hard case" moves along the orbit by a trust radius.  All steps are made at the point
-    `symmetry.gauge` of theta's orbit, so that neither the way nor the verdict depends on how units are scaled.
+    `symmetry.gauge` of theta's orbit, so that neither the way nor the verdict depends on how units are scaled, and
+    the result is scaled back to be near theta.
 
     Examples
     --------
