@@ -19,7 +19,7 @@ WINDOW = 250  # steps between two lines of the published log
 
 def whole(job, system, theta):
     """The protocol in another system's `step`, which after an epoch must be where resgrad is: at ``theta``."""
-    W1, W2 = job.arch.unflatten(np.float64(theta), D)
+    W1, W2, *_ = job.arch.unflatten(np.float64(theta), D)
     once = judge(job, *system.weights(system.advance(system.start(), 1)))  # compiles
     wanted = judge(job, W1 + np.eye(D), W2)
     assert abs(once / wanted - 1) < TOLERANCE, f"{once}, not {wanted}"
@@ -47,7 +47,7 @@ def run(peers, options):
     rng, arch = draws.streams(0).batches, rg.ARCHITECTURES["two-weight"]
     epochs = [rng.permutation(SAMPLES).reshape(-1, BATCH) for _ in range(STEPS * BATCH // SAMPLES)]
     order = np.concatenate(epochs)  # the batches resgrad drew
-    W1, W2 = arch.unflatten(theta, D)
+    W1, W2, *_ = arch.unflatten(theta, D)
     job = Job(arch, D, theta.dtype, W1 + np.eye(D, dtype=theta.dtype), W2, LR, MOMENTUM, BATCH, len(epochs[0]),
               teacher, options.threads, options.quick, rg.EmpiricalLoss(arch, X, Y), np.array(epochs))  # fmt: skip
     for name in {"NumPy", "JAX"} & peers.keys():

@@ -22,7 +22,7 @@ def grad(k):
     theta = rg.draw("modresnet", "normal", d, k, rng=2)
     if name == "resgrad":
         return rg.PopulationLoss("modresnet", teacher).grad(theta)
-    U, A = rg.ARCHITECTURES["modresnet"].canonical(theta, d)
+    U, A, _ = rg.ARCHITECTURES["modresnet"].canonical(theta, d)
     units = peers.teacher_units(SimpleNamespace(teacher=teacher, U=U))
     if name == "NumPy":
         return peers.expected_gradient(np, U, A, *units)

@@ -29,7 +29,7 @@ def make(arch, d, dtype, options, n_samples=100_000, batch=BATCH):
     X = samples(n_samples, d, np.dtype(dtype))
     loss = rg.EmpiricalLoss(arch, X, teacher(X))
     theta = rg.draw(arch, "fan-in", d, rng=2).astype(dtype)
-    W1, W2 = arch.unflatten(theta, d)
+    W1, W2, *_ = arch.unflatten(theta, d)
     chunk = min(500 if d <= 50 else 100 if d <= 200 else 20, n_samples // batch)
     chunks = n_samples // batch // chunk
     order = np.random.default_rng(3).permutation(n_samples)[: chunks * chunk * batch]

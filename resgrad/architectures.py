@@ -2,14 +2,16 @@
 
 Every network of this package is
 
-    F(x) = A' relu(U' x) + C' x,        U = W1 + identity * eye(d, k),
+    F(x) = A' s(U' x + b) + C' x,        U = W1 + identity * eye(d, k),
 
-and an `Architecture` says how (U, A, C) come from the parameters (W1, W2).  A new variant is one
-more line in `ARCHITECTURES` (and its literal twin in ``tests/naive.py``).
+with s(z) = p z for z > 0 and n z for z <= 0, and an `Architecture` says how (U, A, C) come from the parameters
+(W1, W2, C, b).  A new variant is one more line in `ARCHITECTURES` (and its literal twin in ``tests/naive.py``).
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +19,15 @@ from numpy.typing import ArrayLike
 from . import checks
 
 READOUTS = ("fixed", "sum", "vector")
+
+
+class Blocks(NamedTuple):
+    """The parameters as matrices; None where an architecture has no such block."""
+
+    W1: np.ndarray  # (d, k)
+    W2: np.ndarray | None = None  # (k, d)
+    C: np.ndarray | None = None  # (d, m)
+    b: np.ndarray | None = None  # (k,)
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,12 @@ class Architecture:
     readout : {"fixed", "sum", "vector"}
         ``fixed``: A = ones((k, 1)), there is no W2.  ``sum``: A = W2 @ ones((d, 1)), the sum of
         all outputs.  ``vector``: A = W2.
+    slopes : tuple of float, optional
+        (p, n) of the activation: relu is (1, 0), leaky relu (1, n), and (1/2, -1/2) is |z| / 2, relu's even part.
+    trains_skip : bool, optional
+        Whether C is trained, too; it then starts as said under ``skip``.
+    bias : bool, optional
+        Whether hidden biases b are trained.
 
     Raises
     ------
@@ -58,6 +75,9 @@ class Architecture:
     identity: float
     skip: float
     readout: str
+    slopes: tuple[float, float] = (1.0, 0.0)
+    trains_skip: bool = False
+    bias: bool = False
 
     def __post_init__(self):
         for field in ("name", "formula", "source"):
@@ -67,24 +87,37 @@ class Architecture:
         for field in ("identity", "skip"):
             object.__setattr__(self, field, checks.real(getattr(self, field), field))
         checks.choice(self.readout, "readout", READOUTS)
+        try:
+            p, n = (checks.real(slope, "slopes") for slope in self.slopes)
+        except (TypeError, ValueError):
+            raise TypeError(f"slopes is {checks.shown(self.slopes)}, but must be two real numbers") from None
+        if p == n:
+            raise ValueError(f"slopes is {checks.shown(self.slopes)}, but must be two different numbers")
+        object.__setattr__(self, "slopes", (p, n))
+        for field in ("trains_skip", "bias"):
+            if not isinstance(getattr(self, field), bool):
+                raise TypeError(f"{field} is {checks.shown(getattr(self, field))}, but must be True or False")
 
     @property
     def trains_readout(self) -> bool:
         """Whether there is a W2."""
         return self.readout != "fixed"
 
-    def shapes(self, d: int, width: int | None = None) -> dict[str, tuple[int, int]]:
-        """``{"W1": (d, k)}``, and ``"W2": (k, d)`` where there is one, in their order in theta.
+    def shapes(self, d: int, width: int | None = None) -> dict[str, tuple[int, ...]]:
+        """The trained blocks, in their order in theta: ``{"W1": (d, k), "W2": (k, d), "C": (d, m), "b": (k,)}``.
 
-        d is the input dimension, k the number of hidden units: ``width``, or d unless given.
+        d is the input dimension, k the number of hidden units: ``width``, or d unless given.  All but W1 are there
+        only where the architecture trains them.
         """
         d = checks.integer(d, "d")
         k = d if width is None else checks.integer(width, "width")
-        return {"W1": (d, k), "W2": (k, d)} if self.trains_readout else {"W1": (d, k)}
+        shapes = {"W1": (d, k), "W2": (k, d), "C": (d, self.outputs(d)), "b": (k,)}
+        trained = {"W1": True, "W2": self.trains_readout, "C": self.trains_skip, "b": self.bias}
+        return {name: shape for name, shape in shapes.items() if trained[name]}
 
     def size(self, d: int, width: int | None = None) -> int:
         """Number of parameters for input dimension ``d`` and ``width`` units (d unless given)."""
-        return sum(rows * columns for rows, columns in self.shapes(d, width).values())
+        return sum(map(math.prod, self.shapes(d, width).values()))
 
     def outputs(self, d: int) -> int:
         """Number m of outputs: d for the ``vector`` read-out, else 1."""
@@ -94,57 +127,106 @@ class Architecture:
         """What gradient descent on theta multiplies the rate of A by (see ``kernels``, eq. 5)."""
         return {"fixed": 0, "sum": d, "vector": 1}[self.readout]
 
-    def flatten(self, W1: ArrayLike, W2: ArrayLike | None = None) -> np.ndarray:
-        """theta, shape (n,), from W1 (d, k) and W2 (k, d): W1 then W2, row-major."""
+    def flatten(self, W1: ArrayLike, W2: ArrayLike | None = None, C: ArrayLike | None = None,
+                b: ArrayLike | None = None) -> np.ndarray:  # fmt: skip
+        """theta, shape (n,), from its blocks (see `shapes`): W1, W2, C, b, row-major."""
         W1 = checks.array(W1, "W1", ("d", "k"), dtype=None, finite=False)
-        if not self.trains_readout:
-            if W2 is not None:
-                raise ValueError(f"W2 is given, but {self.name} has a fixed read-out and no W2")
-            return W1.ravel().copy()
-        if W2 is None:
-            raise ValueError(f"W2 is missing, but {self.name} needs one of shape {W1.shape[::-1]}")
-        W2 = checks.array(W2, "W2", W1.shape[::-1], dtype=None, finite=False)
-        return np.concatenate([W1.ravel(), W2.ravel()])
+        blocks, given = [W1], {"W2": W2, "C": C, "b": b}
+        shapes = self.shapes(*W1.shape)
+        for name, why in (("W2", "a fixed read-out"), ("C", "a fixed skip"), ("b", "no biases")):
+            if name in shapes:
+                if given[name] is None:
+                    raise ValueError(f"{name} is missing, but {self.name} needs one of shape {shapes[name]}")
+                blocks.append(checks.array(given[name], name, shapes[name], dtype=None, finite=False))
+            elif given[name] is not None:
+                raise ValueError(f"{name} is given, but {self.name} has {why} and no {name}")
+        return np.concatenate([block.ravel() for block in blocks])
 
     def width(self, size: int, d: int) -> int:
         """The width k of a theta of ``size`` entries at input dimension ``d``; ValueError when none fits."""
         d = checks.integer(d, "d")
-        k, rest = divmod(size, self.size(d, 1))
-        if k == 0 or rest:
+        each = self.size(d, 2) - self.size(d, 1)
+        k, rest = divmod(size - (self.size(d, 1) - each), each)
+        if k <= 0 or rest:
+            other = f"{each} more or less for each unit" if self.trains_skip else f"a multiple of {each}"
             raise ValueError(
                 f"theta has shape ({size},), but {self.name} with d={d} needs ({self.size(d)},), "
-                f"or a multiple of {self.size(d, 1)} for another width"
+                f"or {other} for another width"
             )
         return k
 
-    def unflatten(self, theta: ArrayLike, d: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """(W1, W2), views into ``theta``; W2 is None where the read-out is fixed."""
+    def unflatten(self, theta: ArrayLike, d: int) -> Blocks:
+        """(W1, W2, C, b), views into ``theta``; None where the architecture has no such block."""
         theta = np.asarray(theta)
         if theta.ndim != 1:
             raise ValueError(f"theta has shape {theta.shape}, but {self.name} with d={d} needs ({self.size(d)},)")
-        k = self.width(theta.size, d)
-        W1 = theta[: d * k].reshape(d, k)
-        return W1, theta[d * k :].reshape(k, d) if self.trains_readout else None
-
-    def canonical(self, theta: ArrayLike, d: int) -> tuple[np.ndarray, np.ndarray]:
-        """(U, A), shapes (d, k) and (k, m): the canonical coordinates of ``theta``, copies."""
-        W1, W2 = self.unflatten(theta, d)
-        U, diagonal = W1.copy(), np.arange(min(W1.shape))
-        U[diagonal, diagonal] += W1.dtype.type(self.identity)
-        if self.readout == "fixed":
-            return U, np.ones((W1.shape[1], 1), W1.dtype)
-        return U, W2.sum(axis=1, keepdims=True) if self.readout == "sum" else W2.copy()
+        return Blocks(**_views(theta, self.shapes(d, self.width(theta.size, d))))
 
     def skip_map(self, d: int) -> np.ndarray:
-        """C, shape (d, m): the linear part of the network."""
+        """C, shape (d, m), where it is not trained, and where training starts from."""
         return self.skip * (np.eye(d) if self.readout == "vector" else np.ones((d, 1)))
 
-    def pull_back(self, dU: np.ndarray, dA: np.ndarray) -> np.ndarray:
-        """Gradient in theta from the one in (U, A): dW1 = dU, dW2 = dA or dA 1' (eq. 5)."""
+    # ----------------------------------------------------------------------- canonical coordinates
+
+    def canonical(self, theta: ArrayLike, d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(U, A, C), shapes (d, k), (k, m) and (d, m), of ``theta``: copies.
+
+        Where there are biases they are one more row of U, for one more input that is always 1.
+        """
+        W1, W2, C, b = self.unflatten(theta, d)
+        k, diagonal = W1.shape[1], np.arange(min(W1.shape))
+        U = W1.copy() if b is None else np.concatenate([W1, b[None]])
+        U[diagonal, diagonal] += W1.dtype.type(self.identity)
         if self.readout == "fixed":
-            return dU.ravel().copy()
-        dW2 = dA if self.readout == "vector" else np.broadcast_to(dA, dU.shape[::-1])
-        return np.concatenate([dU.ravel(), dW2.ravel()])
+            A = np.ones((k, 1), W1.dtype)
+        else:
+            A = W2.sum(axis=1, keepdims=True) if self.readout == "sum" else W2.copy()
+        return U, A, self.skip_map(d).astype(W1.dtype) if C is None else C.copy()
+
+    def coordinates(self, theta: ArrayLike, d: int) -> np.ndarray:
+        """What the training loops move: U, A and, where it is trained, C, in one vector, row-major."""
+        return np.concatenate([part.ravel() for part in self.canonical(theta, d)[: 2 + self.trains_skip]])
+
+    def split(self, w: np.ndarray, d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(U, A, C), views into `coordinates`; C is (0, m) where it is not trained."""
+        rows, m = d + self.bias, self.outputs(d)
+        skip = d if self.trains_skip else 0
+        k = (w.size - skip * m) // (rows + m)
+        return tuple(_views(w, {"U": (rows, k), "A": (k, m), "C": (skip, m)}).values())
+
+    def parameters(self, w: np.ndarray, theta0: np.ndarray, d: int) -> np.ndarray:
+        """theta with these `coordinates`: theta0 plus what they have moved; W2's unseen part stays (5)."""
+        U, A, C = self.split(w, d)
+        U0, A0, _ = self.canonical(theta0, d)
+        W1, W2, _, _ = self.unflatten(theta0, d)
+        blocks = {"W1": W1 + (U[:d] - U0[:d])}
+        if self.trains_readout:
+            blocks["W2"] = W2 + (A - A0) / W2.dtype.type(d if self.readout == "sum" else 1)
+        if self.trains_skip:
+            blocks["C"] = C
+        if self.bias:
+            blocks["b"] = U[d]
+        return self.flatten(**blocks)
+
+    def pull_back(self, dU: np.ndarray, dA: np.ndarray, dC: np.ndarray | None = None) -> np.ndarray:
+        """Gradient in theta from the one in (U, A, C): dW1 = dU, dW2 = dA or dA 1', dC (eq. 5)."""
+        d = len(dU) - self.bias
+        blocks = [dU[:d]]
+        if self.trains_readout:
+            blocks.append(dA if self.readout == "vector" else np.broadcast_to(dA, (len(dA), d)))
+        if self.trains_skip:
+            blocks.append(dC)
+        if self.bias:
+            blocks.append(dU[d])
+        return np.concatenate([block.ravel() for block in blocks])
+
+
+def _views(vector, shapes):
+    """{name: view} of consecutive pieces of a vector, row-major."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    return {
+        name: vector[end - math.prod(shape) : end].reshape(shape) for (name, shape), end in zip(shapes.items(), ends)
+    }
 
 
 ARCHITECTURES = {
@@ -157,6 +239,13 @@ ARCHITECTURES = {
         Architecture("vanilla", "||relu(W1' x)||_1", "Safran & Shamir 2018", 0, 0, "fixed"),
         Architecture("resnet-sum", "sum(W2' relu(W1' x) + x)", "the post's notebook", 0, 1, "sum"),
         Architecture("modresnet-sum", "sum(W2' relu((W1 + I)' x) + x)", "the post's notebook", 1, 1, "sum"),
+        # the same with a trained skip c'x or C'x, and what a trained skip leaves of vanilla
+        Architecture("vanilla-free", "||relu(W1' x)||_1 + c' x", "resgrad", 0, 0, "fixed", trains_skip=True),
+        Architecture("li-free", "||relu((I + W1)' x)||_1 + c' x", "resgrad", 1, 0, "fixed", trains_skip=True),
+        Architecture("two-weight-free", "sum(W2' relu((W1 + I)' x)) + c' x", "resgrad", 1, 0, "sum", trains_skip=True),
+        Architecture("resnet-free", "W2' relu(W1' x) + C' x", "resgrad", 0, 1, "vector", trains_skip=True),
+        Architecture("modresnet-free", "W2' relu((W1 + I)' x) + C' x", "resgrad", 1, 1, "vector", trains_skip=True),
+        Architecture("even", "||W1' x||_1 / 2", "resgrad", 0, 0, "fixed", slopes=(0.5, -0.5)),
     )
 }
 
@@ -174,14 +263,14 @@ class Network:
     ----------
     arch : Architecture or str
     theta : array_like, shape (n,)
-        Flat parameters: W1 then W2, row-major.  Copied, and read-only from then on.
+        Flat parameters: W1, W2, C, b, row-major.  Copied, and read-only from then on.
     d : int
         Input dimension.
 
     Attributes
     ----------
-    W1, W2 : ndarray
-        Views into theta, shapes (d, k) and (k, d); W2 is None for a fixed read-out.
+    W1, W2, C, b : ndarray
+        Views into theta, shapes (d, k), (k, d), (d, m) and (k,); None where the architecture has no such block.
     width : int
         Number k of hidden units.
 
@@ -203,14 +292,16 @@ class Network:
     d: int
     W1: np.ndarray = dataclasses.field(init=False, repr=False)
     W2: np.ndarray | None = dataclasses.field(init=False, repr=False)
+    C: np.ndarray | None = dataclasses.field(init=False, repr=False)
+    b: np.ndarray | None = dataclasses.field(init=False, repr=False)
     width: int = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self):
         arch, d = resolve(self.arch), checks.integer(self.d, "d")
         theta = checks.array(self.theta, "theta", dtype=None).copy()
         theta.flags.writeable = False  # and so are views of it
-        W1, W2 = arch.unflatten(theta, d)
-        fields = {"arch": arch, "theta": theta, "d": d, "W1": W1, "W2": W2, "width": W1.shape[1]}
+        blocks = arch.unflatten(theta, d)
+        fields = {"arch": arch, "theta": theta, "d": d, **blocks._asdict(), "width": blocks.W1.shape[1]}
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
@@ -219,8 +310,7 @@ class Network:
 
     def canonical(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(U, A, C) in float64, shapes (d, k), (k, m) and (d, m)."""
-        theta = self.theta.astype(np.float64)
-        return *self.arch.canonical(theta, self.d), self.arch.skip_map(self.d)
+        return self.arch.canonical(self.theta.astype(np.float64), self.d)
 
     def __call__(self, X: ArrayLike) -> np.ndarray:
         """F at each row of ``X`` (B, d): shape (B,) for a scalar output, (B, d) for a vector one."""
@@ -228,5 +318,10 @@ class Network:
 
         X = checks.array(X, "X", ("B", self.d), dtype=None)
         U, A, C = (np.ascontiguousarray(a, X.dtype) for a in self.canonical())
-        Y = kernels.forward(U, A, C, X)
+        Y = kernels.forward(U, A, C, with_ones(X) if self.arch.bias else X, self.arch.slopes)
         return Y if self.arch.readout == "vector" else Y[:, 0]
+
+
+def with_ones(X):
+    """The inputs and, behind them, one more that is always 1: what hidden biases are the weights of."""
+    return np.hstack([X, np.ones((len(X), 1), X.dtype)])

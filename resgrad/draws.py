@@ -67,6 +67,11 @@ def _two_phase_start(rng, shape):
     return alpha * (half - half.T) + beta * np.eye(d)
 
 
+def known(kind):
+    """Whether `draw` knows this ``kind``."""
+    return isinstance(kind, str) and all(part in DRAWS for part in kind.split("+", 1))
+
+
 def draw(arch: Architecture | str, kind: str, d: int, width: int | None = None, rng: Seed = None) -> np.ndarray:
     """Parameters drawn from a named distribution: a teacher or a start.
 
@@ -76,6 +81,8 @@ def draw(arch: Architecture | str, kind: str, d: int, width: int | None = None, 
     kind : {"uniform", "fan-in", "normal", "small", "spectral", "phases", "zero", "identity"}
         Entries of W1, then of W2: U[0, 1), U(-1/sqrt(d), 1/sqrt(d)), N(0, 1/d), N(0, 0.01/d),
         N(0, 0.09/d), Li & Yuan's two-phase start (square W1 only), zeros, or the identity matrix.
+        Where the skip is trained, C is ``skip`` times the identity matrix (``vector``) or ones; of two kinds, as in
+        "normal+small", the second one is that of what is added to it.
     d : int
     width : int, optional
         d unless given.
@@ -97,9 +104,18 @@ def draw(arch: Architecture | str, kind: str, d: int, width: int | None = None, 
     array([1., 0., 0., 1., 1., 0., 0., 1.])
     """
     arch, rng = architectures.resolve(arch), checks.generator(rng)
-    if kind not in DRAWS:
+    if not known(kind):
         raise checks.suggest(kind, "kind", list(DRAWS))
-    return arch.flatten(*(DRAWS[kind](rng, shape, d) for shape in arch.shapes(d, width).values()))
+    kind, _, of_skip = kind.partition("+")
+    if of_skip and not arch.trains_skip:
+        raise ValueError(f"kind is {kind}+{of_skip}, but {arch.name} trains no skip, and wants one kind only")
+    blocks = {}
+    for name, shape in arch.shapes(d, width).items():
+        if name != "C":
+            blocks[name] = DRAWS[kind](rng, shape, d)
+        else:
+            blocks[name] = arch.skip_map(d) + (DRAWS[of_skip](rng, shape, d) if of_skip else 0.0)
+    return arch.flatten(**blocks)
 
 
 @blas.one_thread()

@@ -128,7 +128,7 @@ class _Watch(contextlib.ExitStack):
         for name in RUN_FILES if self.replace else ():
             (directory / name).unlink(missing_ok=True)
         self.replace = False
-        if self.latest is not None and all(np.isfinite(w).all() for w in (self.latest[0].U, self.latest[0].A)):
+        if self.latest is not None and np.isfinite(self.latest[0].w).all():
             seconds = time.perf_counter() - self.started
             save_checkpoint(directory / "checkpoint.npz", self.config, self.teacher, *self.latest, seconds)
 

@@ -33,9 +33,13 @@ class _Loss:
         """The gradient at ``theta``, shape (n,)."""
         return self.value_and_grad(theta)[1]
 
-    def shapes(self, theta: ArrayLike) -> dict[str, tuple[int, int]]:
+    def shapes(self, theta: ArrayLike) -> dict[str, tuple[int, ...]]:
         """Shapes of the parameter blocks of ``theta``, by name."""
-        return self.arch.shapes(self.d, self.arch.unflatten(theta, self.d)[0].shape[1])
+        return self.arch.shapes(self.d, self.arch.unflatten(theta, self.d).W1.shape[1])
+
+    def _weights(self, theta):
+        """(U, A, C) as the kernels want them: C has no rows where it is not trained."""
+        return self.arch.split(self.arch.coordinates(self._theta(theta), self.d), self.d)
 
 
 class EmpiricalLoss(_Loss):
@@ -76,33 +80,35 @@ class EmpiricalLoss(_Loss):
             raise ValueError(f"X has shape {X.shape}, but must hold at least one sample and one entry")
         vector = self.arch.readout == "vector"
         Y = checks.array(Y, "Y", X.shape if vector else X.shape[:1], dtype=X.dtype)
-        linear = X @ self.arch.skip_map(self.d).astype(X.dtype)
-        self.rows = np.hstack([X, Y.reshape(linear.shape) - linear])  # [x, y - C'x]
+        labels = Y.reshape(len(X), -1)
+        if not self.arch.trains_skip:
+            labels = labels - X @ self.arch.skip_map(self.d).astype(X.dtype)
+        self.rows = np.hstack([architectures.with_ones(X) if self.arch.bias else X, labels])  # [x, y - C'x]
 
     def value_and_grad(self, theta: ArrayLike) -> tuple[float, np.ndarray]:
         """(value, gradient) at ``theta``: a float and an array of shape (n,)."""
-        value, dU, dA = self._evaluate(theta)
-        return value, self.arch.pull_back(dU, dA)
+        value, *gradient = self._evaluate(theta)
+        return value, self.arch.pull_back(*gradient)
 
     def value(self, theta: ArrayLike) -> float:
         """The loss at ``theta``, a float, by the forward pass alone."""
         return self._evaluate(theta, backward=False)[0]
 
     def _evaluate(self, theta, backward=True):
-        U, A = self.arch.canonical(self._theta(theta), self.d)
-        value, *gradient = kernels.sampled_gradient(U, A, *np.hsplit(self.rows, [self.d]), backward)
+        X, T = np.hsplit(self.rows, [self.d + self.arch.bias])
+        value, *gradient = kernels.sampled_gradient(*self._weights(theta), X, T, self.arch.slopes, backward)
         return float(value), *gradient
 
     def values(self, theta: ArrayLike) -> np.ndarray:
         """Every sample's squared error, shape (N,); the loss is their mean."""
-        U, A = self.arch.canonical(self._theta(theta), self.d)
-        R = np.maximum(self.rows[:, : self.d] @ U, 0) @ A - self.rows[:, self.d :]
+        X, T = np.hsplit(self.rows, [self.d + self.arch.bias])
+        R = kernels.forward(*self._weights(theta), X, self.arch.slopes) - T
         return np.sum(R * R, axis=1)
 
     def preactivations(self, theta: ArrayLike) -> np.ndarray:
-        """U'x for every sample, shape (N, k): where one changes sign the loss has a kink."""
-        U, _ = self.arch.canonical(self._theta(theta), self.d)
-        return self.rows[:, : self.d] @ U
+        """U'x + b for every sample, shape (N, k): where one changes sign the loss has a kink."""
+        U, _, _ = self._weights(theta)
+        return self.rows[:, : len(U)] @ U
 
 
 class _TeacherLoss(_Loss):
@@ -114,13 +120,24 @@ class _TeacherLoss(_Loss):
             raise TypeError(f"teacher is {checks.shown(teacher)}, but must be a resgrad.Network")
         self.teacher, self.d = teacher, teacher.d
         if self.arch.readout != "vector" == teacher.arch.readout:  # a scalar student learns their sum
+            blocks = teacher.arch.unflatten(teacher.theta, self.d)._asdict()
+            if teacher.arch.trains_skip:
+                blocks["C"] = blocks["C"].sum(axis=1, keepdims=True)
             summed = dataclasses.replace(teacher.arch, readout="sum")
-            self.teacher = teacher = Network(summed, teacher.theta, self.d)
+            self.teacher = teacher = Network(summed, summed.flatten(**blocks), self.d)
         if self.arch.readout == "vector" != teacher.arch.readout:
             raise ValueError(f"teacher {teacher.arch.name} has 1 output, but {self.arch.name} has {self.d}")
-        U_star, A_star, C_star = teacher.canonical()
-        self.linear = self.arch.skip_map(self.d) - C_star
-        self.units_star = (np.ascontiguousarray(U_star), A_star, self.linear)
+        U_star, A_star, C_star = self._in_slopes(*teacher.canonical())
+        own = 0.0 if self.arch.trains_skip else self.arch.skip_map(self.d)
+        self.units_star = (np.ascontiguousarray(U_star), A_star, own - C_star)
+
+    def _in_slopes(self, U, A, C):
+        """The teacher with the student's activation s: its own is n* z + (p* - n*) (s(z) - n z) / (p - n)."""
+        (p, n), (p_star, n_star) = self.arch.slopes, self.teacher.arch.slopes
+        if (p, n) == (p_star, n_star):
+            return U, A, C
+        ratio = (p_star - n_star) / (p - n)
+        return U, ratio * A, C + (n_star - n * ratio) * (U @ A)
 
 
 class PopulationLoss(_TeacherLoss):
@@ -170,46 +187,50 @@ class PopulationLoss(_TeacherLoss):
 
     def value(self, theta: ArrayLike) -> float:
         """The expected loss at ``theta``, a float, never negative."""
-        W1, W2 = self.arch.unflatten(self._theta(theta), self.d)
-        Z, Q = self._residual_units(W1, W2)
-        plain, noise = kernels.population_value_plain(Z[..., 0].copy(), Q[..., 0].copy(), self.linear)
+        Z, Q, D = self._residual_network(self._theta(theta))
+        first = (array[..., 0].copy() for array in (Z, Q, D))
+        plain, noise = kernels.population_value_plain(*first, self.arch.slopes)
         if not np.isfinite(noise):
             return np.inf  # the loss, or a product in it, is beyond 1e308
         if plain > self.digits * noise or len(Z) > self.widest:
             return float(plain)
-        return float(kernels.population_value(Z, Q, self.linear))
+        return float(kernels.population_value(Z, Q, D, self.arch.slopes))
 
-    def _residual_units(self, W1, W2):
-        """Z (K, d, 2) and Q (K, m, 2) of student minus teacher, in double-double.
+    def _residual_network(self, theta):
+        """Z (K, d, 2), Q (K, m, 2) and D (d, m, 2) of student minus teacher, in double-double.
 
-        W1 + I and the sum over W2 are kept exact: rounding them would move the point by more than
+        W1 + I, the sum over W2 and C - C* are kept exact: rounding them would move the point by more than
         its distance from the teacher.
         """
-        U, A = _exact_canonical(self.arch, W1, W2)
-        U_star, A_star = _exact_canonical(self.teacher.arch, self.teacher.W1, self.teacher.W2)
-        return np.concatenate([U, U_star]), np.concatenate([A, -A_star])
+        blocks = self.arch.unflatten(theta, self.d)
+        U, A = _exact_canonical(self.arch, blocks)
+        U_star, A_star = _exact_canonical(self.teacher.arch, self.teacher)
+        if self.arch.slopes != self.teacher.arch.slopes:
+            A_star = np.stack([self.units_star[1], np.zeros_like(self.units_star[1])], axis=-1)
+        D = self.units_star[2]
+        D = kernels.two_sum(D, blocks.C) if self.arch.trains_skip else (D, np.zeros_like(D))
+        return np.concatenate([U, U_star]), np.concatenate([A, -A_star]), np.stack(D, axis=-1)
 
     def value_and_grad(self, theta: ArrayLike) -> tuple[float, np.ndarray]:
         """(value, gradient) at ``theta``, as ``scipy.optimize.minimize(..., jac=True)`` wants it."""
         return self.value(theta), self.grad(theta)
 
     def grad(self, theta: ArrayLike) -> np.ndarray:
-        """The exact gradient at ``theta``, shape (n,); (10) and (11)."""
-        U, A = self.arch.canonical(self._theta(theta), self.d)
-        dU, dA = np.empty_like(U), np.empty_like(A)
-        kernels.population_gradient(U, A, *self.units_star, dU, dA)
-        return _finite(self.arch.pull_back(dU, dA), "gradient")
+        """The exact gradient at ``theta``, shape (n,); (10), (11) and (19)."""
+        weights = self._weights(theta)
+        gradient = tuple(map(np.empty_like, weights))
+        kernels.population_gradient(*weights, *self.units_star, self.arch.slopes, *gradient)
+        return _finite(self.arch.pull_back(*gradient), "gradient")
 
     def hessian(self, theta: ArrayLike) -> np.ndarray:
-        """The exact Hessian at ``theta``, shape (n, n), symmetric; (14)-(17)."""
-        U, A = self.arch.canonical(self._theta(theta), self.d)
-        full = _finite(kernels.population_hessian(U, A, *self.units_star), "Hessian")
+        """The exact Hessian at ``theta``, shape (n, n), symmetric; (14)-(17) and (20)."""
+        U, A, C = weights = self._weights(theta)
+        full = _finite(kernels.population_hessian(*weights, *self.units_star, self.arch.slopes), "Hessian")
         if self.arch.readout == "vector":
             return full
-        if self.arch.readout == "fixed":
-            return full[: U.size, : U.size].copy()
-        spread = np.repeat(np.arange(A.size), self.d) + U.size  # W2 entry -> its row's A (5)
-        index = np.concatenate([np.arange(U.size), spread])
+        sources = {"fixed": np.arange(0), "sum": np.repeat(np.arange(A.size), self.d)}[self.arch.readout]
+        after = np.arange(U.size + A.size, len(full))
+        index = np.concatenate([np.arange(U.size), U.size + sources, after])  # W2 entry -> its row's A (5)
         return full[np.ix_(index, index)]
 
 
@@ -276,8 +297,9 @@ def _finite(array, name):
     return array
 
 
-def _exact_canonical(arch, W1, W2):
+def _exact_canonical(arch, blocks):
     """Rows of U' (k, d, 2) and A (k, m, 2) as unevaluated sums hi + lo, free of rounding."""
+    W1, W2 = blocks.W1, blocks.W2
     shift = arch.identity * np.eye(*W1.shape)
     U = np.stack(kernels.two_sum(W1.astype(np.float64), shift), axis=-1).transpose(1, 0, 2)
     if arch.readout == "fixed":

@@ -21,13 +21,14 @@ PATIENCE = 0.2  # seconds in compiled code between looks at progress and interru
 
 @dataclass
 class State:
-    """Everything a run needs to go on, bit for bit.  Canonical coordinates: see ``kernels``, (5)."""
+    """Everything a run needs to go on, bit for bit.
+
+    Training moves ``w``: the `Architecture.coordinates` of theta, one after the other.
+    """
 
     theta0: np.ndarray
-    U: np.ndarray
-    A: np.ndarray
-    VU: np.ndarray
-    VA: np.ndarray
+    w: np.ndarray
+    v: np.ndarray  # velocities
     rng: np.random.Generator
     order: np.ndarray  # this epoch's permutation of the data set; empty where there is none
     position: int = 0  # samples of it already used
@@ -39,18 +40,12 @@ class State:
     def start(cls, loss, theta0, rng):
         """Step 0 at ``theta0``."""
         theta0 = loss._theta(theta0).copy()
-        U, A = loss.arch.canonical(theta0, loss.d)
-        order = np.empty(0, np.int64)
-        return cls(theta0, U, A, np.zeros_like(U), np.zeros_like(A), rng, order)
+        w = loss.arch.coordinates(theta0, loss.d)
+        return cls(theta0, w, np.zeros_like(w), rng, np.empty(0, np.int64))
 
     def theta(self, loss):
-        """The parameters now: theta0 plus what (U, A) have moved; W2's unseen part stays (5)."""
-        U0, A0 = loss.arch.canonical(self.theta0, loss.d)
-        W1, W2 = loss.arch.unflatten(self.theta0, loss.d)
-        if W2 is None:
-            return loss.arch.flatten(W1 + (self.U - U0))
-        share = W2.dtype.type(loss.d if loss.arch.readout == "sum" else 1)
-        return loss.arch.flatten(W1 + (self.U - U0), W2 + (self.A - A0) / share)
+        """The parameters now."""
+        return loss.arch.parameters(self.w, self.theta0, loss.d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +167,7 @@ def train(
         state, records = State.start(loss, theta0, rng), []
     else:
         state, records = _resumable(loss, observe, *resume)
-    advance = advancer(loss, optimizer, batch_size, state.U.shape[1])
+    advance = advancer(loss, optimizer, batch_size, loss.shapes(state.theta0)["W1"][1])
     sampled = isinstance(loss, losses.EmpiricalLoss) and (batch_size or len(loss.rows)) < len(loss.rows)
     exact = not (sampled or isinstance(loss, losses.OnlineLoss))
 
@@ -197,7 +192,7 @@ def train(
                 if progress is not None:
                     progress(state, records)
             theta = state.theta(loss) if exact or observe else None
-            finite = np.isfinite(state.U).all() and np.isfinite(state.A).all()
+            finite = np.isfinite(state.w).all()
             value = loss.value(theta) if exact and finite else state.window_loss / state.window_steps
             if not (finite and value < ceiling):
                 stop_reason = f"diverged at step {state.step}"
@@ -212,11 +207,15 @@ def train(
 
 def _resumable(loss, observe, state, records):
     """(state, records) to go on from, or the reason why they do not fit."""
-    d, m, size = loss.d, loss.arch.outputs(loss.d), len(getattr(loss, "rows", ()))
-    if state.U.shape[0] != d or state.A.shape != (state.U.shape[1], m) or state.U.dtype != loss.dtype:
+    size = len(getattr(loss, "rows", ()))
+    try:
+        fits = loss.arch.coordinates(state.theta0, loss.d).shape == state.w.shape and state.w.dtype == loss.dtype
+    except ValueError:
+        fits = False
+    if not fits:
         raise ValueError(
-            f"resume holds a run of shape {state.U.shape}, {state.A.shape}, but {loss.arch.name} "
-            f"with d={d} has another shape or dtype"
+            f"resume holds a run with theta of shape {state.theta0.shape}, but {loss.arch.name} "
+            f"with d={loss.d} has another shape or dtype"
         )
     if state.order.size not in (0, size):
         raise ValueError(f"resume holds a run on {state.order.size} samples, but the loss has {size}")
@@ -251,15 +250,14 @@ def curvature(loss, theta, iterations=30):
 def _all_or_nothing(advance, state, n):
     """``advance(state, n)``; where Ctrl-C or an error comes amid, ``state`` is again what it was before."""
     kept = vars(state).copy()
-    weights = {name: kept[name].copy() for name in ("U", "A", "VU", "VA")}
+    w, v = state.w.copy(), state.v.copy()
     drawn = state.rng.bit_generator.state
     try:
         advance(state, n)
     except BaseException:
         vars(state).update(kept)
         state.rng.bit_generator.state = drawn
-        for name, values in weights.items():
-            kept[name][:] = values
+        state.w[:], state.v[:] = w, v
         raise
 
 
@@ -270,23 +268,25 @@ def advancer(loss, optimizer, batch_size, width):
     """
     if batch_size is not None:
         batch_size = checks.integer(batch_size, "batch_size")
-    d, m, fresh = loss.d, loss.arch.outputs(loss.d), isinstance(loss, losses.OnlineLoss)
+    d, m, fresh = loss.d + loss.arch.bias, loss.arch.outputs(loss.d), isinstance(loss, losses.OnlineLoss)
+    k_star = loss.units_star[0].shape[1] if not isinstance(loss, losses.EmpiricalLoss) else 0
+    of_arch = loss.d if loss.arch.trains_skip else 0, loss.arch.slopes
     with np.errstate(over="ignore"):  # a step size of infinity diverges at once, and is told so
-        rates = optimizer.lr, optimizer.lr * loss.arch.readout_rate(d), optimizer.momentum
+        rates = optimizer.lr, optimizer.lr * loss.arch.readout_rate(loss.d), optimizer.lr, optimizer.momentum
         rates = tuple(map(loss.dtype.type, rates))
     if isinstance(loss, losses.PopulationLoss):
-        loop, make_scratch, parts = kernels.population_loop(d, width, width + loss.units_star[0].shape[1], m)
+        loop, make_scratch, parts = kernels.population_loop(d, width, width + k_star, m, *of_arch)
     else:
-        loop, make_scratch, parts = kernels.sampled_loop(d, width, m, loss.units_star[0].shape[1] if fresh else 0)
+        loop, make_scratch, parts = kernels.sampled_loop(d, width, m, k_star, *of_arch)
     scratch = []  # what threads have in common; made at the first call
 
     def advance(state, n, work, *sizes):
         """n steps, with the help of other threads."""
-        weights = state.U, state.A, state.VU, state.VA  # these arrays: a late helper must see no others
+        weights = [loss.arch.split(part, loss.d) for part in (state.w, state.v)]  # a late helper must see no others
         if not scratch:
             scratch.append(make_scratch(*sizes))
             work(0, np.zeros((1, 16), np.int64), scratch[0], weights, 0)  # compile before threads would at once
-        cost = (sizes[0] if sizes else width + loss.units_star[0].shape[1]) * d * width  # of a step
+        cost = (sizes[0] if sizes else width + k_star) * d * width  # of a step
         helped = n * cost > WORTH
         total = kernels.together(lambda thread, marks: work(thread, marks, scratch[0], weights, n), parts, helped)
         state.step += n
@@ -314,14 +314,14 @@ def advancer(loss, optimizer, batch_size, width):
         sampled(state, n, batch_size or BATCH, np.empty((0, 0), loss.dtype), loss.units_star)
 
     def epochs(state, n):
-        size = len(loss.rows)
+        size, no_linear = len(loss.rows), np.zeros((1, 1), loss.dtype)
         batch = min(batch_size or size, size)
         while n:
             if state.position >= state.order.size:
                 state.order = permutation(size, state.rng) if batch < size else np.arange(size)
                 state.position = 0
             count = min(n, -(-(size - state.position) // batch))
-            sampled(state, count, batch, loss.rows, (state.U, state.A, state.U))
+            sampled(state, count, batch, loss.rows, loss.arch.split(state.w, loss.d)[:2] + (no_linear,))
             state.position += count * batch
             n -= count
 

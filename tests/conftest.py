@@ -13,8 +13,9 @@ import resgrad as rg
 from resgrad import experiment, kernels, training
 
 ARCHS = list(rg.ARCHITECTURES)
-RECORDS = rg.ARCHITECTURES | {  # and one of a user's own, whose linear part differs from the others' by a matrix
-    "half": rg.Architecture("half", "W2' relu((W1 + I/2)' x) + x/2", "tests", identity=0.5, skip=0.5, readout="vector")
+RECORDS = rg.ARCHITECTURES | {  # and two of a user's own: a linear part that differs by a matrix, other slopes
+    "half": rg.Architecture("half", "W2' relu((W1 + I/2)' x) + x/2", "tests", identity=0.5, skip=0.5, readout="vector"),
+    "leaky": rg.Architecture("leaky", "sum(W2' s(W1' x)) + c' x", "tests", 0, 0.5, "sum", (1, 0.25), trains_skip=True),
 }
 TRAINED_READOUT = [name for name, arch in rg.ARCHITECTURES.items() if arch.trains_readout]
 compiled = pytest.mark.skipif(kernels.PLAIN, reason="NUMBA_DISABLE_JIT is set")

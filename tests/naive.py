@@ -110,24 +110,122 @@ def modresnet_sum(x, W1, W2):
     return F, backward
 
 
-# name: the twin, how many weight matrices it takes, and (identity, read-out, linear part)
+def vanilla_free(x, W1, C):
+    """||relu(W1' x)||_1 + c' x."""
+    z = W1.T @ x
+    F = np.abs(relu(z)).sum() + C[:, 0] @ x
+
+    def backward(e):
+        return [2 * np.outer(x, e * np.ones(z.size) * (z > 0)), 2 * e * x[:, None]]
+
+    return F, backward
+
+
+def li_free(x, W1, C):
+    """||relu((I + W1)' x)||_1 + c' x."""
+    z = (np.eye(*W1.shape) + W1).T @ x
+    F = np.abs(relu(z)).sum() + C[:, 0] @ x
+
+    def backward(e):
+        return [2 * np.outer(x, e * np.ones(z.size) * (z > 0)), 2 * e * x[:, None]]
+
+    return F, backward
+
+
+def two_weight_free(x, W1, W2, C):
+    """sum(W2' relu((W1 + I)' x)) + c' x."""
+    one = np.ones(x.size)
+    z = (W1 + np.eye(*W1.shape)).T @ x
+    h = relu(z)
+    F = (W2.T @ h).sum() + C[:, 0] @ x
+
+    def backward(e):
+        return [2 * np.outer(x, e * (W2 @ one) * (z > 0)), 2 * e * np.outer(h, one), 2 * e * x[:, None]]
+
+    return F, backward
+
+
+def resnet_free(x, W1, W2, C):
+    """W2' relu(W1' x) + C' x."""
+    z = W1.T @ x
+    h = relu(z)
+    F = W2.T @ h + C.T @ x
+
+    def backward(e):
+        return [2 * np.outer(x, (W2 @ e) * (z > 0)), 2 * np.outer(h, e), 2 * np.outer(x, e)]
+
+    return F, backward
+
+
+def modresnet_free(x, W1, W2, C):
+    """W2' relu((W1 + I)' x) + C' x."""
+    z = (W1 + np.eye(*W1.shape)).T @ x
+    h = relu(z)
+    F = W2.T @ h + C.T @ x
+
+    def backward(e):
+        return [2 * np.outer(x, (W2 @ e) * (z > 0)), 2 * np.outer(h, e), 2 * np.outer(x, e)]
+
+    return F, backward
+
+
+def even(x, W1):
+    """||W1' x||_1 / 2, with |z|' = -1 at z = 0."""
+    z = W1.T @ x
+    F = np.abs(z).sum() / 2
+
+    def backward(e):
+        return [2 * np.outer(x, e * np.where(z > 0, 1, -1) / 2)]
+
+    return F, backward
+
+
+def leaky(x, W1, W2, C):
+    """sum(W2' s(W1' x)) + c' x with s(z) = z for z > 0 and z / 4 below: again one that users may make."""
+    one = np.ones(x.size)
+    z = W1.T @ x
+    h = np.where(z > 0, z, z / 4)
+    F = (W2.T @ h).sum() + C[:, 0] @ x
+
+    def backward(e):
+        slope = np.where(z > 0, 1, 1 / 4)
+        return [2 * np.outer(x, e * (W2 @ one) * slope), 2 * e * np.outer(h, one), 2 * e * x[:, None]]
+
+    return F, backward
+
+
+# name: the twin, its matrices, and (identity, read-out, linear part, slopes)
 TWINS = {
-    "li": (li, 1, (1, "ones", 0)),
-    "vanilla": (vanilla, 1, (0, "ones", 0)),
-    "resnet": (resnet, 2, (0, "matrix", 1)),
-    "modresnet": (modresnet, 2, (1, "matrix", 1)),
-    "two-weight": (two_weight, 2, (1, "row sums", 0)),
-    "resnet-sum": (resnet_sum, 2, (0, "row sums", 1)),
-    "modresnet-sum": (modresnet_sum, 2, (1, "row sums", 1)),
-    "half": (half, 2, (0.5, "matrix", 0.5)),
+    "li": (li, ["W1"], (1, "ones", 0, (1, 0))),
+    "vanilla": (vanilla, ["W1"], (0, "ones", 0, (1, 0))),
+    "resnet": (resnet, ["W1", "W2"], (0, "matrix", 1, (1, 0))),
+    "modresnet": (modresnet, ["W1", "W2"], (1, "matrix", 1, (1, 0))),
+    "two-weight": (two_weight, ["W1", "W2"], (1, "row sums", 0, (1, 0))),
+    "resnet-sum": (resnet_sum, ["W1", "W2"], (0, "row sums", 1, (1, 0))),
+    "modresnet-sum": (modresnet_sum, ["W1", "W2"], (1, "row sums", 1, (1, 0))),
+    "vanilla-free": (vanilla_free, ["W1", "C"], (0, "ones", None, (1, 0))),
+    "li-free": (li_free, ["W1", "C"], (1, "ones", None, (1, 0))),
+    "two-weight-free": (two_weight_free, ["W1", "W2", "C"], (1, "row sums", None, (1, 0))),
+    "resnet-free": (resnet_free, ["W1", "W2", "C"], (0, "matrix", None, (1, 0))),
+    "modresnet-free": (modresnet_free, ["W1", "W2", "C"], (1, "matrix", None, (1, 0))),
+    "even": (even, ["W1"], (0, "ones", 0, (0.5, -0.5))),
+    "half": (half, ["W1", "W2"], (0.5, "matrix", 0.5, (1, 0))),
+    "leaky": (leaky, ["W1", "W2", "C"], (0, "row sums", None, (1, 0.25))),
 }
 
 
 def blocks(name, theta, d):
-    """[W1] or [W1, W2]."""
-    count = TWINS[name][1]
-    k = len(theta) // (count * d)
-    return [theta[: d * k].reshape(d, k), theta[d * k :].reshape(k, -1)][:count]
+    """[W1], [W1, W2], [W1, C] or [W1, W2, C]."""
+    matrices, vector = TWINS[name][1], TWINS[name][2][1] == "matrix"
+    rest = d * (d if vector else 1) if "C" in matrices else 0
+    k = (len(theta) - rest) // (d * (1 + ("W2" in matrices)))
+    shapes = {"W1": (d, k), "W2": (k, d), "C": (d, -1)}
+    ends = {"W1": d * k, "W2": d * k, "C": rest}
+    found, start = [], 0
+    for matrix in matrices:
+        found.append(theta[start : start + ends[matrix]].reshape(shapes[matrix]))
+        start += ends[matrix]
+    return found
 
 
 def predict(name, theta, X):
@@ -182,17 +280,17 @@ def epochs(size, batch, rng):
 
 
 def units(name, theta, d):
-    """The hidden units [(u_j, a_j)] and the linear part C of F(x) = sum_j a_j relu(u_j'x) + C'x."""
-    W1, *W2 = blocks(name, np.asarray(theta, float), d)
-    identity, readout, linear = TWINS[name][2]
-    U = W1 + identity * np.eye(*W1.shape)
+    """The hidden units [(u_j, a_j)], the linear part C and the slopes of F(x) = sum_j a_j s(u_j'x) + C'x."""
+    weights = dict(zip(TWINS[name][1], blocks(name, np.asarray(theta, float), d)))
+    identity, readout, linear, slopes = TWINS[name][2]
+    U = weights["W1"] + identity * np.eye(*weights["W1"].shape)
     A = {
         "ones": lambda: np.ones((U.shape[1], 1)),
-        "row sums": lambda: W2[0].sum(axis=1)[:, None],
-        "matrix": lambda: W2[0],
+        "row sums": lambda: weights["W2"].sum(axis=1)[:, None],
+        "matrix": lambda: weights["W2"],
     }[readout]()
-    C = linear * (np.eye(d) if readout == "matrix" else np.ones((d, 1)))
-    return list(zip(U.T, A)), C
+    C = weights["C"] if linear is None else linear * (np.eye(d) if readout == "matrix" else np.ones((d, 1)))
+    return list(zip(U.T, A)), C, slopes
 
 
 def angle(u, v):
@@ -214,34 +312,45 @@ def dG_du(u, v):
     return (along_u + (np.pi - phi) * v) / (2 * np.pi)
 
 
+def ramps(units, slopes):
+    """The units as sums of relus: s(z) = p relu(z) - n relu(-z).  Each as (u, q, number of the unit, sign, slope)."""
+    p, n = slopes
+    for j, (u, a) in enumerate(units):
+        yield u, p * a, j, 1, p
+        if n:
+            yield -u, -n * a, j, -1, -n
+
+
+def residual(name, theta, teacher, theta_star, d):
+    """The student's and the teacher's ramps, the latter with -a*, and D = C - C*."""
+    (students, C, slopes), (teachers, C_star, slopes_star) = units(name, theta, d), units(teacher, theta_star, d)
+    return list(ramps(students, slopes)), list(ramps([(u, -a) for u, a in teachers], slopes_star)), C - C_star
+
+
 def population_loss(name, theta, teacher, theta_star, d):
-    """E|F(x) - F*(x)|^2, a sum over all pairs of units."""
-    students, C = units(name, theta, d)
-    teachers, C_star = units(teacher, theta_star, d)
-    residual = students + [(u, -a) for u, a in teachers]
-    D = C - C_star
+    """E|F(x) - F*(x)|^2, a sum over all pairs of ramps."""
+    own, other, D = residual(name, theta, teacher, theta_star, d)
     loss = np.sum(D**2)
-    for u, q in residual:
+    for u, q, *_ in own + other:
         loss += q @ (D.T @ u)
-        for v, r in residual:
+        for v, r, *_ in own + other:
             loss += (q @ r) * G(u, v)
     return loss
 
 
 def population_gradient(name, theta, teacher, theta_star, d):
     """Its gradient in theta."""
-    students, C = units(name, theta, d)
-    teachers, C_star = units(teacher, theta_star, d)
-    residual = students + [(u, -a) for u, a in teachers]
-    D, k = C - C_star, len(students)
-    dU, dA = np.zeros((d, k)), np.zeros((k, C.shape[1]))
-    for j, (u, a) in enumerate(students):
-        dU[:, j] = D @ a
-        dA[j] = D.T @ u
-        for v, q in residual:
-            dU[:, j] += 2 * (a @ q) * dG_du(u, v)
-            dA[j] += 2 * G(u, v) * q
-    readout = TWINS[name][2][1]
-    if readout == "ones":
-        return dU.ravel()
-    return np.concatenate([dU.ravel(), (dA if readout == "matrix" else np.tile(dA, d)).ravel()])
+    own, other, D = residual(name, theta, teacher, theta_star, d)
+    k = 1 + max(j for _, _, j, _, _ in own)
+    dU, dA, dC = np.zeros((d, k)), np.zeros((k, D.shape[1])), 2 * D
+    for u, q, *_ in own + other:
+        dC += np.outer(u, q)
+    for u, a, j, sign, slope in own:
+        du, da = D @ a, D.T @ u
+        for v, q, *_ in own + other:
+            du += 2 * (a @ q) * dG_du(u, v)
+            da += 2 * G(u, v) * q
+        dU[:, j] += sign * du
+        dA[j] += slope * da
+    found = {"W1": dU, "W2": dA if TWINS[name][2][1] == "matrix" else np.tile(dA, d), "C": dC}
+    return np.concatenate([found[matrix].ravel() for matrix in TWINS[name][1]])

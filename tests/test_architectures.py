@@ -83,7 +83,7 @@ def test_flatten_undoes_unflatten(arch, dtype, d, k):
 @every_arch
 def test_unflatten_gives_views_in_row_major_order(arch):
     theta = np.arange(float(rg.ARCHITECTURES[arch].size(3, 2)))
-    W1, W2 = rg.ARCHITECTURES[arch].unflatten(theta, 3)
+    W1, W2, *_ = rg.ARCHITECTURES[arch].unflatten(theta, 3)
     assert np.array_equal(W1, [[0, 1], [2, 3], [4, 5]]) and np.shares_memory(W1, theta)
     if rg.ARCHITECTURES[arch].readout == "fixed":
         assert W2 is None

@@ -30,7 +30,7 @@ LOSSES = {
     "population": rg.PopulationLoss(ARCH, TEACHER),
 }
 RECORD = rg.ARCHITECTURES[ARCH]
-W1, W2 = RECORD.unflatten(THETA, D)
+W1, W2, *_ = RECORD.unflatten(THETA, D)
 SGD = rg.SGD(1e-3)
 
 CALLS = {  # name: (function, valid arguments)

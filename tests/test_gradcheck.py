@@ -19,7 +19,7 @@ POINTS = 200
 def chain_rule(arch, X, Y, theta, mistake=None):
     """The sampled gradient in plain NumPy, with one mistake."""
     d = X.shape[1]
-    W1, W2 = arch.unflatten(theta, d)
+    W1, W2, *_ = arch.unflatten(theta, d)
     U = W1 + (0 if mistake == "identity forgotten" else arch.identity) * np.eye(*W1.shape)
     A = np.ones((W1.shape[1], 1))
     if W2 is not None:
@@ -60,7 +60,7 @@ class Planted:
             single = rg.EmpiricalLoss(arch, X.astype(np.float32), Y.astype(np.float32))
             return value, single.grad(theta).astype(float)
         if mistake == "W2 stored transposed":
-            W1, W2 = arch.unflatten(grad, X.shape[1])
+            W1, W2, *_ = arch.unflatten(grad, X.shape[1])
             return value, arch.flatten(W1, W2.T)
         if mistake == "shared buffer":
             self.kept = grad if self.kept is None else self.kept

@@ -73,7 +73,7 @@ def test_the_derivative_of_relu_at_zero_is_zero(arch):
     theta = record.flatten(W1, W2) if record.trains_readout else record.flatten(W1)
     X, Y = np.round(np.array(samples(arch, 8, 3)[0]) * 4) / 4, np.round(samples(arch, 8, 3)[1] * 4) / 4
     gradient = rg.EmpiricalLoss(arch, X, Y).grad(theta)
-    dW1, dW2 = record.unflatten(gradient, 3)
+    dW1, dW2, *_ = record.unflatten(gradient, 3)
     assert np.array_equal(gradient, naive.loss_and_gradient(arch, theta, X, Y)[1])
     assert not dW1[:, [0, 2]].any() and dW1[:, 1].any()
     assert dW2 is None or (not dW2[[0, 2]].any() and dW2[1].any())
@@ -227,7 +227,7 @@ def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
     ):
         if source == "fresh samples" and loop is small and parts == 2:
             continue  # both would have to draw
-        U, A = rg.ARCHITECTURES[arch].canonical(point(arch, d, width, dtype=dtype), d)
+        U, A, _ = rg.ARCHITECTURES[arch].canonical(point(arch, d, width, dtype=dtype), d)
         moving, marks = (U, A, np.zeros_like(U), np.zeros_like(A)), np.zeros((1, 16), np.int64)
         rng = np.random.default_rng(5)
         total = loop(0, marks, scratch, rows, order, 0, rng, teacher, *moving, rates, batch, 3, 1.5)
@@ -363,7 +363,7 @@ def test_the_exact_loop_is_the_same_for_one_shape_and_for_all(arch):
     m = loss.arch.outputs(3)
     loops = [population._population_loop(*shape) for shape in ((3, 4, 6, m), (0, 0, 0, 0))]
     for loop in (*loops, plain.population_loop(3, 4, 6, m)[0]):
-        U, A = loss.arch.canonical(point(arch, 3, 4), 3)
+        U, A, _ = loss.arch.canonical(point(arch, 3, 4), 3)
         moving, scratch = (U, A, np.zeros_like(U), np.zeros_like(A)), (np.empty((2, 4, 3 + m)), 2)
         loop(0, np.zeros((1, 16), np.int64), scratch, loss.units_star, *moving, (0.01, 0.01, 0.5), 20)
         ends.append(np.concatenate([part.ravel() for part in moving]))
@@ -379,12 +379,12 @@ def test_the_gradients_are_the_plain_ones(arch, dtype):
         loss = rg.EmpiricalLoss(arch, *samples(arch, 21, d, dtype=dtype))
         exact = rg.PopulationLoss(arch, rg.Network(arch, point(arch, d, 2, seed=1), d))
         theta = point(arch, d, width, dtype=dtype)
-        U, A = loss.arch.canonical(theta, d)
+        U, A, _ = loss.arch.canonical(theta, d)
         value, dU, dA = plain.sampled_gradient(U, A, loss.rows[:, :d], loss.rows[:, d:])
         assert abs(loss.value(theta) - value) <= TWIN[dtype] * value
         assert loss.value(theta) == loss.value_and_grad(theta)[0]  # to the last bit
         assert relative_error(loss.grad(theta), loss.arch.pull_back(dU, dA)) < TWIN[dtype]
-        U, A = loss.arch.canonical(theta.astype(float), d)
+        U, A, _ = loss.arch.canonical(theta.astype(float), d)
         wanted = loss.arch.pull_back(*plain.exact_gradient(U, A, *exact.units_star))
         assert relative_error(exact.grad(theta), wanted) < TWIN[np.float64]
 

@@ -231,7 +231,7 @@ def assert_digits(pair):
 def global_minima(arch, star, d, rng):
     """The teacher, and its images under the symmetries: rescaled and permuted units (up to rounding)."""
     record = rg.ARCHITECTURES[arch]
-    U, A = record.unflatten(star, d)
+    U, A, *_ = record.unflatten(star, d)
     U = U + record.identity * np.eye(d)
     c, order = np.exp(rng.standard_normal(d)), rng.permutation(d)
     yield star
@@ -281,7 +281,7 @@ def test_the_loss_keeps_its_digits_where_units_make_up_for_the_skip():
     d, one = 3, np.ones((3, 1))
     student, teacher = rg.ARCHITECTURES["resnet-sum"], rg.ARCHITECTURES["two-weight"]
     minimum, direction = point(student.name, d, seed=100), point(student.name, d, seed=9)
-    W1, W2 = student.unflatten(minimum, d)
+    W1, W2, *_ = student.unflatten(minimum, d)
     star = teacher.flatten(np.hstack([W1, one, -one]) - np.eye(d, 5), np.vstack([W2, one.T / d, -one.T / d]))
     curvature = 1e8 * Pair(student.name, minimum + 1e-4 * direction, teacher.name, star, d).value_error()[1]
     for level in LEVELS:

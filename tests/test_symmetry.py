@@ -52,7 +52,7 @@ def symmetric(arch, theta, d, rng, log_scale=6):
 
 def pieces(arch, theta, d):
     """Units (k, d) and read-outs (k, m) as rows, the latter with the length that W2 gives them."""
-    U, A = rg.ARCHITECTURES[arch].canonical(theta, d)
+    U, A, _ = rg.ARCHITECTURES[arch].canonical(theta, d)
     return U.T, A / (d**0.5 if rg.ARCHITECTURES[arch].readout == "sum" else 1)
 
 

@@ -305,7 +305,7 @@ def test_draws_have_the_distribution_they_name(arch, kind, low, high, deviation)
 
 @every_arch
 def test_the_identity_draw_is_the_identity(arch):
-    W1, W2 = rg.ARCHITECTURES[arch].unflatten(rg.draw(arch, "identity", 3, 2), 3)
+    W1, W2, *_ = rg.ARCHITECTURES[arch].unflatten(rg.draw(arch, "identity", 3, 2), 3)
     assert np.array_equal(W1, np.eye(3, 2)) and (W2 is None or np.array_equal(W2, np.eye(2, 3)))
 
 
@@ -433,13 +433,13 @@ def test_twin_units_stay_twins(arch, kind):
     """Units that begin equal get equal gradients."""
     loss, batch_size = problem(kind, arch)
     record, theta0 = rg.ARCHITECTURES[arch], point(arch, D, WIDTH)
-    W1, W2 = record.unflatten(theta0, D)
+    W1, W2, *_ = record.unflatten(theta0, D)
     E = record.identity * np.eye(D, WIDTH)
     W1[:, 3] = (W1 + E)[:, 1] - E[:, 3]
     if W2 is not None:
         W2[3] = W2[1]
     result = rg.train(loss, theta0, rg.Nesterov(1e-3, 0.9), 200, batch_size)
-    U, A = record.canonical(result.theta, D)
+    U, A, _ = record.canonical(result.theta, D)
     assert relative_error(U[:, 3], U[:, 1]) < 1e-12 and relative_error(A[3], A[1]) < 1e-12
     assert result.loss[-1] < result.loss[0] and np.linalg.norm(result.theta - theta0) > 1e-3
 
@@ -467,11 +467,11 @@ def gradients(arch, theta, d):
 def test_permuting_the_units_permutes_the_gradient(arch):
     d, k, order, record = 3, 4, [2, 0, 3, 1], rg.ARCHITECTURES[arch]
     theta = np.round(point(arch, d, k) * 64) / 64  # dyadic: adding and taking off the identity is exact
-    W1, W2 = record.unflatten(theta, d)
+    W1, W2, *_ = record.unflatten(theta, d)
     E = record.identity * np.eye(d, k)
     permuted = record.flatten((W1 + E)[:, order] - E, *([W2[order]] if record.trains_readout else []))
     for before, after in zip(gradients(arch, theta, d), gradients(arch, permuted, d)):
-        dW1, dW2 = record.unflatten(before, d)
+        dW1, dW2, *_ = record.unflatten(before, d)
         wanted = record.flatten(dW1[:, order], *([dW2[order]] if record.trains_readout else []))
         assert relative_error(after, wanted) < ROUNDING
 
@@ -481,9 +481,9 @@ def test_input_and_output_of_a_unit_pull_equally(arch):
     """u_j . dL/du_j = a_j . dL/da_j, for rescaling u_j -> c u_j, a_j -> a_j / c changes nothing."""
     d, k, record = 3, 4, rg.ARCHITECTURES[arch]
     theta = point(arch, d, k)
-    U, A = record.canonical(theta, d)
+    U, A, _ = record.canonical(theta, d)
     for gradient in gradients(arch, theta, d):
-        dU, dW2 = record.unflatten(gradient, d)
+        dU, dW2, *_ = record.unflatten(gradient, d)
         dA = dW2[:, :1] if record.readout == "sum" else dW2
         inward, outward = np.sum(U * dU, axis=0), np.sum(A * dA, axis=1)
         assert relative_error(inward, outward) < ROUNDING

@@ -34,7 +34,7 @@ def step(job):
         return state
 
     def weights(state):
-        W1, W2 = job.arch.unflatten(state.theta(job.loss), job.d)
+        W1, W2, *_ = job.arch.unflatten(state.theta(job.loss), job.d)
         return W1 + job.arch.identity * np.eye(job.d), W2
 
     return {"resgrad": [System(start, run, weights)]}
@@ -73,7 +73,7 @@ def population(job):
         return states
 
     return {"resgrad": [System(start, run, lambda states: [np.stack(p) for p in zip(
-        *((state.U, state.A) for state in states))])]}  # fmt: skip
+        *(loss.arch.split(state.w, loss.d)[:2] for state in states))])]}  # fmt: skip
 
 
 def hessian(job):

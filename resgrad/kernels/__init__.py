@@ -7,7 +7,10 @@ the loss to its last digits; `pairs` has lengths and angles.  Below them `thread
 
 The forward and the backward pass stand in one form for all networks, the canonical network
 
-    F(x) = A' relu(U' x) + C' x        U (d, k),  A (k, m),  C (d, m),  m = 1 or d.          (1)
+    F(x) = A' s(U' x) + C' x           U (d, k),  A (k, m),  C (d, m),  m = 1 or d,          (1)
+
+with s(z) = p z for z > 0 and n z for z <= 0; relu has the slopes (p, n) = (1, 0).  Hidden biases are one more row of U,
+for an input that is always 1.
 
 The four networks of the post are cases of it.  With e = F(x) - y, h = relu(z), 1[.] the 0/1
 indicator (relu'(0) = 0) and 1 the vector of ones, the loss |e|^2 of one sample has
@@ -21,16 +24,16 @@ indicator (relu'(0) = 0) and 1 the vector of ones, the loss |e|^2 of one sample 
 
 which is (1) with U = W1 + I or W1;  A = 1, W2 1 or W2;  C = 0, 1 or I, and
 
-    r = A'h + C'x - y,    dA = 2 h r',    g = (A r) * 1[z > 0],    dU = 2 x g'              (2)-(4)
+    r = A'h + C'x - y,    dA = 2 h r',    g = (A r) * s'(z),    dU = 2 x g',    dC = 2 x r'  (2)-(4)
     dW1 = dU;    dW2 = dA (vector),  dA 1' (sum),  absent (fixed).                              (5)
 
-theta -> (U, A) is linear, so SGD and Nesterov on theta *are* SGD and Nesterov on (U, A) with the
+theta -> (U, A, C) is linear, so SGD and Nesterov on theta *are* SGD and Nesterov on (U, A, C) with the
 rate of A multiplied by 0 (fixed), 1 (vector) or d (sum: d columns of W2 share one gradient).  The
-loops below run on (U, A) and never see theta.  One step, with v <- momentum v + g:
+loops below run on (U, A, C) and never see theta.  One step, with v <- momentum v + g:
 
     theta <- theta - lr (g + momentum v).                                                       (6)
 
-Population.  Student minus teacher is one more network (1), with units Z = [U, U*], read-out
+Population, for relu.  Student minus teacher is one more network (1), with units Z = [U, U*], read-out
 Q = [A; -A*] and linear part D = C - C*.  For x ~ N(0, I), phi the angle between u and v, s and c
 its sine and cosine, ^ a unit vector, and G(u, v) = E[relu(u'x) relu(v'x)] (Cho & Saul 2009),
 
@@ -64,6 +67,18 @@ residual splits into an odd and an even part, which are orthogonal under a Gauss
 
 p_l = |z_l| q_l and psi = arcsin |c|.  The first term is a norm.  The second one is summed in
 double-double arithmetic (unevaluated hi + lo, about 32 digits) wherever plain summation would cancel.
+
+Other slopes and a trained C.  s(z) = n z + (p - n) relu(z), so E[s(u'x) s(v'x)] = (p - n)^2 G(u, v) + p n u'v and
+E[s(u'x) x] = (p + n) u / 2: every sum over pairs of units in (8)-(17) is multiplied by (p - n)^2, D in (10), (11) and
+(16) becomes M, and what is new is
+
+    M = (p + n) D + 2 p n Z Q,        dloss/dC = 2 D + (p + n) Z Q                              (19)
+    d2loss/du_j du_l += 2 p n (a_j . a_l) I,    d2loss/du_j da_l += 2 p n u_l a_j',
+    d2loss/da_j da_l += 2 p n (u_j . u_l) I,    d2loss/dC dC = 2 I,                             (20)
+    d2loss/du_j dC: (p + n) a_j for equal components of u and C,  d2loss/da_j dC: (p + n) u_j for equal outputs.
+
+In (18) the first term is |D + (p + n) Z Q / 2|^2, and the second one is multiplied by (p - n)^2.  A teacher with other
+slopes is re-expressed in the student's (`losses`).
 """
 
 from .digits import population_value, population_value_plain, two_sum

@@ -111,15 +111,16 @@ def _even_part(c):
 
 
 @jit
-def population_value(Z, Q, D):
-    """(18) in double-double arithmetic; Z (K, d, 2) holds the units as rows, Q (K, m, 2), D (d, m)."""
+def population_value(Z, Q, D, slopes):
+    """(18) in double-double arithmetic; Z (K, d, 2) holds the units as rows, Q (K, m, 2), D (d, m, 2)."""
     K, d, m = Z.shape[0], Z.shape[1], Q.shape[1]
-    odd = 0.0
+    odd, both = 0.0, two_sum(slopes[0], slopes[1])
     for i in range(d):
         for o in range(m):
-            total = (2.0 * D[i, o], 0.0)
+            total = 2.0 * D[i, o, 0], 2.0 * D[i, o, 1]
             for l in range(K):
-                total = _add(total, _multiply((Z[l, i, 0], Z[l, i, 1]), (Q[l, o, 0], Q[l, o, 1])))
+                q = _multiply(both, (Q[l, o, 0], Q[l, o, 1]))
+                total = _add(total, _multiply((Z[l, i, 0], Z[l, i, 1]), q))
             odd += (0.5 * total[0]) ** 2
     unit, P = np.empty_like(Z), np.empty_like(Q)
     for l in range(K):
@@ -135,15 +136,15 @@ def population_value(Z, Q, D):
         for n in range(l):
             term = _multiply(_dot(P[l], P[n]), _even_part(_dot(unit[l], unit[n])))
             even = _add(even, (2.0 * term[0], 2.0 * term[1]))
-    return odd + max(even[0], 0.0) / (2.0 * math.pi)
+    return odd + (slopes[0] - slopes[1]) ** 2 * max(even[0], 0.0) / (2.0 * math.pi)
 
 
 @quiet
-def population_value_plain(Z, Q, D):
+def population_value_plain(Z, Q, D, slopes):
     """(18) in plain arithmetic but for the sum itself, and an estimate of its rounding error."""
     unit, norm = directions(Z)
-    P = Q * norm[:, None]
-    return _plain_sum(unit @ unit.copy().T, P @ P.copy().T, D + 0.5 * (Z.T @ Q))
+    P, (p, n) = Q * norm[:, None], slopes
+    return _plain_sum(unit @ unit.copy().T, (p - n) ** 2 * (P @ P.copy().T), D + 0.5 * (p + n) * (Z.T @ Q))
 
 
 @jit

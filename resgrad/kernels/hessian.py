@@ -5,15 +5,44 @@ import math
 import numpy as np
 
 from .pairs import angle, directions
+from .plain import RELU
 from .policy import jit, quiet
 from .steps import copy
 
 
 @quiet
-def population_hessian(U, A, U_star, A_star, D):
-    """The exact Hessian in (U, A), both row-major, shape (k (d + m), k (d + m)); (14)-(17)."""
+def population_hessian(U, A, C, U_star, A_star, D, slopes):
+    """The exact Hessian in (U, A, C), row-major, square, with k (d + m) rows and those of C; (14)-(17), (20).
+
+    D is C - C*, or, where C is trained, -C*; else C has no rows.
+    """
     unit, norm = directions(np.vstack([U.T, U_star.T]))
-    return _hessian(U, A, unit, norm, np.vstack([A, -A_star]), D)
+    Q = np.vstack([A, -A_star])
+    if len(C) == 0 and tuple(slopes) == RELU:
+        return _hessian(U, A, unit, norm, Q, D)
+    (p, n), (d, k), m, skip = slopes, U.shape, A.shape[1], C.size
+    D = D + C if len(C) else D
+    ZQ, live, eye = U @ A - U_star @ A_star, norm[:k] > 0, np.eye
+    pairs = (p - n) ** 2 * _hessian(U, A, unit, norm, Q, np.zeros_like(D))
+    uu, ua = 2 * p * n * np.einsum("jo,lo,ie->ijel", A, A, eye(d)), 2 * p * n * np.einsum("il,jo->ijlo", U, A)
+    aa = 2 * p * n * np.einsum("ij,il,op->jolp", U, U, eye(m))
+    M, flat = (p + n) * D + 2 * p * n * ZQ, n * (2 * D + (p + n) * ZQ)
+    ua += np.einsum("jl,ijo->ijlo", eye(k), np.where(live[:, None], M[:, None, :], flat[:, None, :]))
+    slope = np.where(live, p + n, 2 * n)  # of s'(z) averaged; s'(0) = n
+    rows = U.size + A.size
+    hessian = np.zeros((rows + skip, rows + skip))
+    hessian[: U.size, : U.size] = uu.reshape(U.size, -1)
+    hessian[: U.size, U.size : rows] = ua.reshape(U.size, -1)
+    hessian[U.size : rows, : U.size] = ua.reshape(U.size, -1).T
+    hessian[U.size : rows, U.size : rows] = aa.reshape(A.size, -1)
+    hessian[:rows, :rows] += pairs
+    if skip:
+        uc = np.einsum("ie,jo,j->ijeo", eye(d), A, slope).reshape(U.size, -1)
+        ac = (p + n) * np.einsum("ej,op->joep", U, eye(m)).reshape(A.size, -1)
+        hessian[:rows, rows:] = np.vstack([uc, ac])
+        hessian[rows:, :rows] = hessian[:rows, rows:].T
+        hessian[rows:, rows:] = 2 * eye(skip)
+    return hessian
 
 
 @jit

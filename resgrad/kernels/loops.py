@@ -3,18 +3,20 @@
 import functools
 
 from .narrow import narrow_loop, narrow_scratch
+from .plain import RELU
 from .policy import LONELY, NARROW, REGISTER
 from .threads import parts_of
 from .wide import wide_loop, wide_scratch
 
 
-def sampled_loop(d, k, m, k_star=0):
+def sampled_loop(d, k, m, k_star=0, skip=0, slopes=RELU):
     """(loop, scratch, parts): the training loop on samples, compiled for one shape (narrow) or for all (wide).
 
-    ``loop(thread, marks, scratch, rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total)``
+    ``loop(thread, marks, scratch, rows, order, start, rng, teacher, W, V, rates, batch, n_steps, total)``
     makes ``n_steps`` of (6) in place and returns ``total`` plus the batch losses.  Its batches are
     ``rows[order[start:]]`` in turn, the last one possibly short; or, where ``order`` is empty, fresh N(0, I) samples
-    from ``rng``, labeled by ``teacher`` = (U*, A*, D).  ``rates`` = (lr of U, lr of A, momentum).
+    from ``rng``, labeled by ``teacher`` = (U*, A*, D).  ``W`` = (U, A, C) are the weights and ``V`` their velocities;
+    C has ``skip`` rows, none where it is fixed.  ``rates`` = (lr of U, lr of A, lr of C, momentum).
 
     It is number ``thread`` of the ``len(marks)`` threads that make these steps together (`threads.together`).
     ``scratch(batch, dtype)`` makes the memory that they share, ``parts`` is the most threads that can take part.
@@ -23,6 +25,7 @@ def sampled_loop(d, k, m, k_star=0):
     """
     if max(d, k) > NARROW:
         parts = parts_of(k) if k > REGISTER // 8 else 1  # a register cannot be shared out
-        return wide_loop, functools.partial(wide_scratch, parts, d, k, k_star, m), parts
+        return wide_loop, functools.partial(wide_scratch, parts, d, k, k_star, m, skip, slopes), parts
     parts = 1 if k_star or max(d, k) <= LONELY else 2
-    return narrow_loop(d, k, m, k_star), functools.partial(narrow_scratch, parts, d * k + k * m), parts
+    size = d * k + k * m + skip * m
+    return narrow_loop(d, k, m, k_star, skip, slopes), functools.partial(narrow_scratch, parts, size), parts

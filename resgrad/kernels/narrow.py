@@ -4,11 +4,13 @@ One step, as `loop` does it on the weights that every thread keeps for itself:
 
     for each of my parts of the batch:
         gather (or draw and label) its samples, one a lane
-        H = relu(U'X);  R = 2 (A'H - T) / n;  G = (A R) where H > 0             (1), (3)
-        scratch[part] = [X G', H R', loss]                                      (4), (2)
+        Z = U'X;  H = s(Z);  R = 2 (A'H + C'X - T) / n;  G = (A R) s'(Z)        (1)-(3)
+        scratch[part] = [X G', H R', X R', loss]                                (4), (2)
     meet the other threads
     gradient = the sum of scratch over all parts, in their order
-    U, A = the step (6)
+    U, A, C = the step (6)
+
+Where C is fixed T is y - C'x, and nothing is done for it.  relu needs no Z besides H.
 """
 
 import functools
@@ -28,8 +30,9 @@ from .lanes import (
     sum_tile,
     tile_height,
 )  # fmt: skip
+from .plain import RELU
 from .policy import BLOCK, inline, sampled_jit
-from .steps import copy, keep_active_lanes, update
+from .steps import activate, copy, update
 from .threads import meet, share
 
 
@@ -39,27 +42,31 @@ def narrow_scratch(parts, size, batch, dtype):
 
 
 @functools.cache
-def narrow_loop(d, k, m, k_star):
+def narrow_loop(d, k, m, k_star, skip=0, slopes=RELU):
     """The loop of `sampled_loop`, compiled for one shape."""
-    fresh = k_star > 0
+    fresh, relu = k_star > 0, slopes == RELU
 
     @sampled_jit
-    def loop(thread, marks, scratch, rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
-        parts, lanes, cut, end = scratch.shape[1], lane_count(U), d * k, d * k + k * m
+    def loop(thread, marks, scratch, rows, order, start, rng, teacher, W, V, rates, batch, n_steps, total):
+        (U, A, C), (VU, VA, VC), parts, lanes = W, V, scratch.shape[1], lane_count(W[0])
+        units, both, end = d * k, d * k + k * m, d * k + k * m + skip * m  # where U, A and C end in the weights
         first, last = share(parts, thread, marks)
         count, n = -(-batch // lanes), batch
         most = min(count, BLOCK // lanes)
         XT, R = registers(most, d + m, U), registers(most, m, U)
         H, G = registers(most, k, U), registers(most, k, U)
+        Z = H if relu else registers(most, k, U)
         linear = np.any(teacher[2])
         H_star = registers(most if fresh else 0, k_star, U)
         starts, A_T = np.empty(lanes, np.int64), np.empty((m, k), U.dtype)
         # Views are made before the loop: each one counts a reference, which threads must not do at the same time.
         flat, xt = rows.reshape(-1), XT.reshape(-1)
-        weights, velocities = np.concatenate((U.ravel(), A.ravel())), np.concatenate((VU.ravel(), VA.ravel()))
+        weights = np.concatenate((U.ravel(), A.ravel(), C.ravel()))
+        velocities = np.concatenate((VU.ravel(), VA.ravel(), VC.ravel()))
         gradient = np.empty(end + 1, U.dtype)
-        u, a = weights[:cut].reshape((d, k)), weights[cut:].reshape((k, m))
-        dU, dA = gradient[:cut].reshape((d, k)), gradient[cut:end].reshape((k, m))
+        u, a = weights[:units].reshape((d, k)), weights[units:both].reshape((k, m))
+        c_, dC = weights[both:].reshape((skip, m)), gradient[both:end].reshape((skip, m))
+        dU, dA = gradient[:units].reshape((d, k)), gradient[units:both].reshape((k, m))
         for step in range(n_steps):
             if not fresh:
                 n = min(batch, order.size - start)
@@ -75,17 +82,21 @@ def narrow_loop(d, k, m, k_star):
                     c = min(most, stop - begin)
                     if fresh:
                         _draw(d, rng, n - begin * lanes, c, XT)
-                        _label(d, k_star, m, c, teacher, linear, XT, H_star, R)
+                        _label(relu, d, k_star, m, c, teacher, linear, slopes, XT, H_star, R)
                     else:
                         _gather(d + m, flat, order, start + begin * lanes, start + n, starts, c, XT, xt)
-                    _products(d, k, d + m, c, u, XT, H)  # (1)
-                    keep_active_lanes(c * k, H, H)
+                    if skip:
+                        _subtract_linear(skip, d, m, c, c_, XT, R)
+                    _products(d, k, d + m, c, u, XT, Z)  # (1)
+                    activate(relu, c * k, Z, Z, H, slopes)
                     _products(k, m, k, c, a, H, R)
-                    gradient[end] = _residual(d, m, c, n, R, XT)
+                    gradient[end] = _residual(d, m, c, n, R, XT)  # (2)
                     _products(m, k, m, c, A_T, R, G)
-                    keep_active_lanes(c * k, H, G)  # (3)
+                    activate(relu, c * k, Z, G, G, slopes)  # (3)
                     _sum_outer(d, k, d + m, k, c, XT, G, dU)  # (4)
                     _sum_outer(k, m, k, m, c, H, R, dA)  # (2)
+                    if skip:
+                        _sum_outer(skip, m, d + m, m, c, XT, R, dC)
                     for i in range(end + 1):
                         scratch[step % 2, part, i] += gradient[i]
             start += n
@@ -97,13 +108,16 @@ def narrow_loop(d, k, m, k_star):
                 for i in range(end + 1):
                     gradient[i] += scratch[step % 2, part, i]
             total += gradient[end]
-            update(0, cut, weights, velocities, gradient, rates[0], rates[2])
-            update(cut, end, weights, velocities, gradient, rates[1], rates[2])
+            update(0, units, weights, velocities, gradient, rates[0], rates[3])
+            update(units, both, weights, velocities, gradient, rates[1], rates[3])
+            update(both, end, weights, velocities, gradient, rates[2], rates[3])
         if thread == 0:
             copy(u, U)
             copy(a, A)
-            copy(velocities[:cut].reshape((d, k)), VU)
-            copy(velocities[cut:].reshape((k, m)), VA)
+            copy(c_, C)
+            copy(velocities[:units].reshape((d, k)), VU)
+            copy(velocities[units:both].reshape((k, m)), VA)
+            copy(velocities[both:].reshape((skip, m)), VC)
         return total
 
     return loop
@@ -177,19 +191,25 @@ def _draw(d, rng, n, count, XT):
 
 
 @inline
-def _label(d, k, m, count, teacher, linear, XT, H, R):
-    """T = A*'relu(U*'x) - D'x after each x, for a teacher of width k; H and R are scratch."""
+def _label(relu, d, k, m, count, teacher, linear, slopes, XT, H, R):
+    """T = A*'s(U*'x) - D'x after each x, for a teacher of width k; H and R are scratch."""
     U, A, D = teacher
-    minus = splat(XT.dtype.type(-1))
     _products(d, k, d + m, count, U, XT, H)
-    keep_active_lanes(count * k, H, H)
+    activate(relu, count * k, H, H, H, slopes)
     _products(k, m, k, count, A, H, R)
     for c in range(count):
         for o in range(m):
             store(XT, c * (d + m) + d + o, load(R, c * m + o))
     if linear:
-        _products(d, m, d + m, count, D, XT, R)
-        for c in range(count):
-            for o in range(m):
-                t = c * (d + m) + d + o
-                store(XT, t, fma(minus, load(R, c * m + o), load(XT, t)))
+        _subtract_linear(d, d, m, count, D, XT, R)
+
+
+@inline
+def _subtract_linear(rows, d, m, count, C, XT, R):
+    """T - C'x takes the place of T, after each x; R is scratch."""
+    minus = splat(XT.dtype.type(-1))
+    _products(rows, m, d + m, count, C, XT, R)
+    for c in range(count):
+        for o in range(m):
+            t = c * (d + m) + d + o
+            store(XT, t, fma(minus, load(R, c * m + o), load(XT, t)))

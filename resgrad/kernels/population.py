@@ -4,8 +4,8 @@ Narrow networks sum over pairs of units in registers, one unit against as many o
 turn the sums over components into matrix products.  One step of the loop, as every thread does it for its own units:
 
     directions and lengths of all units
-    gradient of my units                                     (10), (11)
-    my units = the step (6)
+    gradient of my units, and of C where it is trained       (10), (11), (19)
+    my units, C = the step (6)
     hand them to the other threads, meet, and take theirs
 """
 
@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from .lanes import fma, lane_count, lane_sum, load, registers, splat, store
+from .plain import RELU
 from .policy import EXACT_LONELY, EXACT_NARROW, REGISTER, exact_jit, inline, inline_exact, jit
 from .steps import copy, update
 from .threads import meet, parts_of, share
@@ -93,13 +94,14 @@ def _pair_terms(K, plus, value, norm, slope):
 
 
 @inline_exact
-def _gradient_in_lanes(low, high, d, count, m, network, scratch, weights, D, gradient):
+def _gradient_in_lanes(low, high, d, count, m, network, scratch, weights, scale, linear, gradient):
     """(10) and (11) for the units low to high, rows [u, a] of ``weights``, each against all in ``count`` registers.
 
-    A pair of student units is met twice: in SIMD lanes that is cheaper than to mirror it.
+    A pair of student units is met twice: in SIMD lanes that is cheaper than to mirror it.  ``scale`` is (p - n)^2,
+    for ``linear`` see `_linear_part`.
     """
     rows, columns, norm, Q, Q_T = network
-    plus, slope, value, linear = scratch
+    plus, slope, value = scratch
     zero, one = splat(0.0), splat(1.0)
     for j in range(low, high):
         for c in range(count):
@@ -115,7 +117,7 @@ def _gradient_in_lanes(low, high, d, count, m, network, scratch, weights, D, gra
         own = zero
         for c in range(count):
             own = fma(one, load(plus, c), own)
-        own, alive = lane_sum(own), 1.0 / math.pi if norm[j] > 0.0 else 0.0  # relu'(0) = 0
+        own, alive = lane_sum(own), scale / math.pi if norm[j] > 0.0 else 0.0  # relu'(0) = 0
         for i in range(d):
             others = zero
             for c in range(count):
@@ -125,27 +127,48 @@ def _gradient_in_lanes(low, high, d, count, m, network, scratch, weights, D, gra
             others = zero
             for c in range(count):
                 others = fma(load(value, c), load(Q_T, o * count + c), others)
-            gradient[j, d + o] = norm[j] / math.pi * lane_sum(others)  # (11)
-        if linear:
-            _add_linear(j, d, m, norm, weights, D, gradient)
+            gradient[j, d + o] = scale * norm[j] / math.pi * lane_sum(others)  # (11)
+        _add_linear(j, d, m, norm, weights, linear, gradient)
 
 
 @inline_exact
-def _add_linear(j, d, m, norm, weights, D, gradient):
-    """The terms in D of (10) and (11)."""
-    for i in range(d):
-        for o in range(m):
-            if norm[j] > 0.0:
-                gradient[j, i] += D[i, o] * weights[j, d + o]
-            gradient[j, d + o] += D[i, o] * weights[j, i]
+def _add_linear(j, d, m, norm, weights, linear, gradient):
+    """The terms in M of (10) and (11)."""
+    present, M, flat, sloped = linear
+    if present:
+        for i in range(d):
+            for o in range(m):
+                if norm[j] > 0.0:
+                    gradient[j, i] += M[i, o] * weights[j, d + o]
+                elif sloped:
+                    gradient[j, i] += flat[i, o] * weights[j, d + o]
+                gradient[j, d + o] += M[i, o] * weights[j, i]
 
 
 @exact_jit
-def _gradient_by_products(low, high, d, network, scratch, weights, D, gradient):
+def _linear_part(C, U_star, A_star, D, weights, slopes, M, dC, flat):
+    """M of (10) and (11) and dloss/dC, (19), into M and dC; n dC into ``flat``, which a zero unit sees, s'(0) = n."""
+    (p, n), (d, m), k = slopes, D.shape, len(weights)
+    for i in range(d):
+        for o in range(m):
+            residual, product = D[i, o], 0.0
+            if len(C):
+                residual += C[i, o]
+            for j in range(k):
+                product += weights[j, i] * weights[j, d + o]
+            for j in range(U_star.shape[1]):
+                product -= U_star[i, j] * A_star[j, o]
+            M[i, o] = (p + n) * residual + 2.0 * p * n * product
+            dC[i, o] = 2.0 * residual + (p + n) * product
+            flat[i, o] = n * dC[i, o]
+
+
+@exact_jit
+def _gradient_by_products(low, high, d, network, scratch, weights, scale, linear, gradient):
     """The same, for all these units at once: the sums over components are matrix products."""
     rows, columns, norm, Q, Q_T = network
     plus, value, slope = np.dot(rows[low:high], columns), np.dot(Q[low:high], Q_T), scratch[0]
-    dz, da, linear = scratch[1], scratch[2], np.any(D)
+    dz, da = scratch[1], scratch[2]
     for j in range(low, high):
         near, products = plus[j - low], value[j - low]
         for l in range(near.size):
@@ -156,20 +179,19 @@ def _gradient_by_products(low, high, d, network, scratch, weights, D, gradient):
     np.dot(slope, rows, dz)
     np.dot(value, Q, da)
     for j in range(low, high):
-        alive = 1.0 if norm[j] > 0.0 else 0.0  # relu'(0) = 0
+        alive = scale if norm[j] > 0.0 else 0.0  # relu'(0) = 0
         own = np.sum(plus[j - low])
         for i in range(d):
             gradient[j, i] = alive * (dz[j - low, i] + own * rows[j, i]) / math.pi  # (10)
         for o in range(da.shape[1]):
-            gradient[j, d + o] = norm[j] * da[j - low, o] / math.pi  # (11)
-        if linear:
-            _add_linear(j, d, da.shape[1], norm, weights, D, gradient)
+            gradient[j, d + o] = scale * norm[j] * da[j - low, o] / math.pi  # (11)
+        _add_linear(j, d, da.shape[1], norm, weights, linear, gradient)
 
 
 @inline_exact
-def _scratch_of_lanes(count, D):
-    scratch = registers(3, count, D)
-    return scratch[0].reshape(-1), scratch[1].reshape(-1), scratch[2].reshape(-1), np.any(D)
+def _scratch_of_lanes(count, like):
+    scratch = registers(3, count, like)
+    return scratch[0].reshape(-1), scratch[1].reshape(-1), scratch[2].reshape(-1)
 
 
 @inline_exact
@@ -186,70 +208,91 @@ def _side_by_side(X, Y):
 
 
 @exact_jit
-def population_gradient(U, A, U_star, A_star, D, dU, dA):
-    """(10) into dU and (11) into dA: O(k (k + k*) (d + m)) time, O(k (k + k*)) memory at most."""
+def population_gradient(U, A, C, U_star, A_star, D, slopes, dU, dA, dC):
+    """(10) into dU, (11) into dA and (19) into dC: O(k (k + k*) (d + m)) time, O(k (k + k*)) memory at most.
+
+    D is C - C*, or, where C is trained, -C*; else C has no rows.
+    """
     network = residual_network(U, A, U_star, A_star)
     d, k, K, m = U.shape[0], U.shape[1], network[2].size, A.shape[1]
     weights = _side_by_side(U.T, A)
-    gradient = np.empty_like(weights)
+    gradient, scale, sloped = np.empty_like(weights), (slopes[0] - slopes[1]) ** 2, slopes[0] != 1.0 or slopes[1] != 0.0
+    M, slope_of_C, flat = D, np.empty_like(D), np.empty_like(D)
+    if len(C) or sloped:
+        M = np.empty_like(D)
+        _linear_part(C, U_star, A_star, D, weights, slopes, M, slope_of_C, flat)
+    linear = np.any(M), M, flat, sloped
     if max(d, k) > EXACT_NARROW:
-        _gradient_by_products(0, k, d, network, _scratch_of_products(k, d, K, m), weights, D, gradient)
+        _gradient_by_products(0, k, d, network, _scratch_of_products(k, d, K, m), weights, scale, linear, gradient)
     else:
         count = K // lane_count(U)
-        _gradient_in_lanes(0, k, d, count, m, network, _scratch_of_lanes(count, D), weights, D, gradient)
+        _gradient_in_lanes(0, k, d, count, m, network, _scratch_of_lanes(count, D), weights, scale, linear, gradient)
     copy(gradient[:, :d].T, dU)
     copy(gradient[:, d:], dA)
+    copy(slope_of_C[: len(C)], dC)
 
 
 # --------------------------------------------------------------------------- training
 
 
-def population_loop(d, k, K, m):
+def population_loop(d, k, K, m, skip=0, slopes=RELU):
     """(loop, scratch, parts): the training loop on the exact gradient, as `sampled_loop`.
 
-    ``loop(thread, marks, scratch, teacher, U, A, VU, VA, rates, n_steps)``; ``scratch()`` makes what it works with.
+    ``loop(thread, marks, scratch, teacher, W, V, rates, n_steps)``; ``scratch()`` makes what it works with.
     """
     narrow = max(d, k) <= EXACT_NARROW
     parts = 1 if max(d, k) <= EXACT_LONELY else parts_of(k)
-    loop = _population_loop(d, k, K, m) if narrow else _population_loop(0, 0, 0, 0)
-    return loop, lambda: (np.empty((2, k, d + m)), parts), parts
+    moving = skip > 0 or slopes != RELU
+    loop = _population_loop(d, k, K, m, moving) if narrow else _population_loop(0, 0, 0, 0, True)
+    return loop, lambda: (np.empty((2, k, d + m)), parts, slopes), parts
 
 
 @functools.cache
-def _population_loop(d, k, K, m):
-    """The loop compiled for one shape (narrow), or, where that is all zeros, for every shape."""
+def _population_loop(d, k, K, m, moving):
+    """The loop compiled for one shape (narrow), or, where that is all zeros, for every shape.
+
+    ``moving``: whether M of (10) and (11) may change as training goes on.
+    """
     narrow, count = d > 0, -(-K // (REGISTER // 8))
 
     @exact_jit
-    def loop(thread, marks, scratch, teacher, U, A, VU, VA, rates, n_steps):
-        network = residual_network(U, A, teacher[0], teacher[1])
+    def loop(thread, marks, scratch, teacher, W, V, rates, n_steps):
+        (U, A, C), (VU, VA, VC), (U_star, A_star, D), (handed, parts, slopes) = W, V, teacher, scratch
+        network = residual_network(U, A, U_star, A_star)
         rows, columns, norm, Q, Q_T = network
-        inputs, units, outputs, (handed, parts) = U.shape[0], U.shape[1], A.shape[1], scratch
+        inputs, units, outputs, scale = U.shape[0], U.shape[1], A.shape[1], (slopes[0] - slopes[1]) ** 2
         first, last = share(parts, thread, marks)
         low, high = units * first // parts, units * last // parts
         weights, velocities = _side_by_side(U.T, A), _side_by_side(VU.T, VA)
         gradient = np.empty_like(weights)
         w, v, g = weights.reshape(-1), velocities.reshape(-1), gradient.reshape(-1)
         if narrow:
-            memory = _scratch_of_lanes(count, teacher[2])
+            memory = _scratch_of_lanes(count, D)
         else:
             memory = _scratch_of_products(-(-units // parts), inputs, norm.size, outputs)
+        changes = moving and (len(C) > 0 or slopes[0] != 1.0 or slopes[1] != 0.0)
+        M, skip, velocity, dC, flat = D.copy(), C.copy(), VC.copy(), np.empty_like(D), np.empty_like(D)
+        linear = changes or np.any(D), M, flat, moving and changes
         for step in range(n_steps):
+            if changes:
+                _linear_part(skip, U_star, A_star, D, weights, slopes, M, dC, flat)
             normalize(weights, inputs, 0, rows, columns, norm)
             for j in range(units):
                 for o in range(outputs):
                     Q[j, o] = Q_T[o, j] = weights[j, inputs + o]
             if narrow:
-                _gradient_in_lanes(low, high, d, count, m, network, memory, weights, teacher[2], gradient)
+                _gradient_in_lanes(low, high, d, count, m, network, memory, weights, scale, linear, gradient)
             else:
                 for part in range(first, last):
                     i, j = units * part // parts, units * (part + 1) // parts
                     some = memory[0][: j - i], memory[1][: j - i], memory[2][: j - i]
-                    _gradient_by_products(i, j, inputs, network, some, weights, teacher[2], gradient)
+                    _gradient_by_products(i, j, inputs, network, some, weights, scale, linear, gradient)
             for j in range(low, high):
                 begin, end = j * (inputs + outputs), (j + 1) * (inputs + outputs)
-                update(begin, begin + inputs, w, v, g, rates[0], rates[2])
-                update(begin + inputs, end, w, v, g, rates[1], rates[2])
+                update(begin, begin + inputs, w, v, g, rates[0], rates[3])
+                update(begin + inputs, end, w, v, g, rates[1], rates[3])
+            if moving and len(C):  # every thread keeps C for itself
+                update(0, skip.size, skip.reshape(-1), velocity.reshape(-1), dC.reshape(-1), rates[2], rates[3])
             if high - low < units:
                 for j in range(low, high):
                     for i in range(inputs + outputs):
@@ -266,6 +309,9 @@ def _population_loop(d, k, K, m):
         copy(velocities[low:high, :inputs].T, VU[:, low:high])
         copy(weights[low:high, inputs:], A[low:high])
         copy(velocities[low:high, inputs:], VA[low:high])
+        if thread == 0:
+            copy(skip, C)
+            copy(velocity, VC)
         meet(marks, thread, n_steps + 2)  # all is written
 
     return loop

@@ -3,13 +3,14 @@
 The units are cut into parts, the samples are not.  One step, as every thread does it:
 
     gather (or draw) the whole batch X
-    for each of my parts:  H = relu(X U)                                          (1)
+    for each of my parts:  Z = X U;  H = s(Z)                                     (1)
     shares[thread] = the sum of H A over my parts
     meet the other threads
-    for my slice of the samples:  R = 2 (sum of all shares - T) / n
+    for my slice of the samples:  R = 2 (sum of all shares + X C - T) / n
     meet the other threads
-    for each of my parts:  G = (R A') where H > 0                                 (3)
+    for each of my parts:  G = (R A') s'(Z)                                       (3)
         U = the step (6) with X'G,  A = the step (6) with H'R                     (4), (2)
+    for my rows of C, where it is trained:  the step (6) with X'R
 
 Sums over parts, in a thread and over threads, are those of one binary tree, whatever the number of threads.
 """
@@ -31,8 +32,9 @@ from .lanes import (
     splat,
     store,
 )  # fmt: skip
+from .plain import RELU
 from .policy import BLOCK, REGISTER, ROWS, inline, jit, sampled_jit
-from .steps import copy, keep_active_lanes
+from .steps import activate, copy
 from .threads import meet, share
 
 
@@ -49,6 +51,7 @@ class Scratch(NamedTuple):
     losses: np.ndarray  # one for all: of each sample
     tree: np.ndarray  # by thread: tiles that wait for their sum
     H: np.ndarray  # all others by part
+    Z: np.ndarray  # H itself for relu
     G: np.ndarray
     units: np.ndarray
     v_units: np.ndarray
@@ -57,6 +60,10 @@ class Scratch(NamedTuple):
     v_readout: np.ndarray
     d_readout: np.ndarray
     readout_T: np.ndarray
+    skip: np.ndarray  # one for all; no rows where C is fixed
+    v_skip: np.ndarray
+    d_skip: np.ndarray  # by thread, or one for all where it is whole
+    slopes: np.ndarray  # (p, n) of the activation
 
 
 @register_jitable
@@ -79,13 +86,13 @@ def _behind(k, lanes, parts):
     return _stride(-(-k // (lanes * parts)) * lanes)
 
 
-def wide_scratch(parts, d, k, k_star, m, batch, dtype):
+def wide_scratch(parts, d, k, k_star, m, skip, slopes, batch, dtype):
     """A `Scratch` of zeros.  Where a batch is one block, a gradient is used tile by tile, and has memory for one."""
     like = np.empty(0, dtype)
     lanes, tile = REGISTER // like.itemsize, (ROWS, 2 * REGISTER // like.itemsize)
     size, inputs, outputs, units = _stride(min(batch, BLOCK)), _stride(d), _stride(m), _behind(k, lanes, parts)
     units = _stride(units + -(-k_star // parts)) if k_star else units
-    whole = batch > BLOCK
+    whole, relu = batch > BLOCK, slopes == RELU
     shapes = {
         "X": (parts, size, inputs), "T": (parts, size, outputs), "shares": (parts, size, outputs),
         "R": (1, size, outputs), "tree": (parts, parts.bit_length() * ROWS, tile[1]),
@@ -94,23 +101,37 @@ def wide_scratch(parts, d, k, k_star, m, batch, dtype):
         "d_units": (parts, inputs, units) if whole else (parts, *tile),
         "readout": (parts, units, outputs), "v_readout": (parts, units, outputs),
         "d_readout": (parts, units, outputs) if whole else (parts, *tile), "readout_T": (parts, outputs, units),
+        "Z": (0 if relu else parts, size, units), "skip": (1, skip and inputs, outputs),
+        "v_skip": (1, skip and inputs, outputs), "d_skip": (1, skip and inputs, outputs) if whole else (parts, *tile),
     }  # fmt: skip
     matrices = {
         name: registers(count * rows, columns // lanes, like).reshape((count, rows, columns))
         for name, (count, rows, columns) in shapes.items()
     }
-    return Scratch(losses=np.zeros(size), **matrices)
+    if relu:
+        matrices["Z"] = matrices["H"]
+    return Scratch(losses=np.zeros(size), slopes=np.array(slopes, dtype), **matrices)
 
 
 @sampled_jit
-def wide_loop(thread, marks, scratch, rows, order, start, rng, teacher, U, A, VU, VA, rates, batch, n_steps, total):
+def wide_loop(thread, marks, scratch, rows, order, start, rng, teacher, W, V, rates, batch, n_steps, total):
     """The loop of `sampled_loop`, for every shape."""
-    d, m, parts, fresh, linear = U.shape[0], A.shape[1], len(scratch.H), rows.size == 0, np.any(teacher[2])
-    lanes, threads, turn, whole = lane_count(U), len(marks), 0, batch > BLOCK
+    d, m, parts, fresh, linear = len(W[0]), W[1].shape[1], len(scratch.H), rows.size == 0, np.any(teacher[2])
+    skip, slopes = len(W[2]), scratch.slopes
+    relu = slopes[0] == 1 and slopes[1] == 0
+    lanes, threads, turn, whole = lane_count(W[0]), len(marks), 0, batch > BLOCK
     first, last = share(parts, thread, marks)
-    X, T, R, H, G = scratch.X[thread], scratch.T[thread], scratch.R[0], scratch.H, scratch.G
+    X, T, R, H, Z, G = scratch.X[thread], scratch.T[thread], scratch.R[0], scratch.H, scratch.Z, scratch.G
     shares, tree = scratch.shares, scratch.tree[thread]
-    own, used = _enter(first, last, scratch, U, A, VU, VA, teacher, teacher[0].shape[1] if fresh else 0)
+    top, bottom = -(-skip // ROWS) * thread // threads * ROWS, -(-skip // ROWS) * (thread + 1) // threads * ROWS
+    d_skip = scratch.d_skip[0 if whole else thread]
+    if skip:
+        _zero(scratch.skip[0], top, bottom)
+        _zero(scratch.v_skip[0], top, bottom)
+        _zero(d_skip, top if whole else 0, bottom if whole else len(d_skip))
+        copy(W[2][top:bottom], scratch.skip[0, top:bottom])
+        copy(V[2][top:bottom], scratch.v_skip[0, top:bottom])
+    own, used = _enter(first, last, scratch, W, V, teacher, teacher[0].shape[1] if fresh else 0)
     for _ in range(n_steps):
         n = batch if fresh else min(batch, order.size - start)
         for begin in range(0, n, BLOCK):
@@ -126,13 +147,18 @@ def wide_loop(thread, marks, scratch, rows, order, start, rng, teacher, U, A, VU
             T[count:tall] = 0
             for p in range(first, last):
                 _times(
-                    X, scratch.units[p], H[p], tall, d, used[p], rows, _piece(soon, 2 * (p - first), 2 * (last - first))
+                    X, scratch.units[p], Z[p], tall, d, used[p], rows, _piece(soon, 2 * (p - first), 2 * (last - first))
                 )
-                keep_active_lanes(tall * H.shape[2] // lanes, H[p], H[p])
+                activate(relu, tall * H.shape[2] // lanes, Z[p], Z[p], H[p], slopes)
             _sum_of_products(first, last, H, scratch.readout, used, tree, shares[thread], tall, m)
             if not meet(marks, thread, turn + 1):
                 return total
             low, high = tiles * thread // threads * ROWS, tiles * (thread + 1) // threads * ROWS
+            if skip:
+                _times(X[low:high], scratch.skip[0], R[low:high], high - low, skip, m, rows, soon[:0])
+                for b in range(low, high):
+                    for o in range(m):
+                        T[b, o] -= R[b, o]
             _residual(low, high, n, m, threads, shares, T, R, scratch.losses)  # (1)
             turn += 2
             if not meet(marks, thread, turn):
@@ -141,15 +167,21 @@ def wide_loop(thread, marks, scratch, rows, order, start, rng, teacher, U, A, VU
             for p in range(first, last):
                 back = scratch.readout_T[p]
                 _times(R, back, G[p], tall, m, own[p], rows, _piece(soon, 2 * (p - first) + 1, 2 * (last - first)))
-                keep_active_lanes(tall * H.shape[2] // lanes, H[p], G[p])  # (3)
+                activate(relu, tall * H.shape[2] // lanes, Z[p], G[p], G[p], slopes)  # (3)
                 weights = scratch.d_units[p], scratch.units[p], scratch.v_units[p], back[:0]
-                _descend(X, G[p], (tall, d, own[p]), whole, weights, (rates[0], rates[2]), ends)  # (4)
+                _descend(X, G[p], (tall, 0, d, own[p]), whole, weights, (rates[0], rates[3]), ends)  # (4)
                 weights = scratch.d_readout[p], scratch.readout[p], scratch.v_readout[p], back
-                _descend(H[p], R, (tall, own[p], m), whole, weights, (rates[1], rates[2]), ends)  # (2)
+                _descend(H[p], R, (tall, 0, own[p], m), whole, weights, (rates[1], rates[3]), ends)  # (2)
+            if skip:
+                weights = d_skip, scratch.skip[0], scratch.v_skip[0], R[:0]
+                _descend(X, R, (tall, top, bottom, m), whole, weights, (rates[2], rates[3]), ends)
         start += n
     if not meet(marks, thread, turn + 1):
         return total
-    _leave(first, last, scratch, U, A, VU, VA)
+    if skip:
+        copy(scratch.skip[0, top : min(bottom, skip), :m], W[2][top:bottom])
+        copy(scratch.v_skip[0, top : min(bottom, skip), :m], V[2][top:bottom])
+    _leave(first, last, scratch, W, V)
     meet(marks, thread, turn + 2)  # all is written
     return total
 
@@ -234,15 +266,16 @@ def _residual(low, high, n, m, threads, shares, T, R, losses):
 def _descend(X, G, sizes, whole, weights, rates, last):
     """gradient += X'G, in whole tiles; after the ``last`` samples the step (6) of W, and W_T = W'.
 
-    ``sizes`` are those of the samples, the rows and the columns; ``weights`` = (gradient, W, V, W_T), where W_T may be
+    ``sizes`` are the number of samples, the first and the last row, and the number of columns;
+    ``weights`` = (gradient, W, V, W_T), where W_T may be
     empty.  A gradient that is not ``whole`` is one tile, used at once: the ``last`` samples are all there are.
     """
-    (samples, rows, columns), (gradient, W, V, W_T) = sizes, weights
+    (samples, first, rows, columns), (gradient, W, V, W_T) = sizes, weights
     lanes, x, w, size = lane_count(X), X.shape[1], W.shape[1], gradient.shape[1]
     minus_lr, momentum, starts = splat(-rates[0]), splat(rates[1]), np.empty(lane_count(X), np.int64)
     for j in range(0, columns, 2 * lanes):
         wide = j + lanes < columns
-        for i in range(0, rows, ROWS):
+        for i in range(first, rows, ROWS):
             for n in range(i * w + j, (i + ROWS) * w + j, w):  # to be there after the tile
                 for e in range(n, n + 2 * lanes, lanes):
                     prefetch(W, e)
@@ -287,11 +320,12 @@ def _transpose(W, rows, first, last, W_T, starts):
 
 
 @jit
-def _enter(first, last, scratch, U, A, VU, VA, teacher, k_star):
+def _enter(first, last, scratch, W, V, teacher, k_star):
     """Copy the weights of these parts into the scratch.  Returns how many units each has: its own, and in all.
 
     Fresh samples need the teacher's units, too; they stand behind the student's, with -A*.
     """
+    (U, A, _), (VU, VA, _) = W, V
     k, m, parts, lanes = U.shape[1], A.shape[1], len(scratch.H), lane_count(U)
     own, used, starts = np.zeros(parts, np.int64), np.zeros(parts, np.int64), np.empty(lanes, np.int64)
     for p in range(first, last):
@@ -316,8 +350,9 @@ def _enter(first, last, scratch, U, A, VU, VA, teacher, k_star):
 
 
 @jit
-def _leave(first, last, scratch, U, A, VU, VA):
+def _leave(first, last, scratch, W, V):
     """Copy the weights of these parts back."""
+    (U, A, _), (VU, VA, _) = W, V
     d, k, m, parts = U.shape[0], U.shape[1], A.shape[1], len(scratch.H)
     for p in range(first, last):
         low, high = _units(k, lane_count(U), parts, p)
@@ -325,6 +360,14 @@ def _leave(first, last, scratch, U, A, VU, VA):
         copy(scratch.v_units[p, :d, : high - low], VU[:, low:high])
         copy(scratch.readout[p, : high - low, :m], A[low:high])
         copy(scratch.v_readout[p, : high - low, :m], VA[low:high])
+
+
+@inline
+def _zero(matrix, first, last):
+    """Rows of zeros, in whole tiles: a run that diverged may have left NaN, an interrupted one its gradient."""
+    for i in range(first, last):
+        for j in range(matrix.shape[1]):
+            matrix[i, j] = 0
 
 
 @inline

@@ -22,18 +22,24 @@ The nearest image depends on where on its orbit the student is.  Which unit does
 A dead unit (u = 0 or a = 0) has every dead unit in its orbit, and the distance to that orbit is min(|u|, |a|).  The
 narrower network is padded with zero units (u = 0 and a = 0), whose squared distance to a live orbit is 2|u*||a*|.
 
+Where the skip C is trained, units can be reversed as well, and C pays for all of them together: with S the teacher's
+reversed units, |C - C* - sum_S (p + n) u* a*'|^2 is added to the sum of costs.  `_reversals` finds the best S by
+branch and bound: if every teacher unit that is not yet decided may face each student unit in the direction that suits
+it, and C costs as little as it can with any shares between 0 and 1 of them reversed, the sum is a lower bound.
+
 Two coincidences are no symmetries of this kind, and are named but not projected out.  Parallel units can share their a
-(`Alignment.parallel`).  Any set S of units with sum_S a_j u_j' = 0 can be turned around, u -> -u, because
-relu(z) = relu(-z) + z (`Alignment.flipped`): in ``vanilla`` U = [[1, 0, -1], [0, 1, -1]] and -U are one function.
-A generic teacher has no such set.
+(`Alignment.parallel`).  Where C is fixed, any set S of units with sum_S a_j u_j' = 0 can be reversed
+(`Alignment.flipped`): in ``vanilla`` U = [[1, 0, -1], [0, 1, -1]] and -U are one function.  A generic teacher has no
+such set.
 """
 
+import heapq
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import linear_sum_assignment, lsq_linear
 
 from ..architectures import Architecture
 from .symmetry import EPS, Units, directions, lengths
@@ -41,6 +47,7 @@ from .symmetry import EPS, Units, directions, lengths
 PARALLEL = 1e-6  # |u^ - v^|: between such units the loss sees a difference of 1e-12
 HUGE = 1e70  # its fourth power is a float
 TIE = 1e-9  # relative difference of two matchings that are equally good
+NODES = 500  # of the search for reversed units; near a copy of the teacher it takes one
 TINY = 1e-150  # the squares of TINY and of 1 / TINY are normal floats
 
 
@@ -61,6 +68,7 @@ class Alignment:
     unidentifiable: float  # |V - V*|, V = W2 (I - 1 1'/d) the part that ``sum`` cannot see, as in ``teacher``
     teacher: np.ndarray  # (n,): the nearest image of the teacher, to compare with theta entry by entry
     missing: tuple  # teacher units that nothing is matched to
+    reversed: tuple  # student units that face their teacher unit turned around, where that is a symmetry
     units: tuple  # the `symmetry.Units` of student and teacher
 
     extra = cached_property(lambda self: tuple(np.flatnonzero(self.permutation < 0).tolist()))  # matched to nothing
@@ -91,6 +99,8 @@ class Alignment:
             rows["scales"] = f"{self.scales.min():.4g} to {self.scales.max():.4g}"
         if self.arch.readout == "sum":
             rows["unseen part of W2"] = f"{self.unidentifiable:.3e}"
+        if units := self.units[0].reversible and self.reversed:
+            rows["reversed"] = " ".join(map(str, units))
         for name in ("dead", "dead_star", "extra", "missing", "parallel", "parallel_star", "flipped"):
             if units := getattr(self, name):
                 rows[name.replace("_star", " in teacher")] = " ".join(map(str, units))
@@ -102,7 +112,8 @@ def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: 
     """Compare a student with its teacher modulo the symmetries of the architecture.
 
     The distance is the exact minimum over the symmetry group, by (1) in the docstring of this module.  It takes
-    O((k + k*)^3) time.
+    O((k + k*)^3) time.  Where units can be reversed it takes that for each of up to `NODES` sets of them; where more
+    would have to be looked at, far from the teacher and with many units, the distance is that of the best set seen.
 
     Parameters
     ----------
@@ -131,8 +142,10 @@ def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: 
     """
     units = Units.of(arch, theta, d), Units.of(arch, theta_star, d, "theta_star")
     k, k_star = (len(x.u) for x in units)
-    s, t = (_padded(x, max(k, k_star)) for x in units)
-    dead = t.dead(EPS**2) | (t.strength() <= TINY**2 * max(np.abs(s.u).max(), np.abs(s.a).max()))  # p, q beyond 1e300
+    s, original = (_padded(x, max(k, k_star)) for x in units)
+    turned = _reversals(s, original) if s.reversible else np.zeros(len(s.u), bool)
+    t = original.turned(turned)
+    dead = _dead(s, t)
     cost, c, work = _orbit_costs(s, t, dead)
     rows, order = linear_sum_assignment(cost)
     match = linear_sum_assignment(work)[1]
@@ -144,13 +157,14 @@ def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: 
     by_u = (s.arch.readout == "fixed") | (lengths(s.u) <= lengths(s.a))
     u[lone], a[lone] = s.u[lone], s.a[lone]  # opposite a dead unit of the teacher is the nearest dead unit
     u[lone & by_u], a[lone & ~by_u] = 0.0, 0.0
-    image = replace(s, u=u, a=a)
-    raw = _norm(np.subtract(theta, theta_star, dtype=np.float64)) if k == k_star else _distance(s, t)
+    image = replace(s, u=u, a=a, skip=t.skip)
+    raw = _norm(np.subtract(theta, theta_star, dtype=np.float64)) if k == k_star else _distance(s, original)
     return Alignment(
         arch=s.arch, distance=min(_distance(s, image), raw),  # the identity is a symmetry
         raw_distance=raw, permutation=np.where(match < k_star, match, -1)[:k], scales=c[rows, match][:k],
         unidentifiable=_norm(s.unseen - t.unseen[order]), teacher=image.each(lambda rows: rows[:k]).theta(),
         missing=tuple(sorted(match[k:].tolist())), units=units,
+        reversed=tuple(np.flatnonzero((turned & ~dead)[match][:k]).tolist()),
     )  # fmt: skip
 
 
@@ -165,15 +179,57 @@ def _norm(array):
 
 
 def _distance(s, t):
-    return _norm(np.concatenate([(s.u - t.u).ravel(), (s.a - t.a).ravel(), (s.unseen - t.unseen).ravel()]))
+    parts = s.u - t.u, s.a - t.a, s.unseen - t.unseen, s.skip - t.skip
+    return _norm(np.concatenate([part.ravel() for part in parts]))
+
+
+def _dead(s, t):
+    """Which teacher units are dead, or so weak that p and q of (1) would be beyond 1e300."""
+    return t.dead(EPS**2) | (t.strength() <= TINY**2 * max(np.abs(s.u).max(), np.abs(s.a).max()))
+
+
+def _unit(s, t):
+    """A unit of length in which the squares of all lengths, and of their products with `TINY`, are floats."""
+    return max(TINY, max(lengths(rows).max() for rows in (s.u, s.a, t.u, t.a))) * TINY
+
+
+def _reversals(s, t):
+    """Which teacher units are reversed in the nearest image, boolean (k,); see the docstring of the module."""
+    dead, unit = _dead(s, t), _unit(s, t)
+    costs = np.stack([_orbit_costs(s, x, dead)[0] for x in (t, t.turned(np.ones(dead.shape, bool)))])
+    gains, gap = t.linear().reshape(dead.size, -1).T / unit, (s.skip - t.skip).ravel() / unit
+    size = max(np.abs(gains).max(initial=0), np.abs(gap).max(initial=0)) or 1.0
+    by_size = np.argsort(-np.linalg.norm(gains, axis=0), kind="stable")
+    best, chosen, heap, made = np.inf, np.zeros(dead.shape, bool), [(0.0, 0, np.full(dead.shape, -1))], 0
+    for _ in range(NODES):
+        if not heap or (node := heapq.heappop(heap))[0] >= best:
+            break
+        decided = node[2]  # 0 or 1; -1 where both are open
+        cost = np.where(decided < 0, np.minimum(*costs), np.where(decided > 0, costs[1], costs[0]))
+        rows, order = linear_sum_assignment(cost)
+        turned = decided > 0
+        turned[order] |= (decided[order] < 0) & (costs[1, rows, order] < costs[0, rows, order])
+        open_, least = np.flatnonzero(decided < 0), cost[rows, order].sum()
+        value = least + np.sum((gap - gains @ turned) ** 2)
+        if value < best:
+            best, chosen = value, turned
+        if open_.size and len(gap):
+            free, left = gains[:, open_] / size, (gap - gains @ (decided > 0)) / size
+            least += 1.99 * size**2 * lsq_linear(free, left, (0, 1)).cost  # 2, but for the solver's tolerance
+        if open_.size and least < best * (1 - TIE):
+            next_unit = by_size[decided[by_size] < 0][0]
+            for choice in (0, 1):
+                child, made = decided.copy(), made + 1
+                child[next_unit] = choice
+                heapq.heappush(heap, (least, made, child))
+    return chosen
 
 
 def _orbit_costs(s, t, dead):
     """The squared distance (1) of each student unit to each teacher unit's orbit, the scale c of the nearest point of
     the orbit, and the squared distance of the balanced units: three (k, k).
     """
-    chord_u, (x, w, y, v) = _chords(s.u, t.u), map(lengths, (s.u, s.a, t.u, t.a))
-    unit = max(TINY, np.max([x, w, y, v])) * TINY  # of length, so that the squares are floats
+    chord_u, (x, w, y, v), unit = _chords(s.u, t.u), map(lengths, (s.u, s.a, t.u, t.a)), _unit(s, t)
     x, w, y, v = x[:, None] / unit, w[:, None] / unit, y / unit, v / unit
     if s.arch.readout == "fixed":
         cost = (x - y) ** 2 + x * y * chord_u  # the law of cosines

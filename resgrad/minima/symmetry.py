@@ -1,11 +1,13 @@
 """The symmetries of a network: the changes of its parameters that leave its function as it is.
 
-A network is a set of units (u_j, a_j), the columns of U and the rows of A (see ``kernels``).  Its function
-sum_j a_j relu(u_j'x) + C'x stays the same when
+A network is a set of units (u_j, a_j), the columns of U and the rows of A (see ``kernels``).  A bias b_j is one more
+entry of u_j.  The function sum_j a_j s(u_j'x) + C'x stays the same when
 
 * the units are permuted (every read-out).  In parameters: W1 -> (W1 + identity E) P - identity E;
 * a unit is rescaled, u -> c u and a -> a / c with c > 0 (``sum`` and ``vector``);
-* rows that sum to 0 are added to W2 (``sum``).  They are the *unseen part* of W2: the loss sees only W2 1.
+* rows that sum to 0 are added to W2 (``sum``).  They are the *unseen part* of W2: the loss sees only W2 1;
+* a unit is reversed, u -> -u and C -> C + (p + n) u a', where C is trained and can make up for it, since
+  s(z) = s(-z) + (p + n) z.  Where p + n = 0, as in ``even``, there is nothing to make up for.
 
 These maps form a group.  The *orbit* of theta is the set of its images.
 """
@@ -30,32 +32,57 @@ class Units:
     u: np.ndarray  # (k, d)
     a: np.ndarray  # (k, m); for "sum" divided by d^(1/2), so that moving a moves W2 as far
     unseen: np.ndarray  # (k, d) for "sum", else (k, 0)
+    skip: np.ndarray  # C, (d, m), where it is trained, else (0, m)
 
     @classmethod
     def of(cls, arch, theta, d, name="theta"):
         """The units of a caller's ``theta``, which is checked.  A u or a that is zero but for rounding becomes zero."""
         arch, theta, d = architectures.resolve(arch), checks.array(theta, name, ("n",)), checks.integer(d, "d")
         try:
-            U, A = arch.canonical(theta, d)
+            U, A, C = arch.canonical(theta, d)
         except ValueError as error:
             raise ValueError(str(error).replace("theta", name, 1)) from None
         u, unseen = np.ascontiguousarray(U.T), np.empty((U.shape[1], 0))
         if arch.identity:
             u[:d][np.abs(u[:d]).max(axis=1) <= 4 * EPS * abs(arch.identity)] = 0.0  # W1 = -identity E
         if arch.readout == "sum":
-            W2 = arch.unflatten(theta, d)[1]
+            W2 = arch.unflatten(theta, d).W2
             unseen = W2 - A / d
             A[np.abs(A) <= 4 * EPS * np.abs(W2).sum(axis=1, keepdims=True)] = 0.0
             A = A / d**0.5
-        return cls(arch, u, A, unseen)
+        return cls(arch, u, A, unseen, C if arch.trains_skip else C[:0])
 
     def theta(self):
         """The parameters, shape (n,)."""
-        k, d = self.u.shape
-        W1 = self.u.T - self.arch.identity * np.eye(d, k)
-        if self.arch.readout == "fixed":
-            return self.arch.flatten(W1)
-        return self.arch.flatten(W1, self.a / d**0.5 + self.unseen if self.arch.readout == "sum" else self.a)
+        arch, (k, d) = self.arch, (len(self.u), self.d)
+        blocks = {"W1": self.u.T[:d] - arch.identity * np.eye(d, k)}
+        if arch.trains_readout:
+            blocks["W2"] = self.a / d**0.5 + self.unseen if arch.readout == "sum" else self.a
+        if arch.trains_skip:
+            blocks["C"] = self.skip
+        if arch.bias:
+            blocks["b"] = self.u[:, d]
+        return arch.flatten(**blocks)
+
+    @property
+    def d(self):
+        """The input dimension."""
+        return self.u.shape[1] - self.arch.bias
+
+    @property
+    def reversible(self):
+        """Whether units can be reversed.  The constant that a bias would leave behind has nowhere to go."""
+        return sum(self.arch.slopes) == 0 or self.arch.trains_skip and not self.arch.bias
+
+    def linear(self):
+        """(p + n) u a' of each unit, shape (k, d, m): what C gains when it is reversed; no entries if C is fixed."""
+        scale = sum(self.arch.slopes) * (self.d**0.5 if self.arch.readout == "sum" else 1.0)
+        return scale * self.u[:, : len(self.skip), None] * self.a[:, None, :]
+
+    def turned(self, which):
+        """The units with those reversed that ``which``, boolean (k,), says."""
+        u = np.where(which[:, None], -self.u, self.u)
+        return replace(self, u=u, skip=self.skip + self.linear()[which].sum(axis=0))
 
     def each(self, function):
         """The units whose arrays are ``function`` of these arrays."""
@@ -88,7 +115,8 @@ def directions(rows):
 
 
 def transform(arch: Architecture | str, theta: ArrayLike, d: int, permutation: ArrayLike | None = None,
-              scales: ArrayLike | None = None, unseen: ArrayLike | None = None) -> np.ndarray:  # fmt: skip
+              scales: ArrayLike | None = None, unseen: ArrayLike | None = None,
+              reverse: ArrayLike | None = None) -> np.ndarray:  # fmt: skip
     """Other parameters of the same function, shape (n,).
 
     Parameters
@@ -103,6 +131,8 @@ def transform(arch: Architecture | str, theta: ArrayLike, d: int, permutation: A
         Then u_j is multiplied and a_j divided by ``scales[j]`` > 0.
     unseen : array_like, shape (k, d), optional
         Its rows, less their means, are added to those of W2.
+    reverse : array_like of int, optional
+        The units, by their places at the end, that are reversed (architectures with a trained skip, and ``even``).
 
     Raises
     ------
@@ -116,7 +146,7 @@ def transform(arch: Architecture | str, theta: ArrayLike, d: int, permutation: A
     array([4. , 0.5, 2. , 6. ])
     """
     units = Units.of(arch, theta, d)
-    arch, (k, d) = units.arch, units.u.shape
+    arch, k, d = units.arch, len(units.u), units.d
     if permutation is not None:
         order = np.asarray(permutation)
         if order.shape != (k,) or sorted(order.tolist()) != list(range(k)):
@@ -132,6 +162,13 @@ def transform(arch: Architecture | str, theta: ArrayLike, d: int, permutation: A
         if arch.readout != "sum":
             raise ValueError(f"unseen is given, but {arch.name} sees all of its parameters")
         units = replace(units, unseen=units.unseen + V - V.mean(axis=1, keepdims=True))
+    if reverse is not None:
+        turned = np.asarray(reverse, dtype=int if np.size(reverse) == 0 else None)
+        if turned.dtype.kind not in "iu" or turned.ndim != 1 or not ((turned >= 0) & (turned < k)).all():
+            raise ValueError(f"reverse is {checks.shown(reverse)}, but must be a list of units from 0 to {k - 1}")
+        if not units.reversible:
+            raise ValueError(f"reverse is given, but {arch.name} has no skip that makes up for it")
+        units = units.turned(np.isin(np.arange(k), turned))
     return units.theta()
 
 
@@ -184,18 +221,23 @@ def tangent(arch: Architecture | str, theta: ArrayLike, d: int) -> np.ndarray:
            [-0.8]])
     """
     units = Units.of(arch, theta, d)
-    arch, (k, d) = units.arch, units.u.shape
+    arch, k, d = units.arch, len(units.u), units.d
     if arch.readout == "fixed":
-        return np.zeros((d * k, 0))
+        return np.zeros((np.size(theta), 0))
     live = np.flatnonzero(np.hypot(lengths(units.u), lengths(units.a)) > 0)
-    dW1, dW2 = np.zeros((live.size, d, k)), np.zeros((live.size, k, d))
+    dW1, dW2, db = np.zeros((live.size, d, k)), np.zeros((live.size, k, d)), np.zeros((live.size, k * arch.bias))
     row, share = np.arange(live.size), d**0.5 if arch.readout == "sum" else 1.0
-    dW1[row, :, live], dW2[row, live] = units.u[live], -units.a[live] / share
-    rescaling = directions(np.hstack([dW1.reshape(-1, d * k), dW2.reshape(-1, k * d)])).T
+    dW1[row, :, live], dW2[row, live] = units.u[live, :d], -units.a[live] / share
+    if arch.bias:
+        db[row, live] = units.u[live, d]
+    blocks = dW1.reshape(-1, d * k), dW2.reshape(-1, k * d), np.zeros((live.size, units.skip.size)), db
+    rescaling = directions(np.hstack(blocks)).T
     if arch.readout == "vector":
         return rescaling
     across = np.linalg.qr(np.hstack([np.ones((d, 1)), np.eye(d, d - 1)]))[0][:, 1:]  # orthogonal to 1
-    return np.hstack([rescaling, np.vstack([np.zeros((d * k, k * (d - 1))), np.kron(np.eye(k), across)])])
+    unseen = np.zeros((len(rescaling), k * (d - 1)))
+    unseen[d * k : 2 * d * k] = np.kron(np.eye(k), across)
+    return np.hstack([rescaling, unseen])
 
 
 def convert(theta: ArrayLike, d: int, source: Architecture | str, target: Architecture | str) -> np.ndarray:
@@ -203,6 +245,7 @@ def convert(theta: ArrayLike, d: int, source: Architecture | str, target: Archit
 
     Architectures that differ only in their ``identity`` have the same functions, and parameters that differ by a
     translation, W1 -> W1 + (source.identity - target.identity) E: from converted starts both train along one curve.
+    The target may also train a skip that the source keeps fixed.
 
     Parameters
     ----------
@@ -214,7 +257,7 @@ def convert(theta: ArrayLike, d: int, source: Architecture | str, target: Archit
     Raises
     ------
     ValueError, TypeError
-        When theta does not fit, or the architectures differ in more than their identity.
+        When theta does not fit, or the architectures differ in more than that.
 
     Examples
     --------
@@ -223,7 +266,12 @@ def convert(theta: ArrayLike, d: int, source: Architecture | str, target: Archit
     array([0.5, 2. ])
     """
     source, target = architectures.resolve(source), architectures.resolve(target)
-    if (source.skip, source.readout) != (target.skip, target.readout):
+    same = [(arch.readout, arch.slopes, arch.bias) for arch in (source, target)]
+    fixed = target.trains_skip or (source.skip == target.skip and not source.trains_skip)
+    if same[0] != same[1] or not fixed:
         raise ValueError(f"{source.name} and {target.name} differ in more than their identity")
-    W1, W2 = source.unflatten(checks.array(theta, "theta"), checks.integer(d, "d"))
-    return target.flatten(W1 + (source.identity - target.identity) * np.eye(*W1.shape), W2)
+    blocks = source.unflatten(checks.array(theta, "theta"), checks.integer(d, "d"))
+    if target.trains_skip and not source.trains_skip:
+        blocks = blocks._replace(C=source.skip_map(d))
+    W1 = blocks.W1 + (source.identity - target.identity) * np.eye(*blocks.W1.shape)
+    return target.flatten(**blocks._replace(W1=W1)._asdict())

@@ -61,6 +61,12 @@ DEFAULT: dict[str, dict[str, Any]] = {
     "vanilla": {"lr": 0.01, "init": "fan-in"},
     "resnet-sum": {"lr": 1e-3, "steps": 100_000, "teacher": "uniform", "init": "fan-in"},
     "modresnet-sum": {"lr": 1e-3, "steps": 40_000, "teacher": "uniform"},
+    "vanilla-free": {"lr": 0.01, "init": "fan-in"},
+    "li-free": {"lr": 0.02},
+    "two-weight-free": {"lr": 1e-3, "steps": 40_000, "teacher": "uniform"},
+    "resnet-free": {"lr": 0.02, "steps": 40_000},
+    "modresnet-free": {"lr": 5e-3, "steps": 40_000, "teacher": "uniform"},
+    "even": {"lr": 0.01, "init": "fan-in"},
 }
 NEW = {"lr": 5e-3}  # for an architecture without an entry
 
@@ -121,7 +127,7 @@ def resolve(arch: Architecture | str, preset: str = "default", **given: Any) -> 
         raise ValueError("dtype is float32, but population data needs float64")
     for role in ("teacher", "init"):
         kind = config[role]
-        if not (isinstance(kind, str) and (kind in draws.DRAWS or kind.endswith(".npz"))):
+        if not (draws.known(kind) or isinstance(kind, str) and kind.endswith(".npz")):
             raise checks.suggest(kind, role, [*draws.DRAWS, "the path of a weights.npz"])
     counts = ["d", "width", "batch_size", "samples", "steps"]
     for field in counts + ["record_every"] * (config.get("record_every") is not None):
@@ -181,7 +187,7 @@ def loss_of(config, arch, teacher, rng, dtype="float64"):
 def _parameters(config, role, rng, saved):
     """The theta of the teacher or of the start, which is the ``role``: drawn, ``saved``, or read from a file."""
     kind, arch = getattr(config, role), architectures.resolve(config.arch)
-    if kind in draws.DRAWS:
+    if draws.known(kind):
         return draws.draw(arch, kind, config.d, config.width, rng)
     if saved is not None:
         return saved

@@ -41,17 +41,20 @@ def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_wid
             steps=100_000):  # fmt: skip
     """The `Task` of a whole census, every argument checked; see `resgrad.census` for what they mean."""
     arch = architectures.resolve(arch)
-    control = arch == architectures.ARCHITECTURES["vanilla"]
+    control = arch.readout == "fixed" and not (arch.identity or arch.bias)  # vanilla, and with another linear part
     if isinstance(optimizer, tuple(optimizers.OPTIMIZERS.values())):
         if (lr, momentum) != (None, None):
             raise ValueError(f"optimizer is {optimizer}, but lr or momentum is given, too")
         lr, momentum, optimizer = optimizer.lr, optimizer.momentum, type(optimizer).__name__.lower()
     elif optimizer is None:
         optimizer = "sgd" if control and not momentum else "nesterov"
+    init = init or ("normal" if control else "fan-in")
+    if not draws.known(init):  # nor is a file
+        raise checks.suggest(init, "init", draws.DRAWS)
     given = {"width": width, "momentum": momentum, "batch_size": batch_size, "samples": samples}
     base = protocol.resolve(
         arch, d=d, data=data, steps=steps, seed=seed, optimizer=optimizer, lr=1.0 if lr is None else lr,
-        init=checks.choice(init or ("normal" if control else "fan-in"), "init", draws.DRAWS),  # no file
+        init=init,
         **{name: value for name, value in given.items() if value is not None},
     )  # fmt: skip
     teacher = ("identity" if control else base.teacher) if teacher is None else teacher
@@ -68,7 +71,7 @@ def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_wid
 def _teacher(teacher, width, d):
     """(what it is called, `Network` or None where every run draws its own, number of units)."""
     units = d if width is None else checks.integer(width, "teacher_width")
-    if isinstance(teacher, str) and teacher in draws.DRAWS:
+    if draws.known(teacher):
         return teacher, None, units
     if isinstance(teacher, architectures.Network):
         name, network = "network", teacher
@@ -81,7 +84,10 @@ def _teacher(teacher, width, d):
         raise ValueError(f"d is {d}, but the teacher has d={network.d}")
     if width is not None and units != network.width:
         raise ValueError(f"teacher_width is {units}, but the teacher has {network.width} units")
-    content = network.arch.identity, network.arch.skip, network.arch.readout, d, network.theta.tobytes()
+    arch = network.arch
+    content = arch.identity, arch.skip, arch.readout, d, network.theta.tobytes()
+    more = arch.slopes, arch.trains_skip, arch.bias
+    content += more * (more != ((1.0, 0.0), False, False))
     digest = hashlib.sha256(repr(content).encode()).hexdigest()[:16]
     return f"{name}, sha256 {digest}", network, network.width
 
