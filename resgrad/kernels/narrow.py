@@ -32,7 +32,7 @@ from .lanes import (
 )  # fmt: skip
 from .plain import RELU
 from .policy import BLOCK, inline, sampled_jit
-from .steps import activate, copy, update
+from .steps import activate, copy, keep_active_lanes, update
 from .threads import meet, share
 
 
@@ -82,17 +82,28 @@ def narrow_loop(d, k, m, k_star, skip=0, slopes=RELU):
                     c = min(most, stop - begin)
                     if fresh:
                         _draw(d, rng, n - begin * lanes, c, XT)
-                        _label(relu, d, k_star, m, c, teacher, linear, slopes, XT, H_star, R)
+                        _products(d, k_star, d + m, c, teacher[0], XT, H_star)
+                        if relu:  # Numba leaves out what is not taken only where it sees the constant
+                            keep_active_lanes(c * k_star, H_star, H_star)
+                        else:
+                            activate(c * k_star, H_star, H_star, H_star, slopes)
+                        _label(d, k_star, m, c, teacher, linear, XT, H_star, R)
                     else:
                         _gather(d + m, flat, order, start + begin * lanes, start + n, starts, c, XT, xt)
                     if skip:
                         _subtract_linear(skip, d, m, c, c_, XT, R)
                     _products(d, k, d + m, c, u, XT, Z)  # (1)
-                    activate(relu, c * k, Z, Z, H, slopes)
+                    if relu:
+                        keep_active_lanes(c * k, H, H)
+                    else:
+                        activate(c * k, Z, Z, H, slopes)
                     _products(k, m, k, c, a, H, R)
                     gradient[end] = _residual(d, m, c, n, R, XT)  # (2)
                     _products(m, k, m, c, A_T, R, G)
-                    activate(relu, c * k, Z, G, G, slopes)  # (3)
+                    if relu:
+                        keep_active_lanes(c * k, H, G)  # (3)
+                    else:
+                        activate(c * k, Z, G, G, slopes)
                     _sum_outer(d, k, d + m, k, c, XT, G, dU)  # (4)
                     _sum_outer(k, m, k, m, c, H, R, dA)  # (2)
                     if skip:
@@ -191,11 +202,9 @@ def _draw(d, rng, n, count, XT):
 
 
 @inline
-def _label(relu, d, k, m, count, teacher, linear, slopes, XT, H, R):
-    """T = A*'s(U*'x) - D'x after each x, for a teacher of width k; H and R are scratch."""
-    U, A, D = teacher
-    _products(d, k, d + m, count, U, XT, H)
-    activate(relu, count * k, H, H, H, slopes)
+def _label(d, k, m, count, teacher, linear, XT, H, R):
+    """T = A*'H - D'x after each x, H = s(U*'x), for a teacher of width k; R is scratch."""
+    _, A, D = teacher
     _products(k, m, k, count, A, H, R)
     for c in range(count):
         for o in range(m):

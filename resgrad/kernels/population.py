@@ -274,7 +274,7 @@ def _population_loop(d, k, K, m, moving):
         M, skip, velocity, dC, flat = D.copy(), C.copy(), VC.copy(), np.empty_like(D), np.empty_like(D)
         linear = changes or np.any(D), M, flat, moving and changes
         for step in range(n_steps):
-            if changes:
+            if moving and changes:
                 _linear_part(skip, U_star, A_star, D, weights, slopes, M, dC, flat)
             normalize(weights, inputs, 0, rows, columns, norm)
             for j in range(units):

@@ -7,21 +7,21 @@ from .policy import inline, jit
 
 
 @inline
-def activate(relu, count, Z, G, out, slopes):
-    """``out`` = p G where Z > 0, else n G, in ``count`` registers: s(Z) for G = Z, (1), and G s'(Z), (3).
+def keep_active_lanes(count, Z, G):
+    """G where Z > 0, else 0, in ``count`` registers, (3); for G = Z the forward relu.  relu'(0) = 0."""
+    for i in range(count):
+        store(G, i, where_positive(load(Z, i), load(G, i)))
 
-    For relu these are max(Z, 0), and G where Z > 0.
-    """
-    if relu:
-        for i in range(count):
-            store(out, i, where_positive(load(Z, i), load(G, i)))
-    else:
-        number = Z.dtype.type
-        zero, minus, up, down = splat(number(0)), splat(number(-1)), splat(number(slopes[0])), splat(number(slopes[1]))
-        for i in range(count):
-            g = load(G, i)
-            above = where_positive(load(Z, i), g)
-            store(out, i, fma(up, above, fma(down, fma(minus, above, g), zero)))
+
+@inline
+def activate(count, Z, G, out, slopes):
+    """The same for other slopes, into ``out``: p G where Z > 0, else n G.  For G = Z the forward activation."""
+    number = Z.dtype.type
+    zero, minus, up, down = splat(number(0)), splat(number(-1)), splat(number(slopes[0])), splat(number(slopes[1]))
+    for i in range(count):
+        g = load(G, i)
+        above = where_positive(load(Z, i), g)
+        store(out, i, fma(up, above, fma(down, fma(minus, above, g), zero)))
 
 
 @jit

@@ -34,7 +34,7 @@ from .lanes import (
 )  # fmt: skip
 from .plain import RELU
 from .policy import BLOCK, REGISTER, ROWS, inline, jit, sampled_jit
-from .steps import activate, copy
+from .steps import activate, copy, keep_active_lanes
 from .threads import meet, share
 
 
@@ -149,7 +149,7 @@ def wide_loop(thread, marks, scratch, rows, order, start, rng, teacher, W, V, ra
                 _times(
                     X, scratch.units[p], Z[p], tall, d, used[p], rows, _piece(soon, 2 * (p - first), 2 * (last - first))
                 )
-                activate(relu, tall * H.shape[2] // lanes, Z[p], Z[p], H[p], slopes)
+                _activate(relu, tall * H.shape[2] // lanes, Z[p], Z[p], H[p], slopes)
             _sum_of_products(first, last, H, scratch.readout, used, tree, shares[thread], tall, m)
             if not meet(marks, thread, turn + 1):
                 return total
@@ -167,7 +167,7 @@ def wide_loop(thread, marks, scratch, rows, order, start, rng, teacher, W, V, ra
             for p in range(first, last):
                 back = scratch.readout_T[p]
                 _times(R, back, G[p], tall, m, own[p], rows, _piece(soon, 2 * (p - first) + 1, 2 * (last - first)))
-                activate(relu, tall * H.shape[2] // lanes, Z[p], G[p], G[p], slopes)  # (3)
+                _activate(relu, tall * H.shape[2] // lanes, Z[p], G[p], G[p], slopes)  # (3)
                 weights = scratch.d_units[p], scratch.units[p], scratch.v_units[p], back[:0]
                 _descend(X, G[p], (tall, 0, d, own[p]), whole, weights, (rates[0], rates[3]), ends)  # (4)
                 weights = scratch.d_readout[p], scratch.readout[p], scratch.v_readout[p], back
@@ -193,6 +193,15 @@ def wide_loop(thread, marks, scratch, rows, order, start, rng, teacher, W, V, ra
 def _piece(soon, i, n):
     """The i-th of n pieces of an array."""
     return soon[soon.size * i // n : soon.size * (i + 1) // n]
+
+
+@sampled_jit
+def _activate(relu, count, Z, G, out, slopes):
+    """``out`` = s(Z) for G = Z, and G s'(Z) for others; for relu ``out`` is G itself."""
+    if relu:
+        keep_active_lanes(count, Z, out)
+    else:
+        activate(count, Z, G, out, slopes)
 
 
 @sampled_jit
