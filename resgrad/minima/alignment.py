@@ -200,27 +200,48 @@ def _reversals(s, t):
     gains, gap = t.linear().reshape(dead.size, -1).T / unit, (s.skip - t.skip).ravel() / unit
     size = max(np.abs(gains).max(initial=0), np.abs(gap).max(initial=0)) or 1.0
     by_size = np.argsort(-np.linalg.norm(gains, axis=0), kind="stable")
-    best, chosen, heap, made = np.inf, np.zeros(dead.shape, bool), [(0.0, 0, np.full(dead.shape, -1))], 0
-    for _ in range(NODES):
-        if not heap or (node := heapq.heappop(heap))[0] >= best:
-            break
-        decided = node[2]  # 0 or 1; -1 where both are open
+
+    def assigned(decided):
+        """The least sum of costs where units may be reversed (1), may not (0), or are open (-1); and who is."""
         cost = np.where(decided < 0, np.minimum(*costs), np.where(decided > 0, costs[1], costs[0]))
         rows, order = linear_sum_assignment(cost)
         turned = decided > 0
         turned[order] |= (decided[order] < 0) & (costs[1, rows, order] < costs[0, rows, order])
-        open_, least = np.flatnonzero(decided < 0), cost[rows, order].sum()
-        value = least + np.sum((gap - gains @ turned) ** 2)
-        if value < best:
-            best, chosen = value, turned
+        return cost[rows, order].sum(), turned
+
+    def value(turned):
+        return assigned(turned.astype(int))[0] + np.sum((gap - gains @ turned) ** 2)
+
+    def flipped(turned, l):
+        return np.where(np.arange(dead.size) == l, ~turned, turned)
+
+    everything = np.full(dead.shape, -1)
+    best, chosen = min(
+        ((value(x), x) for x in (np.zeros(dead.shape, bool), assigned(everything)[1])), key=lambda x: x[0]
+    )
+    while (near := min((value(flipped(chosen, l)), l) for l in range(dead.size)))[0] < best:  # a good upper bound
+        best, chosen = near[0], flipped(chosen, near[1])
+    root = everything.copy()
+    for l in range(dead.size):  # units whose other direction alone costs too much are decided
+        other = np.where(np.arange(dead.size) == l, 1 - int(chosen[l]), -1)
+        if assigned(other)[0] >= best * (1 - TIE):
+            root[l] = chosen[l]
+    heap, made = [(0.0, 0, root)], 0
+    for _ in range(NODES):
+        if not heap or (node := heapq.heappop(heap))[0] >= best:
+            break
+        decided = node[2]
+        least, turned = assigned(decided)
+        if (total := least + np.sum((gap - gains @ turned) ** 2)) < best:
+            best, chosen = total, turned
+        open_ = by_size[decided[by_size] < 0]
         if open_.size and len(gap):
             free, left = gains[:, open_] / size, (gap - gains @ (decided > 0)) / size
             least += 1.99 * size**2 * lsq_linear(free, left, (0, 1)).cost  # 2, but for the solver's tolerance
         if open_.size and least < best * (1 - TIE):
-            next_unit = by_size[decided[by_size] < 0][0]
             for choice in (0, 1):
                 child, made = decided.copy(), made + 1
-                child[next_unit] = choice
+                child[open_[0]] = choice
                 heapq.heappush(heap, (least, made, child))
     return chosen
 
