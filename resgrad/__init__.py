@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "architectures": ["ARCHITECTURES", "Architecture", "Network"],
     "census": ["census"],
+    "designed": ["GeLeeMaLoss", "HermiteSpectrum", "KernelLoss", "hermite_spectrum"],
     "draws": ["dataset", "draw", "streams"],
     "flow": ["gradient_flow"],
     "gradcheck": ["GradientReport", "check_gradient", "check_hessian"],

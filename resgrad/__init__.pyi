@@ -3,6 +3,10 @@ from .architectures import ARCHITECTURES as ARCHITECTURES
 from .architectures import Architecture as Architecture
 from .architectures import Network as Network
 from .census import census as census
+from .designed import GeLeeMaLoss as GeLeeMaLoss
+from .designed import HermiteSpectrum as HermiteSpectrum
+from .designed import KernelLoss as KernelLoss
+from .designed import hermite_spectrum as hermite_spectrum
 from .draws import dataset as dataset
 from .draws import draw as draw
 from .draws import streams as streams
