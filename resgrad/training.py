@@ -4,17 +4,19 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import blas, checks, kernels, losses, optimizers
+from . import anyloss, blas, checks, kernels, losses, optimizers
 from .draws import streams
 from .losses import EmpiricalLoss, OnlineLoss, PopulationLoss
 from .optimizers import SGD, Nesterov
 
 BATCH = 200  # the post's
 DIVERGED = 1e12  # a loss this many times the first one will not come back
+FUSED = EmpiricalLoss, OnlineLoss, PopulationLoss  # what compiled loops train on
 WORTH = 2e6  # multiplications that take longer than waking another thread
 PATIENCE = 0.2  # seconds in compiled code between looks at progress and interruptions
 
@@ -23,7 +25,7 @@ PATIENCE = 0.2  # seconds in compiled code between looks at progress and interru
 class State:
     """Everything a run needs to go on, bit for bit.
 
-    Training moves ``w``: the `Architecture.coordinates` of theta, one after the other.
+    Training moves ``w``: the `Architecture.coordinates` of theta, one after the other; theta itself in a plain loop.
     """
 
     theta0: np.ndarray
@@ -39,13 +41,16 @@ class State:
     @classmethod
     def start(cls, loss, theta0, rng):
         """Step 0 at ``theta0``."""
-        theta0 = loss._theta(theta0).copy()
-        w = loss.arch.coordinates(theta0, loss.d)
+        if isinstance(loss, FUSED):
+            theta0 = loss._theta(theta0).copy()
+        else:
+            theta0 = anyloss.retraction(loss)(checks.array(theta0, "theta0", ("n",)).copy())
+        w = _coordinates(loss, theta0)
         return cls(theta0, w, np.zeros_like(w), rng, np.empty(0, np.int64))
 
     def theta(self, loss):
         """The parameters now."""
-        return loss.arch.parameters(self.w, self.theta0, loss.d)
+        return loss.arch.parameters(self.w, self.theta0, loss.d) if isinstance(loss, FUSED) else self.w.copy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +109,7 @@ def next_record(step, record_every=None):
 
 @blas.one_thread()
 def train(
-    loss: EmpiricalLoss | OnlineLoss | PopulationLoss, theta0: ArrayLike, optimizer: SGD | Nesterov, n_steps: int,
+    loss: Any, theta0: ArrayLike, optimizer: SGD | Nesterov, n_steps: int,
     batch_size: int | None = None, seed: int | np.random.Generator = 0, record_every: int | None = None, *,
     observe: Mapping[str, Callable] | None = None, progress: Callable[[State, list], None] | None = None,
     resume: tuple[State, list] | None = None,
@@ -113,14 +118,14 @@ def train(
 
     Parameters
     ----------
-    loss : EmpiricalLoss, OnlineLoss or PopulationLoss
+    loss : EmpiricalLoss, OnlineLoss or PopulationLoss, or any object with ``value_and_grad(theta)``
         A data set is shuffled at every epoch, whose last batch may be short; `OnlineLoss` draws
-        fresh samples at every step; `PopulationLoss` is exact gradient descent.
+        fresh samples at every step; `PopulationLoss` is exact gradient descent.  For others see Notes.
     theta0 : array_like, shape (n,)
     optimizer : SGD or Nesterov
     n_steps : int
     batch_size : int, optional
-        Default: the whole data set, unshuffled (`EmpiricalLoss`), or 200 (`OnlineLoss`).
+        Default: the whole data set, unshuffled (`EmpiricalLoss`), or 200 (`OnlineLoss`), or no batches (others).
     seed : int or numpy.random.Generator
         Of the batches; an integer stands for ``streams(seed).batches``.
     record_every : int, optional
@@ -145,6 +150,13 @@ def train(
     ValueError, TypeError
         For arguments out of range, or a start whose loss is not finite, before any step.
 
+    Notes
+    -----
+    Any other loss is trained in a plain loop, on theta, in float64.  Each step takes ``loss.value_and_grad(theta)``
+    or, where a ``batch_size`` is given, that of ``loss.batch(batch_size, rng)``, a loss on fresh samples from a
+    Generator.  If there is a ``loss.retract(theta)``, the run starts, and goes on after each step, from what it
+    returns: a point that keeps a constraint.  What such a loss raises ends the run, but far out it has diverged.
+
     Examples
     --------
     >>> import numpy as np, resgrad as rg
@@ -153,11 +165,17 @@ def train(
     >>> run = rg.train(loss, np.zeros(25), rg.Nesterov(0.1, 0.9), n_steps=2000)
     >>> bool(run.loss[-1] < 1e-25), run.stop_reason
     (True, 'finished')
+
+    >>> class Bowl:
+    ...     def value_and_grad(self, theta):
+    ...         return theta @ theta, 2 * theta
+    >>> rg.train(Bowl(), [1.0, -2.0], rg.SGD(0.25), n_steps=4, record_every=2).loss
+    array([5.        , 0.3125    , 0.01953125])
     """
     if not isinstance(optimizer, tuple(optimizers.OPTIMIZERS.values())):
         raise TypeError(f"optimizer is {checks.shown(optimizer)}, but must be rg.SGD or rg.Nesterov")
-    if not isinstance(loss, (losses.EmpiricalLoss, losses.OnlineLoss, losses.PopulationLoss)):
-        raise TypeError(f"loss is {checks.shown(loss)}, but must be one of resgrad's losses")
+    if not hasattr(loss, "value_and_grad"):
+        raise TypeError(f"loss is {checks.shown(loss)}, but must have value_and_grad")
     n_steps = checks.integer(n_steps, "n_steps")
     if record_every is not None:
         record_every = checks.integer(record_every, "record_every")
@@ -167,15 +185,19 @@ def train(
         state, records = State.start(loss, theta0, rng), []
     else:
         state, records = _resumable(loss, observe, *resume)
-    advance = advancer(loss, optimizer, batch_size, loss.shapes(state.theta0)["W1"][1])
-    sampled = isinstance(loss, losses.EmpiricalLoss) and (batch_size or len(loss.rows)) < len(loss.rows)
-    exact = not (sampled or isinstance(loss, losses.OnlineLoss))
+    fused = isinstance(loss, FUSED)
+    advance = advancer(loss, optimizer, batch_size, loss.shapes(state.theta0)["W1"][1] if fused else None)
+    if isinstance(loss, losses.EmpiricalLoss):
+        exact = (batch_size or len(loss.rows)) >= len(loss.rows)
+    else:
+        exact = isinstance(loss, losses.PopulationLoss) or not fused and batch_size is None
+    value_of = loss.value if fused else lambda theta: anyloss.evaluated(loss, theta)[0]
 
     def record(value, theta):
         records.append((state.step, value, *(function(theta.copy()) for function in observe.values())))
 
     if not records:
-        if not np.isfinite(first := loss.value(state.theta0)):
+        if not np.isfinite(first := value_of(state.theta0)):
             raise ValueError(f"theta0 has the loss {first}, but must have a finite one")
         record(first, state.theta0)
     elif state.window_steps and records[-1][0] == state.step:
@@ -193,7 +215,7 @@ def train(
                     progress(state, records)
             theta = state.theta(loss) if exact or observe else None
             finite = np.isfinite(state.w).all()
-            value = loss.value(theta) if exact and finite else state.window_loss / state.window_steps
+            value = value_of(theta) if exact and finite else state.window_loss / state.window_steps
             if not (finite and value < ceiling):
                 stop_reason = f"diverged at step {state.step}"
                 break
@@ -209,13 +231,14 @@ def _resumable(loss, observe, state, records):
     """(state, records) to go on from, or the reason why they do not fit."""
     size = len(getattr(loss, "rows", ()))
     try:
-        fits = loss.arch.coordinates(state.theta0, loss.d).shape == state.w.shape and state.w.dtype == loss.dtype
+        w, dtype = _coordinates(loss, state.theta0), loss.dtype if isinstance(loss, FUSED) else np.float64
+        fits = w.shape == state.w.shape and state.w.dtype == dtype
     except ValueError:
         fits = False
     if not fits:
+        of = f"{loss.arch.name} with d={loss.d}" if isinstance(loss, FUSED) else "the loss"
         raise ValueError(
-            f"resume holds a run with theta of shape {state.theta0.shape}, but {loss.arch.name} "
-            f"with d={loss.d} has another shape or dtype"
+            f"resume holds a run with theta of shape {state.theta0.shape}, but {of} has another shape or dtype"
         )
     if state.order.size not in (0, size):
         raise ValueError(f"resume holds a run on {state.order.size} samples, but the loss has {size}")
@@ -261,13 +284,20 @@ def _all_or_nothing(advance, state, n):
         raise
 
 
-def advancer(loss, optimizer, batch_size, width):
-    """``advance(state, n)``: n steps of the fused kernel that fits the loss, in place; changes nothing else.
+def _coordinates(loss, theta):
+    """What training moves."""
+    return loss.arch.coordinates(theta, loss.d) if isinstance(loss, FUSED) else theta.copy()
+
+
+def advancer(loss, optimizer, batch_size, width=None):
+    """``advance(state, n)``: n steps of what fits the loss, in place; changes nothing else.
 
     One thread at a time may call it.
     """
     if batch_size is not None:
         batch_size = checks.integer(batch_size, "batch_size")
+    if not isinstance(loss, FUSED):
+        return anyloss.advancer(loss, optimizer, batch_size)
     d, m, fresh = loss.d + loss.arch.bias, loss.arch.outputs(loss.d), isinstance(loss, losses.OnlineLoss)
     k_star = loss.units_star[0].shape[1] if not isinstance(loss, losses.EmpiricalLoss) else 0
     of_arch = loss.d if loss.arch.trains_skip else 0, loss.arch.slopes

@@ -16,7 +16,16 @@ ROUNDING = 1e-13  # sums of some ten terms, taken in another order
 KINDS = ["empirical", "online", "population"]
 OPTIMIZER = rg.Nesterov(0.01, 0.9)
 
-every_kind = pytest.mark.parametrize("kind", KINDS)
+every_fused_kind = pytest.mark.parametrize("kind", KINDS)
+every_kind = pytest.mark.parametrize("kind", [*KINDS, "plain", "plain batches"])
+
+
+class Foreign:
+    """The expected loss and its batches as a user's own: all that a plain loop asks for, and nothing else."""
+
+    def __init__(self, arch, teacher):
+        self.value_and_grad = rg.PopulationLoss(arch, teacher).value_and_grad
+        self.batch = rg.OnlineLoss(arch, teacher).batch
 
 
 def problem(kind, arch="two-weight"):
@@ -26,6 +35,8 @@ def problem(kind, arch="two-weight"):
         "empirical": lambda: (rg.EmpiricalLoss(arch, *samples(arch, N_SAMPLES, D)), BATCH),
         "online": lambda: (rg.OnlineLoss(arch, teacher), BATCH),
         "population": lambda: (rg.PopulationLoss(arch, teacher), None),
+        "plain": lambda: (Foreign(arch, teacher), None),
+        "plain batches": lambda: (Foreign(arch, teacher), BATCH),
     }[kind]()
 
 
@@ -55,7 +66,7 @@ def test_a_trajectory_holds_what_it_says(kind):
     assert result.theta.shape == theta0.shape and result.theta.dtype == np.float64
     assert result.steps.dtype.kind == "i" and result.loss.dtype == np.float64
     assert result.steps[0] == 0 and result.steps[-1] == 60 and result.steps.shape == result.loss.shape
-    assert result.loss[0] == loss.value(theta0)
+    assert result.loss[0] == loss.value_and_grad(theta0)[0]
     assert np.array_equal(result.observed["theta"][0], theta0) and np.array_equal(theta0, before)
     assert np.array_equal(result.observed["theta"][-1], result.theta)
     assert np.array_equal(result.observed["norm"], [np.linalg.norm(theta) for theta in result.observed["theta"]])
@@ -181,7 +192,7 @@ def test_other_readouts_resume_too(kind, arch, stepwise):
     assert_same_bytes(run(kind, 13, arch=arch, resume=keeper.kept[6]), whole)
 
 
-@every_kind
+@every_fused_kind
 def test_a_run_of_float32_resumes(kind, stepwise):
     arch, keeper = "two-weight", Keeper()
     teacher = rg.Network(arch, point(arch, D, 2, seed=1), D)
@@ -345,7 +356,7 @@ def test_an_interruption_keeps_what_there_is(kind, stepwise):
     assert stopped.steps.tolist() == [0, 3, 6] and stopped.loss.tobytes() == whole.loss[:3].tobytes()
 
 
-@every_kind
+@every_fused_kind
 def test_ctrl_c_amid_compiled_steps_undoes_them(kind, monkeypatch):
     """Python raises it where compiled code returns: the weights have moved, and nothing says so yet."""
     together, calls, live = kernels.together, [], []
@@ -362,6 +373,27 @@ def test_ctrl_c_amid_compiled_steps_undoes_them(kind, monkeypatch):
     assert stopped.stop_reason == "interrupted at step 7"
     assert stopped.theta.tobytes() == run(kind, 7).theta.tobytes()
     assert_same_bytes(run(kind, 40, resume=live), run(kind, 40))
+
+
+@pytest.mark.parametrize("kind", ["plain", "plain batches"])
+def test_an_error_amid_plain_steps_undoes_them(kind):
+    """Whatever the loss raises: the caller has the last state that was whole, and what it raised."""
+    loss, batch_size = problem(kind)
+    name, live, calls = "value_and_grad" if kind == "plain" else "batch", [], []
+    answer = getattr(loss, name)
+
+    def fails(*given):
+        calls.append(given)
+        if len(calls) == 30:
+            raise ValueError("out of paper")
+        return answer(*given)
+
+    setattr(loss, name, fails)
+    arguments = (point("two-weight", D, WIDTH), OPTIMIZER, 100, batch_size)
+    with pytest.raises(ValueError, match="^out of paper$"):
+        rg.train(loss, *arguments, progress=lambda *both: live.__setitem__(slice(None), both))
+    assert 0 < live[0].step < 30
+    assert_same_bytes(rg.train(problem(kind)[0], *arguments, resume=live), run(kind, 100))
 
 
 def test_a_clock_that_stands_still_changes_nothing(monkeypatch):
@@ -393,6 +425,30 @@ def test_what_a_flow_is_asked_may_be_written_to():
     theta0 = point("two-weight", D, WIDTH)
     flows = [rg.gradient_flow(loss, theta0, 1.0, observe=observe) for observe in ({"spoil": spoil}, None)]
     assert flows[0].theta.tobytes() == flows[1].theta.tobytes()
+
+
+@every_arch
+@pytest.mark.parametrize("plain, fused", [("plain", "population"), ("plain batches", "online")])
+def test_a_plain_loop_makes_the_steps_of_the_fused_one(arch, plain, fused):
+    """On the same samples, too; to rounding, which 40 steps have not yet magnified."""
+    one, other = (run(kind, 40, arch=arch, observe=OBSERVE) for kind in (plain, fused))
+    assert one.steps.tolist() == other.steps.tolist() and one.stop_reason == other.stop_reason
+    assert relative_error(one.observed["theta"], other.observed["theta"]) < 1e-12
+    assert relative_error(one.loss, other.loss) < 1e-12
+
+
+def test_a_loss_may_keep_its_points_on_a_constraint():
+    class Circle:
+        def value_and_grad(self, theta):
+            assert abs(theta @ theta - 1) < 1e-15
+            return theta[0], np.array([1.0, 0.0])
+
+        def retract(self, theta):
+            return theta / np.linalg.norm(theta)
+
+    result = rg.train(Circle(), [3.0, 4.0], rg.SGD(0.1), 300, observe=OBSERVE)
+    assert result.observed["theta"][0].tolist() == [0.6, 0.8]
+    np.testing.assert_allclose(result.theta, [-1, 0], atol=1e-9)
 
 
 def test_other_exceptions_of_progress_are_not_swallowed():
@@ -511,6 +567,16 @@ GOOD = {
     "optimizer": rg.SGD(0.1),
     "n_steps": 1,
 }
+TEACHER = rg.Network("vanilla", np.eye(2).ravel(), 2)
+
+
+class Bare:
+    """A loss whose gradient has not the shape of theta."""
+
+    def value_and_grad(self, theta):
+        return 0.0, np.zeros(2)
+
+
 SAMPLED = rg.EmpiricalLoss("li", np.ones((3, 2)), np.ones(3))
 
 
@@ -526,7 +592,11 @@ SAMPLED = rg.EmpiricalLoss("li", np.ones((3, 2)), np.ones(3))
         ({"batch_size": 5}, ValueError, "^batch_size is 5, but PopulationLoss draws no batches$"),
         ({"optimizer": "sgd"}, TypeError, "^optimizer is 'sgd', but must be rg.SGD or rg.Nesterov$"),
         ({"optimizer": rg.SGD}, TypeError, "^optimizer is <class .*SGD'>, but must be rg.SGD or rg.Nesterov$"),
-        ({"loss": "mse"}, TypeError, "^loss is 'mse', but must be one of resgrad's losses$"),
+        ({"loss": "mse"}, TypeError, "^loss is 'mse', but must have value_and_grad$"),
+        ({"loss": Foreign("li", GOOD["loss"].teacher), "theta0": [np.nan]}, ValueError, "^theta0 holds nan at index"),
+        ({"loss": rg.GeLeeMaLoss(TEACHER), "theta0": np.ones(3)}, ValueError, r"^theta has shape \(3,\), but B with"),
+        ({"loss": Bare(), "batch_size": 5}, ValueError, r"^batch_size is 5, but <.*> has no batch\(batch_size, rng\)$"),
+        ({"loss": Bare()}, ValueError, r"^loss has a gradient of shape \(2,\), but theta has shape \(4,\)$"),
         ({"seed": -1}, ValueError, "^seed is -1, but must be at least 0$"),
         ({"seed": "zero"}, TypeError, "^seed is 'zero', but must be an integer$"),
         ({"theta0": np.ones(5)}, ValueError, r"^theta has shape \(5,\), but li with d=2 needs \(4,\)"),

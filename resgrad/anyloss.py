@@ -1,0 +1,52 @@
+"""Training of any loss: an object with ``value_and_grad(theta)``, in a plain loop.
+
+It may have ``batch(batch_size, rng)``, the loss on fresh samples, and ``retract(theta)``, the point to go on from after
+a step: see `resgrad.train`.
+"""
+
+import numpy as np
+
+from . import checks
+from .kernels import plain
+
+FAR = 1e12  # size of an entry of theta beyond which a loss need not have an answer: the run has diverged
+
+
+def retraction(loss):
+    """``loss.retract``, or what leaves theta as it is."""
+    return getattr(loss, "retract", lambda theta: theta)
+
+
+def evaluated(loss, theta):
+    """(value, gradient) of any loss at ``theta``; NaN where it has none and need have none."""
+    try:
+        value, gradient = loss.value_and_grad(theta.copy())
+        value, gradient = float(value), np.asarray(gradient)
+    except (ValueError, ArithmeticError):
+        if np.abs(theta).max() < FAR:
+            raise
+        return np.nan, np.full_like(theta, np.nan)
+    if gradient.shape != theta.shape:
+        raise ValueError(f"loss has a gradient of shape {gradient.shape}, but theta has shape {theta.shape}")
+    return value, gradient
+
+
+def advancer(loss, optimizer, batch_size):
+    """``advance(state, n)``: n steps of (6) on theta itself, in place, as `training.advancer` has them."""
+    if batch_size is not None and not hasattr(loss, "batch"):
+        raise ValueError(f"batch_size is {batch_size}, but {checks.shown(loss)} has no batch(batch_size, rng)")
+    retract = retraction(loss)
+
+    def advance(state, n):
+        for _ in range(n):
+            value = np.nan
+            if np.isfinite(state.w).all():  # else the run has diverged, and the next record says so
+                here = loss if batch_size is None else loss.batch(batch_size, state.rng)
+                value, gradient = evaluated(here, state.w)
+                plain.step(state.w, state.v, gradient, optimizer.lr, optimizer.momentum)
+                if np.abs(state.w).max() < FAR:
+                    state.w[:] = retract(state.w.copy())
+            state.window_loss += value
+            state.step, state.window_steps = state.step + 1, state.window_steps + 1
+
+    return advance
