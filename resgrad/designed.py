@@ -74,8 +74,7 @@ class KernelLoss(losses._TeacherLoss):
         U, A, C = self.arch.canonical(self._theta(theta), self.d)
         D = self.units_star[2] + (C if self.arch.trains_skip else 0)
         norm = np.linalg.norm(U, axis=0) if self.unit_rows else np.ones(U.shape[1])
-        if not norm.all():
-            raise ValueError(f"theta has u = 0 in unit {np.argmin(norm)}, but unit_rows needs the direction of each")
+        norm = np.where(norm > 0, norm, 1.0)  # a unit with u = 0 has no direction, and adds nothing
         return U / norm, A, D, norm
 
     def _pull_back(self, U, norm, dU, dA, dC):
@@ -229,11 +228,15 @@ class GeLeeMaLoss:
         part = self.cR * self.mu * self.strength
         self.floor = float(-np.sum(self.lam * part / (self.lam - part)))
 
-    def _rows(self, theta):
+    def _theta(self, theta):
+        """theta as a finite vector."""
         theta = checks.array(theta, "theta", ("n",))
         if theta.size == 0 or theta.size % self.d:
             raise ValueError(f"theta has shape {theta.shape}, but B with d={self.d} needs a multiple of {self.d}")
-        return theta.reshape(-1, self.d)
+        return theta
+
+    def _rows(self, theta):
+        return self._theta(theta).reshape(-1, self.d)
 
     def shapes(self, theta: ArrayLike) -> dict[str, tuple[int, int]]:
         """``{"B": (k, d)}``."""

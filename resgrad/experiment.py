@@ -22,7 +22,7 @@ import numpy as np
 from . import __version__, architectures, optimizers
 from .draws import DRAWS
 from .runs import command, files
-from .runs.protocol import PRESETS, Config, prepare, resolve, rows, simulate, table
+from .runs.protocol import PRESETS, Config, expected, prepare, resolve, rows, simulate, table
 
 RUN_FILES = ("run.json", "checkpoint.npz", "history.csv", "weights.npz", "figure.png", "report.html")
 SAVE_EVERY = 3.0  # seconds between checkpoints
@@ -82,7 +82,8 @@ def run(config: Config, out: str | Path, problem: tuple | None = None, *, resume
             watch.save(directory)
             files.write(directory / "history.csv", "\n".join(rows(history)) + "\n")
             final = {"theta": theta, "theta_star": teacher.theta}
-            files.write_archive(directory / "weights.npz", "weights", final, arch=config.arch, d=config.d)
+            arch = "rows B" if config.loss == "ge-lee-ma" else config.arch  # which no network has
+            files.write_archive(directory / "weights.npz", "weights", final, arch=arch, d=config.d)
             files.write_json(directory / "run.json", summary)
             if plot:
                 plots.leave(directory / "figure.png", plots.run_figure, history, teacher.arch, config.d)
@@ -151,7 +152,7 @@ def _summary(config, trajectory, teacher, seconds, compile_seconds):
         away = np.append(np.flatnonzero(history["inner_product"] <= 0), -1).max()  # the last record that points away
         result["toward_from"] = None if away + 1 == len(history["step"]) else int(history["step"][away + 1])
     result["units_permuted"] = None
-    if np.isfinite(trajectory.theta).all():
+    if np.isfinite(trajectory.theta).all() and config.loss == "relu":
         found = alignment.align(config.arch, trajectory.theta, teacher.theta, config.d)
         result["units_permuted"] = int(found.units_moved)
         caught = trajectory.stop_reason == "finished" and not report.is_zero(result)
@@ -172,6 +173,10 @@ def _parser():
         teacher=f"{', '.join(DRAWS)}, or a weights.npz (normal; uniform for two-weight and modresnet*)",
         init="where the student starts: as for --teacher (small)",
         data="dataset (default), online: fresh samples, population: the exact expected loss",
+        loss="relu (default), even, hermite24 or ge-lee-ma: see resgrad.designed",
+        rows="unit: even and hermite24 keep units at length 1 (free)",
+        mu="of ge-lee-ma (0.1)",
+        lam="of ge-lee-ma (1)",
         optimizer="nesterov (default) or sgd",
         lr="step size (by architecture and size)",
         steps="number of steps (by architecture)",
@@ -286,12 +291,14 @@ def verify(out: str | Path, **given: Any) -> tuple[bool, str]:
 
 def _advice(config, theta0, teacher):
     """What to try instead of a step size that diverged."""
-    from . import losses, training
+    from . import training
 
-    exact = losses.PopulationLoss(config.arch, teacher)
-    curvature = max(1e-300, *(training.curvature(exact, theta) for theta in (theta0, teacher.theta)))
+    exact = expected(config, config.arch, teacher)
+    points = (theta0, teacher.theta) if config.loss == "relu" else (theta0,)
+    curvature = max(1e-300, *(training.curvature(exact, theta) for theta in points))
     limit = optimizers.largest_lr(curvature, config.momentum)
-    where = f"on the expected loss, at the start and at the teacher, steps are stable up to {limit:.2g}"
+    at = "at the start and at the teacher" if len(points) > 1 else "at the start"
+    where = f"on the expected loss, {at}, steps are stable up to {limit:.2g}"
     return f"try --lr {min(limit, config.lr) / 2:.2g} ({where})"
 
 

@@ -1,16 +1,18 @@
 """Losses by design: against the expected loss, quadrature, tensors, sums over samples, and what theory knows."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 import scipy.integrate
 import scipy.optimize
-from conftest import RECORDS, point, relative_error, same_outputs
+from conftest import RECORDS, left, point, relative_error, run, same_outputs
 
 import resgrad as rg
-from resgrad import duals
+from resgrad import duals, experiment
 from resgrad.designed import recovery_error
+from resgrad.runs import protocol
 
 GENERIC = 1e-13  # sums of some ten terms, each good to a few rounding errors
 Z_SCORE = 5.0  # of 1e3 numbers a normal one passes it in 6e-4 of all test suites
@@ -127,12 +129,17 @@ def test_with_unit_rows_lengths_do_not_count(kernel, arch):
     np.testing.assert_array_equal(free.retract(theta), theta)
 
 
-def test_a_zero_unit_takes_no_part():
-    loss, theta = kernel_loss("resnet-free", "relu")
+@either
+def test_a_zero_unit_takes_no_part(unit_rows):
+    loss, theta = kernel_loss("resnet-free", "relu", unit_rows=unit_rows)
     U, A, C = loss.arch.canonical(theta, 3)
     U[:, 1] = 0
-    theta = loss.arch.flatten(U, A, C)
+    theta = loss.retract(loss.arch.flatten(U, A, C))
     exact = rg.PopulationLoss(loss.arch, loss.teacher)
+    if unit_rows:
+        assert loss.value(theta) == pytest.approx(exact.value(theta), rel=1e-12)
+        assert not loss.arch.unflatten(loss.grad(theta), 3).W1[:, 1].any()
+        return
     assert relative_error(loss.grad(theta), exact.grad(theta)) < GENERIC
     assert relative_error(loss.hessian(theta), exact.hessian(theta)) < GENERIC
 
@@ -297,6 +304,57 @@ def test_every_local_minimum_of_g_is_a_permutation_of_the_teacher_up_to_sign():
         assert fit.fun == pytest.approx(loss.floor, rel=1e-12)
 
 
+# ---------------------------------------------------------------------------------- the command line
+
+
+@pytest.mark.parametrize("line", ["--loss even", "--loss hermite24 --rows unit", "--loss ge-lee-ma --mu 0.2 --lam 2"])
+@pytest.mark.parametrize("data", ["population", "online --batch-size 100"])
+def test_a_run_on_a_designed_loss_leaves_its_files_and_goes_on(line, data, tmp_path):
+    line = f"--arch vanilla --d 4 --teacher identity --lr 0.002 {line} --data {data}".split()
+    assert run(tmp_path / "whole", *line, "--steps", 60) == run(tmp_path / "parts", *line, "--steps", 25) == 0
+    assert run(tmp_path / "parts", *line, "--resume", "--steps", 60) == 0
+    assert left(tmp_path / "whole") == left(tmp_path / "parts")
+    assert run(tmp_path / "whole", "--verify") == 0
+    summary = json.loads((tmp_path / "whole" / "run.json").read_text())
+    assert summary["result"]["units_permuted"] is None and "distance_final" not in summary["result"]
+    assert 0 <= summary["result"]["recovery_final"] < 1
+    config = protocol.Config(**summary["config"])
+    again = experiment._parser().given(protocol.command_line(config).split()[3:])
+    assert protocol.resolve(**{name: value for name, value in again.items() if name in vars(config)}) == config
+
+
+def test_a_designed_run_finds_the_teacher_and_has_a_page(tmp_path, capsys):
+    line = "--arch vanilla --d 5 --loss ge-lee-ma --teacher identity --lr 0.05 --steps 1000 --report"
+    assert experiment.main([*line.split(), "--out", str(tmp_path)]) == 0
+    assert "e(Q)" in capsys.readouterr().out and "e(Q)" in (tmp_path / "report.html").read_text()
+    assert json.loads((tmp_path / "run.json").read_text())["result"]["recovery_final"] < 1e-6
+
+
+def test_the_preset_is_their_simulation():
+    found = {loss: protocol.resolve("vanilla", "ge-lee-ma", loss=loss) for loss in ("relu", "hermite24", "ge-lee-ma")}
+    assert all((c.d, c.width, c.teacher, c.data) == (50, 50, "identity", "online") for c in found.values())
+    assert [c.batch_size for c in found.values()] == [256, 8192, 262_144]
+    assert [c.rows for c in found.values()] == ["free", "unit", "free"]
+
+
+@pytest.mark.parametrize(
+    "line, told",
+    [
+        ("--arch li --loss ge-lee-ma", "arch is li, but loss ge-lee-ma has the units of vanilla"),
+        ("--arch even --loss even", "arch is even, but a kernel needs units relu(u'x) to replace"),
+        ("--arch li --loss even --data dataset", "data is dataset, but loss even needs population or online data"),
+        ("--arch li --loss evn", "loss is 'evn', but must be one of relu, even, hermite24, ge-lee-ma; did you mean"),
+        ("--arch li --mu 1", "mu or lam is given, but only loss ge-lee-ma has them, not relu"),
+        ("--arch li --rows unit", "rows is unit, but loss relu leaves them free"),
+        ("--arch vanilla --loss ge-lee-ma --mu -1", "mu is -1.0, but must be a finite number above 0"),
+    ],
+)
+def test_what_does_not_fit_on_the_command_line_is_said(line, told, tmp_path, monkeypatch, refusal):
+    monkeypatch.chdir(tmp_path)
+    assert told in refusal(experiment.main, line.split())
+    assert not list(tmp_path.iterdir())
+
+
 # ------------------------------------------------------------------------------------ what does not fit
 
 
@@ -307,7 +365,6 @@ def test_every_local_minimum_of_g_is_a_permutation_of_the_teacher_up_to_sign():
         (lambda: rg.KernelLoss("li", orthonormal(2), unit_rows=1), TypeError, "unit_rows is 1, but must be True or"),
         (lambda: rg.KernelLoss("even", orthonormal(2)), ValueError, "arch is even, but a kernel needs"),
         (lambda: rg.KernelLoss("li", 1), TypeError, "teacher is 1, but must be"),
-        (lambda: kernel_loss("vanilla", unit_rows=True)[0].grad(np.zeros(6)), ValueError, "theta has u = 0 in unit 0"),
         (lambda: rg.GeLeeMaLoss(1), TypeError, "teacher is 1, but must be"),
         (lambda: rg.GeLeeMaLoss(orthonormal(2), mu=0), ValueError, "mu is 0, but must be a finite number above 0"),
         (lambda: rg.GeLeeMaLoss(orthonormal(2, 0.0)), ValueError, "teacher vanilla must have one output"),

@@ -110,7 +110,9 @@ def losses(axes, history, color):
 
 
 def distances(axes, history, color):
-    """The distances of a run against the step."""
+    """The distances of a run against the step, or e(Q) where there are none."""
+    if "distance" not in history:
+        return _curves(axes, "directions of the teacher's units", history, recovery={"color": color, "label": "e(Q)"})
     raw, aligned = {"color": color, "ls": "--", "label": "raw"}, {"color": color, "label": "modulo symmetry"}
     _curves(axes, "distance from the teacher", history, distance=raw, aligned_distance=aligned)
 

@@ -41,8 +41,14 @@ class Config:
     dtype: str
     seed: int
     record_every: int | None = None
+    loss: str = "relu"
+    rows: str = "free"
+    mu: float | None = None
+    lam: float | None = None
 
 
+LOSSES = ("relu", "even", "hermite24", "ge-lee-ma")  # the expected loss, and those of `resgrad.designed`
+ROWS = ("free", "unit")  # whether a designed loss keeps its units at length 1
 DATA = ("dataset", "online", "population")
 DTYPES = ("float64", "float32")
 BASE = {
@@ -86,7 +92,20 @@ _PHASES = _SGD | {
     "record_every": 10, "dtype": "float32",
 }  # fmt: skip
 LI_YUAN = {"li": _LI_YUAN, "vanilla": _LI_YUAN | {"init": "spectral"}}
-PRESETS = {"default": DEFAULT, "notebook": NOTEBOOK, "li-yuan": LI_YUAN, "li-yuan-phases": {"li": _PHASES}}
+# Ge, Lee & Ma (2017), section 6: an orthonormal teacher, fresh batches of a size that depends on the loss.
+_DESIGN = {"d": 50, "data": "online", "teacher": "identity", "init": "normal", "steps": 4000}
+BY_LOSS = {  # what its runs have besides
+    "relu": {"batch_size": 256, "lr": 2e-3, "steps": 20_000}, "even": {"batch_size": 8192, "lr": 0.02},
+    "hermite24": {"batch_size": 8192, "lr": 0.02, "rows": "unit"},
+    "ge-lee-ma": {"batch_size": 262_144, "lr": 5e-3},
+}  # fmt: skip
+PRESETS = {
+    "default": DEFAULT,
+    "notebook": NOTEBOOK,
+    "li-yuan": LI_YUAN,
+    "li-yuan-phases": {"li": _PHASES},
+    "ge-lee-ma": {"vanilla": _DESIGN},
+}
 
 
 def resolve(arch: Architecture | str, preset: str = "default", **given: Any) -> Config:
@@ -96,7 +115,7 @@ def resolve(arch: Architecture | str, preset: str = "default", **given: Any) -> 
     ----------
     arch : Architecture or str
         One, or a name in ``resgrad.ARCHITECTURES``.
-    preset : {"default", "notebook", "li-yuan", "li-yuan-phases"}
+    preset : {"default", "notebook", "li-yuan", "li-yuan-phases", "ge-lee-ma"}
     **given
         Fields of `Config`.
 
@@ -117,7 +136,8 @@ def resolve(arch: Architecture | str, preset: str = "default", **given: Any) -> 
     name = arch.name
     if checks.choice(preset, "preset", PRESETS) != "default" and name not in PRESETS[preset]:
         raise ValueError(f"preset {preset} is for {' and '.join(PRESETS[preset])}, but arch is {name}")
-    config = {"arch": name, "preset": preset} | BASE | PRESETS[preset].get(name, NEW) | given
+    config = {"arch": name, "preset": preset} | BASE | PRESETS[preset].get(name, NEW)
+    config |= _of_loss(name, preset, **given) | given
     for field, known in (("data", DATA), ("optimizer", optimizers.OPTIMIZERS), ("dtype", DTYPES)):
         checks.choice(config[field], field, known)
     for field in {"population": ("batch_size", "samples"), "online": ("samples",)}.get(config["data"], ()):
@@ -148,6 +168,27 @@ def resolve(arch: Architecture | str, preset: str = "default", **given: Any) -> 
     return Config(**config)
 
 
+def _of_loss(name, preset, loss="relu", data=None, dtype="float64", rows="free", mu=None, lam=None, **given):
+    """What a designed loss sets in a `Config`; checks that it fits."""
+    checks.choice(loss, "loss", LOSSES), checks.choice(rows, "rows", ROWS)
+    own = BY_LOSS[loss] if preset == "ge-lee-ma" else {}
+    strength = {"mu": 0.1 if mu is None else mu, "lam": 1.0 if lam is None else lam}
+    if loss == "ge-lee-ma":
+        if name != "vanilla":
+            raise ValueError(f"arch is {name}, but loss ge-lee-ma has the units of vanilla")
+        own = own | {key: checks.real(value, key, above=0) for key, value in strength.items()}
+    elif (mu, lam) != (None, None):
+        raise ValueError(f"mu or lam is given, but only loss ge-lee-ma has them, not {loss}")
+    if rows == "unit" and loss in ("relu", "ge-lee-ma"):
+        raise ValueError(f"rows is unit, but loss {loss} leaves them free")
+    if loss != "relu":
+        if data == "dataset" or dtype != "float64":
+            told = "data is dataset" if data == "dataset" else f"dtype is {dtype}"
+            raise ValueError(f"{told}, but loss {loss} needs population or online data in float64")
+        own = ({"data": "population"} if preset == "default" else {}) | own
+    return own
+
+
 def command_line(config: Config) -> str:
     """The shortest command that makes this run: it leaves out what `resolve` fills in.
 
@@ -170,6 +211,8 @@ def prepare(config: Config, saved: tuple = (None, None)) -> tuple:
     streams = draws.streams(config.seed)
     theta_star = _parameters(config, "teacher", streams.teacher, saved[0])
     theta0, teacher = _parameters(config, "init", streams.init, saved[1]), Network(config.arch, theta_star, config.d)
+    if config.loss == "ge-lee-ma" and theta0 is not saved[1]:
+        theta0 = theta0.reshape(config.d, -1).T.ravel()  # B = W1'
     return loss_of(config, config.arch, teacher, streams.data, config.dtype), theta0, teacher
 
 
@@ -177,11 +220,31 @@ def loss_of(config, arch, teacher, rng, dtype="float64"):
     """The loss that a run, or one of a census, trains on: of a data set from ``rng``, fresh samples or exact."""
     from .. import losses
 
+    if getattr(config, "loss", "relu") != "relu":
+        return expected(config, arch, teacher)
     if config.data == "dataset":
         return losses.EmpiricalLoss(arch, *draws.dataset(teacher, config.samples, rng, dtype))
     if config.data == "online":
         return losses.OnlineLoss(arch, teacher, dtype)
     return losses.PopulationLoss(arch, teacher)
+
+
+def expected(config, arch, teacher):
+    """The exact loss that a run descends, or has samples of."""
+    from .. import designed, losses
+
+    if config.loss == "relu":
+        return losses.PopulationLoss(arch, teacher)
+    if config.loss == "ge-lee-ma":
+        return designed.GeLeeMaLoss(teacher, config.mu, config.lam)
+    return designed.KernelLoss(arch, teacher, config.loss, config.rows == "unit")
+
+
+def units(config, theta):
+    """The student's units at ``theta``, one a row."""
+    if config.loss == "ge-lee-ma":
+        return theta.reshape(-1, config.d)
+    return architectures.resolve(config.arch).canonical(theta, config.d)[0].T
 
 
 def _parameters(config, role, rng, saved):
@@ -221,16 +284,18 @@ def simulate(
     >>> bool(trajectory.observed["distance"][-1] < 1e-6)
     True
     """
-    from .. import losses, training
+    from .. import designed, training
     from ..minima import alignment, convexity
 
     loss, theta0, teacher = problem or prepare(config)
-    population, theta_star = losses.PopulationLoss(config.arch, teacher), teacher.theta
-    columns = {
-        "population_loss": population.value,
-        "distance": lambda theta: float(np.linalg.norm(theta - theta_star)),
-        "aligned_distance": lambda theta: alignment.align(config.arch, theta, theta_star, config.d).distance,
-    }
+    population, theta_star = expected(config, config.arch, teacher), teacher.theta
+    columns = {"population_loss": population.value}
+    if config.loss == "relu":
+        columns["distance"] = lambda theta: float(np.linalg.norm(theta - theta_star))
+        columns["aligned_distance"] = lambda theta: alignment.align(config.arch, theta, theta_star, config.d).distance
+    if config.loss != "relu" or config.preset == "ge-lee-ma":
+        units_star = teacher.canonical()[0].T
+        columns["recovery"] = lambda theta: designed.recovery_error(units(config, theta), units_star)
     if config.preset.startswith("li-yuan"):  # record the paper's quantities, too
 
         @functools.lru_cache(maxsize=1)  # three columns ask for the same

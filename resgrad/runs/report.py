@@ -25,6 +25,7 @@ QUANTITIES = {  # columns of ``history.csv`` whose start and end the summary sho
     "potential": "potential g",
     "distance": "distance from the teacher",
     "aligned_distance": "    modulo its symmetries",
+    "recovery": "e(Q), of Ge, Lee & Ma",
 }
 SYMMETRY = {
     "fixed": "a permutation of its units",
@@ -86,6 +87,11 @@ def verdict(summary):
         words = f"The gradient points toward the teacher from step {result['toward_from']} on{before}.\n"
         if result["toward_from"] is None:
             words = "The gradient points away from the teacher at the end.\n"
+    if config["loss"] != "relu":
+        return (
+            f"{words}e(Q) = {result['recovery_final']:.2g}. This is 1 - |cos| of the angle between a unit of the\n"
+            "teacher and the nearest of the student, at its worst: 0 if all are found, whatever their signs."
+        )
     if not is_zero(result):
         words += f"The expected loss is {result['population_loss_final']:.3g}, not zero.\n"
         if "polished_verdict" not in result:
@@ -158,9 +164,11 @@ def page(summary, history, theta, teacher):
     color = plots.COLORS.get(arch.name, plots.INK)
     pictures = [
         _picture("Loss: on the batches drawn, and in expectation.", plots.losses, history, color),
-        _picture("Distance of the parameters from the teacher's.", plots.distances, history, color),
+        _picture("Distance from the teacher.", plots.distances, history, color),
     ]
-    if theta.size <= LARGEST and not summary["stop_reason"].startswith("diverged"):
+    if summary["config"]["loss"] != "relu":
+        words += " No spectrum is shown for this loss."
+    elif theta.size <= LARGEST and not summary["stop_reason"].startswith("diverged"):
         end, where, at = destination(teacher, theta), "its last point", theta
         if end is not None:
             where, at = f"the {end.verdict} to which it leads", end.theta
@@ -174,7 +182,8 @@ def page(summary, history, theta, teacher):
         words += f" {theta.size:,} parameters are too many for a Hessian here: no spectrum."
     rows = [("", "start", "end")]
     rows += ((label.replace("    ", "… "), f"{start:.4g}", f"{end:.4g}") for label, start, end in _numbers(result))
-    rows.append(("units permuted", "", result["units_permuted"] or "none"))
+    if summary["config"]["loss"] == "relu":
+        rows.append(("units permuted", "", result["units_permuted"] or "none"))
     again = protocol.command_line(protocol.Config(**summary["config"]))
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     footer = f"{result['steps']:,} steps in {result['seconds']:.2f} s; {summary['stop_reason']}. {versions}"
