@@ -18,6 +18,7 @@ _HOMES = {
     "minima.alignment": ["Alignment", "align"],
     "minima.convexity": ["convexity_region", "one_point"],
     "minima.landscape": ["polish", "spectrum"],
+    "minima.proofs": ["Certificate", "certify"],
     "minima.symmetry": ["convert", "transform"],
     "optimizers": ["OPTIMIZERS", "SGD", "Nesterov"],
     "runs.tally": ["Census"],

@@ -23,6 +23,8 @@ from .minima.convexity import convexity_region as convexity_region
 from .minima.convexity import one_point as one_point
 from .minima.landscape import polish as polish
 from .minima.landscape import spectrum as spectrum
+from .minima.proofs import Certificate as Certificate
+from .minima.proofs import certify as certify
 from .minima.symmetry import convert as convert
 from .minima.symmetry import transform as transform
 from .optimizers import OPTIMIZERS as OPTIMIZERS

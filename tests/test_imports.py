@@ -24,7 +24,15 @@ FLOORS = [  # a file may import from its own floor and those above it in this li
     {"losses", "designed", "optimizers", "draws", "anyloss"},
     {"training", "gradcheck.check", "gradcheck.calls", "gradcheck.differences", "gradcheck.report"},
     {"flow"},
-    {"minima.symmetry", "minima.alignment", "minima.landscape", "minima.convexity", "minima.basins"},
+    {
+        "minima.symmetry",
+        "minima.alignment",
+        "minima.landscape",
+        "minima.convexity",
+        "minima.basins",
+        "minima.balls",
+        "minima.proofs",
+    },
     {"runs.protocol", "runs.tasks", "runs.tally", "runs.journal", "runs.report"},
     {"experiment", "census", "gradcheck.__main__"},
 ]

@@ -1,0 +1,266 @@
+"""Proofs about critical points of the exact expected loss: `certify`, on the enclosures of `balls`.
+
+Symmetry.  Rescaling a unit leaves the loss as it is.  So where the read-out is trained, what is examined is
+
+    f(x) = loss(x) + sigma |T'(x - x_0)|^2 / 2,                                                                  (1)
+
+the columns of T being t_j = (u_j, -a_j) / |(u_j, a_j)| at x_0, in the coordinates x of `balls`.  The loss is constant
+along orbits, so a critical point of f has J(x)'T T'(x - x_0) = 0, J the tangents of the orbit at x.  J'T is diagonal,
+and positive where no unit has moved by more than a quarter of its length.  So T'(x - x_0) = 0 there, and the gradient
+of the loss is 0, too.
+
+Spectrum.  Floating point finds Q and L with H Q = Q L, nearly, for the midpoint H of an enclosure.  With bounds
+e >= |Q'Q - I| and E >= |H Q - Q L|, W = Q (Q'Q)^(-1/2) is orthogonal, and any symmetric H + P has
+
+    |H + P - W L W'| <= 2 e |L| / (1 - e) + E / (1 - e)^(1/2) + |P| =: b,                                         (2)
+
+so that its eigenvalues are those of L up to b (Weyl).  |.| is the 2-norm.  The first two terms: with S = (Q'Q)^(1/2),
+H = (Q L + R) Q^-1 = W S L S^-1 W' + R Q^-1 and |S - I| <= e.
+
+Existence.  Let l > 0 be the smallest size of an eigenvalue in L, g the gradient at x_0, and b the bound (2) for all H
+on the ball |x - x_0| <= r.  There the map x -> x - W L^-1 W' grad f(x) has a derivative of size at most b / l, and it
+moves x_0 by at most |g| / l.  If
+
+    |g| / l + (b / l) r < r,                                                                                     (3)
+
+it contracts the ball into itself (Krawczyk's test, in the 2-norm): f has exactly one critical point in the ball, and it
+is at most |g| / (l - b) from x_0.
+
+Modulo symmetry.  A point within r / 3 of x_0 can be rescaled, unit by unit, until T'(x - x_0) = 0, without leaving the
+ball.  For a unit v at distance e from v_0, d/dt t_j'v is at least 3 |v_0| / 4 and |dv/dt| at most 5 |v_0| / 4 while
+|v - v_0| <= |v_0| / 4, where v = (c u, a / c), c = exp t.  So its way is at most 5 e / 3.  Hence all critical points of
+the loss within r / 3 lie on one orbit.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import linalg
+from scipy.optimize import linear_sum_assignment
+
+from .. import checks, losses
+from . import balls
+from .balls import Box, NotProved, Problem
+from .symmetry import EPS
+
+REACH = 1e-8  # of the longest unit: the largest radius.  Polished points are 1e-16 to 1e-11 from the critical one
+AGREE = 1e-8  # of the largest entry: what `loss.hessian` may be off.  Rounding makes 1e-14, next to parallel units 1e-9
+WIDER = 0.25  # of l: the b that the final radius aims at; the rest is what b, not quite linear in r, may exceed it by
+SAFE = 1 + 1e-6  # more than rounding takes from a sum of fewer than 1e9 positive floats
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What `certify` proves.  ``str()`` of it is a short report.
+
+    Where nothing is proved the radius is 0, the intervals are (0, inf) and (-inf, inf), and ``why`` says what is in
+    the way.
+    """
+
+    proved: bool
+    kind: str  # "strict minimum", "teacher" or "saddle"; "" where nothing is proved
+    radius: float  # within it, in theta, there is exactly one critical point modulo the symmetries
+    loss: tuple[float, float]  # an interval that holds the loss there
+    min_eigenvalue: tuple[float, float]  # and the smallest eigenvalue of the Hessian, but for the zeros of symmetry
+    why: str
+
+    def __str__(self):
+        if not self.proved:
+            return f"not proved: {self.why}"
+        kind = {"teacher": "the teacher", "saddle": "a saddle"}.get(self.kind, f"a {self.kind}")
+        rows = {"loss": self.loss, "smallest eigenvalue": self.min_eigenvalue}
+        return "\n".join([
+            f"proved: within {self.radius:.1e} there is exactly one critical point modulo the symmetries: {kind}",
+            *(f"  {name:<20}in [{low!r}, {high!r}]" for name, (low, high) in rows.items()),
+        ])  # fmt: skip
+
+
+def certify(loss: losses.PopulationLoss, theta: ArrayLike) -> Certificate:
+    """Prove that next to ``theta`` there is exactly one critical point, modulo symmetry, and of which kind it is.
+
+    * "strict minimum": all eigenvalues of the Hessian are positive, but for the zeros that symmetries cause.
+    * "saddle": none of the others is 0, and at least one is negative.
+    * "teacher": the critical point is an image of the teacher under the symmetries.
+
+    Parameters
+    ----------
+    loss : PopulationLoss
+    theta : array_like, shape (n,)
+        A critical point to rounding, as `polish` returns it.  It is not improved: what is proved is about theta.
+
+    Returns
+    -------
+    Certificate
+        A theorem about the float64 numbers in theta and in the teacher, which are taken as exact.
+
+    Raises
+    ------
+    ImportError
+        When python-flint is missing.
+    ValueError, TypeError
+        When theta does not fit or is not finite, or the networks have biases.
+
+    Notes
+    -----
+    The proof is in the docstring of this module.  It relies on python-flint, on products of integers below 2^53 in
+    floating point, and on IEEE rounding.  ``loss.hessian`` is only compared with the enclosure: nothing is proved of a
+    loss that contradicts it.  For ``sum``, distances leave aside the unseen part of W2, which is free.
+
+    Examples
+    --------
+    >>> import numpy as np, resgrad as rg
+    >>> loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.eye(4).ravel(), d=4))
+    >>> proof = rg.certify(loss, np.eye(4).ravel())
+    >>> proof.kind, proof.loss, [round(end / 2, 12) for end in proof.min_eigenvalue]  # 1/4 - 1/(2 pi)
+    ('teacher', (0.0, 0.0), [0.090845056908, 0.090845056908])
+    >>> rg.certify(loss, np.eye(4).ravel() + 1e-6).proved
+    False
+    """
+    with balls.precision():
+        if not isinstance(loss, losses.PopulationLoss):
+            raise TypeError(f"loss is {checks.shown(loss)}, but must be a PopulationLoss: it has an enclosure")
+        theta = loss._theta(theta)
+        problem = Problem.of(loss, theta)
+        try:
+            return _prove(problem, loss.hessian(theta))
+        except NotProved as reason:
+            return Certificate(False, "", 0.0, (0.0, math.inf), (-math.inf, math.inf), str(reason))
+
+
+def _prove(problem, own):
+    """The steps of the proof; ``own`` is the loss's own Hessian in theta."""
+    point, tangents = Box(problem), [balls.size(tangent) for tangent in problem.tangents()]
+    g, scale, middle = balls.size(point.gradient()), max(map(float, point.lengths[: problem.k])), _middle(point)
+    _audit(problem, own, middle)
+    sigma = 2 * float(np.abs(middle).sum(axis=1).max())  # above all eigenvalues
+    for j, tangent in enumerate(np.array(problem.tangents(), dtype=float)):
+        middle[np.ix_(problem.rows(j), problem.rows(j))] += sigma / (tangent @ tangent) * np.outer(tangent, tangent)
+    values, vectors = linalg.eigh(middle)
+    least, largest = np.abs(values).min(), np.abs(values).max()
+    error, far = _spectral_error(middle, values, vectors), float(g.upper()) / max(least, 5e-324)
+    if not least > EPS * sigma:
+        raise NotProved(f"the Hessian has an eigenvalue within {EPS * sigma:.0e} of 0 that no symmetry explains")
+    if not far < REACH * scale:
+        raise NotProved(f"a critical point may be {far:.0e} away, more than {REACH * scale:.0e}: polish theta first")
+
+    def bound(radius):
+        """b of (2) on the ball of this radius, or None where (3) does not hold."""
+        b = error + _deviation(Box(problem, radius).hessian(sigma), middle)
+        near = all(4 * balls.arb(radius) < length for length in tangents)
+        return b if near and g / least + b / balls.arb(least) * radius < radius else None
+
+    orbit = 3 if tangents else 1
+    radius = max(3 * orbit * far, EPS * scale)
+    b = wider = bound(radius)
+    if b is None:
+        raise NotProved(f"within {radius:.0e} the Hessian varies too much for its eigenvalue {least:.1e} next to 0")
+    near = g / (balls.arb(least) - b)  # the critical point is at most so far away
+    while (wide := min(REACH * scale, radius * max(0.0, WIDER * least - error) / (wider - error))) > 2 * radius:
+        if (wider := bound(wide)) is None:
+            break
+        radius = wide
+    radius = float(np.nextafter(radius / orbit, 0.0))
+    if not near < radius:
+        raise NotProved(f"the critical point may be {float(near.upper()):.0e} away, and its orbit {radius:.0e}")
+    distance = _from_teacher(problem)
+    if distance is not None and distance < radius:
+        kind, loss = "teacher", balls.arb(0)
+    else:
+        kind, bend = "saddle" if values[0] < 0 else "strict minimum", (largest + b + sigma) * near * near / 2
+        loss = (point.loss() + balls.arb(0, 1) * bend).nonnegative_part()
+    turn = max((4 * sigma * near / length for length in tangents), key=float, default=0)  # T there instead of at x_0
+    smallest = balls.arb(float(values[0])) + balls.arb(0, 1) * (b + turn)
+    return Certificate(True, kind, radius, balls.interval(loss), balls.interval(smallest), "")
+
+
+def _spectral_error(H, values, Q):
+    """The first two terms of (2)."""
+    e, E = _distance(Q.T, Q, np.eye(len(Q))), _distance(H, Q, Q * values)
+    if not e < 0.5:
+        raise NotProved("the eigenvectors of the Hessian are not orthogonal to rounding")
+    return SAFE * (2 * e * np.abs(values).max() / (1 - e) + E / (1 - e) ** 0.5)
+
+
+def _distance(A, B, C):
+    """A bound on |A B - C|, Frobenius, where every entry of C may be off by a rounding error (Ozaki et al. 2012).
+
+    A1 B1 has sums of integers below 2^53, times a power of 2: they are exact, in any order.  The rest is small, and so
+    is its rounding error (Higham 2002, 3.13).
+    """
+    n, norm = len(A), np.linalg.norm
+    bits = (53 - n.bit_length()) // 2
+    (A1, A2), (B1, B2) = _split(A, bits), _split(B, bits)
+    high, rest = A1 @ B1 - C, A1 @ B2 + A2 @ B
+    rounding = norm(high) + norm(C) + 2 * norm(rest) + n * (norm(A1) * norm(B2) + norm(A2) * norm(B))
+    return SAFE * float(norm(high + rest) + EPS * rounding)
+
+
+def _split(A, bits):
+    """A = A1 + A2, exactly, where A1 holds integers of ``bits`` bits times a power of 2."""
+    unit = 2.0 ** (np.frexp(np.abs(A).max())[1] - bits)
+    A1 = np.rint(A / unit) * unit
+    return A1, A - A1
+
+
+def _deviation(upper, middle):
+    """A bound on |H - middle| for all symmetric H whose ``upper`` half is given: the largest sum of sizes in a row."""
+    off = np.zeros(middle.shape)
+    for i, (row, center) in enumerate(zip(upper, middle.tolist())):
+        off[i, i:] = [float((ball - e).abs_upper()) for ball, e in zip(row[i:], center[i:])]
+    return SAFE * float((off + np.triu(off, 1).T).sum(axis=1).max())
+
+
+def _middle(point):
+    """The midpoints of the Hessian, rounded."""
+    upper = np.triu([[float(e.mid()) for e in row] for row in point.hessian()])
+    return upper + np.triu(upper, 1).T
+
+
+def _audit(problem, own, middle):
+    """Refuse a loss whose ``own`` Hessian is not the enclosed one: they are of two functions."""
+    k, d, m = problem.k, problem.d, problem.m
+    place, weight = [np.arange(k * d).reshape(k, d).T.ravel()], [np.ones(k * d)]  # where an entry of theta is in x
+    if problem.root:
+        rows = np.arange(k * d, k * (d + m)).reshape(k, m)
+        place.append(np.broadcast_to(rows, (k, d)).ravel())
+        weight.append(np.full(k * d, 1 / float(problem.root)))
+    place, weight = (np.concatenate(part) for part in (place, weight))
+    skip = np.arange(problem.start_C, problem.n)
+    place, weight = np.concatenate([place, skip]), np.concatenate([weight, np.ones(skip.size)])
+    expected = middle[np.ix_(place, place)] * np.outer(weight, weight)
+    off = np.abs(own - expected)
+    if not off.max() <= AGREE * np.abs(expected).max():
+        i, e = np.unravel_index(np.argmax(off), off.shape)
+        raise NotProved(f"loss.hessian is {off.max():.0e} off in entry ({i}, {e}): it is not that of this loss")
+
+
+def _from_teacher(problem):
+    """A bound on the distance from x_0 to an image of the teacher, the nearest if one is near; or None."""
+    p, odd = problem, sum(problem.slopes)
+    if len(p.units_star) != p.k:
+        return None
+    (u, strength), (v, strength_star) = (_directions(units) for units in (p.units, p.units_star))
+    signs = (1, -1) if p.trains_skip or odd == 0 else (1,)  # a reversed unit is paid for by C, or free
+    angles = np.array([2 - 2 * sign * (u @ v.T) for sign in signs]) * np.sum(strength_star**2, axis=1)
+    cost = angles.min(axis=0) + np.sum((strength[:, None] - strength_star) ** 2, axis=2)
+    apart, C = [], p.C_star
+    for j, l in zip(*linear_sum_assignment(cost)):
+        (u, a), (v, b), sign = p.units[j], p.units_star[l], signs[int(np.argmin(angles[:, j, l]))]
+        c = balls.arb(float(balls.size(u)) / float(balls.size(v))) if p.root else b[0]
+        if not c > 0:
+            return None
+        apart += [e - sign * c * f for e, f in zip(u, v)]
+        apart += [(e - f / c) / p.root for e, f in zip(a, b)] if p.root else []
+        if sign < 0:
+            C = [[e + odd * z * q for e, q in zip(row, b)] for row, z in zip(C, v)]
+    skip = [e - f for row, image in zip(p.C, C) for e, f in zip(row, image)]
+    return balls.size(apart + skip) if p.trains_skip or all(e == 0 for e in skip) else None
+
+
+def _directions(units):
+    """(u_j / |u_j|, |u_j| a_j) of units, as rows of floats."""
+    u, a = (np.array([[float(e) for e in unit[part]] for unit in units]) for part in (0, 1))
+    length = np.linalg.norm(u, axis=1, keepdims=True)
+    return u / length, length * a
