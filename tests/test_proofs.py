@@ -262,7 +262,8 @@ def no_critical_point(name, d, rng):
 
 
 def degenerate_minimum(name, d, rng):
-    """The teacher with a unit split in two, or with one that has no part in it."""
+    """The teacher with a unit split in two, or with one that has no part in it (for d = 1 this may be strict)."""
+    d = max(d, 2)
     arch, (loss, theta) = RECORDS[name], task(name, d, seed=rng)
     blocks, share = arch.unflatten(theta, d)._asdict(), rng.uniform(0.2, 0.8)
     u = blocks["W1"][:, -1:] + arch.identity * np.eye(d)[:, -1:]

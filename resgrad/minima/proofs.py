@@ -132,11 +132,16 @@ def certify(loss: losses.PopulationLoss, theta: ArrayLike) -> Certificate:
 def _prove(problem, own):
     """The steps of the proof; ``own`` is the loss's own Hessian in theta."""
     point, tangents = Box(problem), [balls.size(tangent) for tangent in problem.tangents()]
-    g, scale, middle = balls.size(point.gradient()), max(map(float, point.lengths[: problem.k])), _middle(point)
+    lengths = [float(length) for length in point.lengths[: problem.k]]
+    scale = max(lengths)
+    if not min(lengths) > EPS * scale:
+        raise NotProved(f"unit {np.argmin(lengths)} may vanish, where the loss has a kink")
+    g, middle = balls.size(point.gradient()), _middle(point)
     _audit(problem, own, middle)
     sigma = 2 * float(np.abs(middle).sum(axis=1).max())  # above all eigenvalues
-    for j, tangent in enumerate(np.array(problem.tangents(), dtype=float)):
-        middle[np.ix_(problem.rows(j), problem.rows(j))] += sigma / (tangent @ tangent) * np.outer(tangent, tangent)
+    for j, (tangent, length) in enumerate(zip(problem.tangents(), tangents)):
+        unit = np.array([float(e / length) for e in tangent])
+        middle[np.ix_(problem.rows(j), problem.rows(j))] += sigma * np.outer(unit, unit)
     values, vectors = linalg.eigh(middle)
     least, largest = np.abs(values).min(), np.abs(values).max()
     error, far = _spectral_error(middle, values, vectors), float(g.upper()) / max(least, 5e-324)
@@ -170,9 +175,10 @@ def _prove(problem, own):
     else:
         kind, bend = "saddle" if values[0] < 0 else "strict minimum", (largest + b + sigma) * near * near / 2
         loss = (point.loss() + balls.arb(0, 1) * bend).nonnegative_part()
+    low, high = balls.interval(loss)
     turn = max((4 * sigma * near / length for length in tangents), key=float, default=0)  # T there instead of at x_0
     smallest = balls.arb(float(values[0])) + balls.arb(0, 1) * (b + turn)
-    return Certificate(True, kind, radius, balls.interval(loss), balls.interval(smallest), "")
+    return Certificate(True, kind, radius, (max(0.0, low), high), balls.interval(smallest), "")
 
 
 def _spectral_error(H, values, Q):
