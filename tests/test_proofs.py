@@ -378,7 +378,9 @@ def test_what_has_no_enclosure_is_refused():
         rg.certify(loss, theta[:-1])
     biased = dataclasses.replace(RECORDS["li"], name="biased", bias=True)
     with pytest.raises(ValueError, match="biased has hidden biases"):
-        rg.certify(rg.PopulationLoss("li", rg.Network(biased, np.ones(6), 2)), theta)
+        balls.require(biased, 2, 2)
+    with pytest.raises(ValueError, match="li with d=55 and width 55 has 3,025 coordinates, but proofs take 3,000"):
+        rg.certify(*task("li", 55))
 
 
 def test_a_unit_that_may_vanish_is_not_proved():

@@ -32,16 +32,26 @@ except ImportError:
     flint = None
 
 BITS = 106  # of the midpoints: twice those of theta, so that differences of nearly equal units keep 53 of them
+LARGEST = 3000  # entries of x: beyond, the balls of one Hessian fill more than about 1 GB
 
 
 class NotProved(Exception):
     """What is in the way of a proof."""
 
 
-def precision():
-    """A context in which balls have `BITS`.  Raises ImportError, in one line, where python-flint is missing."""
+def require(arch, d, width):
+    """Raise ImportError where python-flint is missing, ValueError where there is no enclosure, in one line."""
     if flint is None:
         raise ImportError('proofs need python-flint, which is missing: pip install "resgrad[proofs]"')
+    if arch.bias:
+        raise ValueError(f"{arch.name} has hidden biases, but proofs are for networks without them")
+    n = width * (d + arch.outputs(d) * arch.trains_readout) + d * arch.outputs(d) * arch.trains_skip
+    if n > LARGEST:
+        raise ValueError(f"{arch.name} with d={d} and width {width} has {n:,} coordinates, but proofs take {LARGEST:,}")
+
+
+def precision():
+    """A context in which balls have `BITS`."""
     return flint.ctx.workprec(BITS)
 
 
@@ -61,9 +71,6 @@ class Problem:
     def of(cls, loss, theta):
         """The problem of a `PopulationLoss` at ``theta``."""
         student, teacher, d = loss.arch, loss.teacher, loss.d
-        for arch in (student, teacher.arch):
-            if arch.bias:
-                raise ValueError(f"{arch.name} has hidden biases, but proofs are for networks without them")
         units, C = _network(student, theta, d)
         units_star, C_star = _network(teacher.arch, teacher.theta.astype(np.float64), d)
         (p, n), (p_star, n_star) = (tuple(map(arb, arch.slopes)) for arch in (student, teacher.arch))

@@ -118,10 +118,12 @@ def certify(loss: losses.PopulationLoss, theta: ArrayLike) -> Certificate:
     >>> rg.certify(loss, np.eye(4).ravel() + 1e-6).proved
     False
     """
+    if not isinstance(loss, losses.PopulationLoss):
+        raise TypeError(f"loss is {checks.shown(loss)}, but must be a PopulationLoss: it has an enclosure")
+    theta = loss._theta(theta)
+    for arch, width in ((loss.arch, loss.arch.width(theta.size, loss.d)), (loss.teacher.arch, loss.teacher.width)):
+        balls.require(arch, loss.d, width)
     with balls.precision():
-        if not isinstance(loss, losses.PopulationLoss):
-            raise TypeError(f"loss is {checks.shown(loss)}, but must be a PopulationLoss: it has an enclosure")
-        theta = loss._theta(theta)
         problem = Problem.of(loss, theta)
         try:
             return _prove(problem, loss.hessian(theta))
@@ -133,52 +135,58 @@ def _prove(problem, own):
     """The steps of the proof; ``own`` is the loss's own Hessian in theta."""
     point, tangents = Box(problem), [balls.size(tangent) for tangent in problem.tangents()]
     lengths = [float(length) for length in point.lengths[: problem.k]]
-    scale = max(lengths)
-    if not min(lengths) > EPS * scale:
+    if not min(lengths) > EPS * max(lengths):
         raise NotProved(f"unit {np.argmin(lengths)} may vanish, where the loss has a kink")
-    g, middle = balls.size(point.gradient()), _middle(point)
-    _audit(problem, own, middle)
-    sigma = 2 * float(np.abs(middle).sum(axis=1).max())  # above all eigenvalues
-    for j, (tangent, length) in enumerate(zip(problem.tangents(), tangents)):
-        unit = np.array([float(e / length) for e in tangent])
-        middle[np.ix_(problem.rows(j), problem.rows(j))] += sigma * np.outer(unit, unit)
+    middle, sigma = _center(problem, point, own, tangents)
     values, vectors = linalg.eigh(middle)
-    least, largest = np.abs(values).min(), np.abs(values).max()
-    error, far = _spectral_error(middle, values, vectors), float(g.upper()) / max(least, 5e-324)
+    g, sizes, error = balls.size(point.gradient()), np.abs(values), _spectral_error(middle, values, vectors)
+    least, reach = balls.arb(sizes.min()), REACH * max(lengths)
     if not least > EPS * sigma:
         raise NotProved(f"the Hessian has an eigenvalue within {EPS * sigma:.0e} of 0 that no symmetry explains")
-    if not far < REACH * scale:
-        raise NotProved(f"a critical point may be {far:.0e} away, more than {REACH * scale:.0e}: polish theta first")
+    far, orbit = float((g / least).upper()), 3 if tangents else 1
+    if not far < reach:
+        raise NotProved(f"a critical point may be {far:.0e} away, more than {reach:.0e}: polish theta first")
 
     def bound(radius):
         """b of (2) on the ball of this radius, or None where (3) does not hold."""
-        b = error + _deviation(Box(problem, radius).hessian(sigma), middle)
-        near = all(4 * balls.arb(radius) < length for length in tangents)
-        return b if near and g / least + b / balls.arb(least) * radius < radius else None
+        b = balls.arb(error + _deviation(Box(problem, radius).hessian(sigma), middle))
+        short = any(not 4 * balls.arb(radius) < length for length in tangents)
+        return None if short or not (g / least + b / least * radius < radius) else b
 
-    orbit = 3 if tangents else 1
-    radius = max(3 * orbit * far, EPS * scale)
+    radius = max(3 * orbit * far, EPS * max(lengths))
     b = wider = bound(radius)
     if b is None:
-        raise NotProved(f"within {radius:.0e} the Hessian varies too much for its eigenvalue {least:.1e} next to 0")
-    near = g / (balls.arb(least) - b)  # the critical point is at most so far away
-    while (wide := min(REACH * scale, radius * max(0.0, WIDER * least - error) / (wider - error))) > 2 * radius:
+        raise NotProved(
+            f"within {radius:.0e} the Hessian varies too much for its eigenvalue {sizes.min():.1e} next to 0"
+        )
+    near = g / (least - b)  # the critical point is at most so far away
+    while (wide := min(reach, radius * float((WIDER * least - error) / (wider - error)))) > 2 * radius:
         if (wider := bound(wide)) is None:
             break
         radius = wide
     radius = float(np.nextafter(radius / orbit, 0.0))
     if not near < radius:
         raise NotProved(f"the critical point may be {float(near.upper()):.0e} away, and its orbit {radius:.0e}")
-    distance = _from_teacher(problem)
-    if distance is not None and distance < radius:
-        kind, loss = "teacher", balls.arb(0)
-    else:
-        kind, bend = "saddle" if values[0] < 0 else "strict minimum", (largest + b + sigma) * near * near / 2
-        loss = (point.loss() + balls.arb(0, 1) * bend).nonnegative_part()
-    low, high = balls.interval(loss)
     turn = max((4 * sigma * near / length for length in tangents), key=float, default=0)  # T there instead of at x_0
-    smallest = balls.arb(float(values[0])) + balls.arb(0, 1) * (b + turn)
+    smallest, distance = balls.arb(values[0]) + balls.arb(0, 1) * (b + turn), _from_teacher(problem)
+    if distance is not None and distance < radius:
+        return Certificate(True, "teacher", radius, (0.0, 0.0), balls.interval(smallest), "")
+    change = (balls.arb(sizes.max()) + b + sigma) * near * near / 2
+    low, high = balls.interval(point.loss() + balls.arb(0, 1) * change)
+    kind = "saddle" if values[0] < 0 else "strict minimum"
     return Certificate(True, kind, radius, (max(0.0, low), high), balls.interval(smallest), "")
+
+
+def _center(problem, point, own, tangents):
+    """(midpoints of the Hessian of (1), rounded; sigma), if ``own`` is the Hessian of the loss without (1)."""
+    upper = np.triu([[float(e.mid()) for e in row] for row in point.hessian()])
+    middle = upper + np.triu(upper, 1).T
+    _audit(problem, own, middle)
+    sigma = 2 * float(np.abs(middle).sum(axis=1).max())  # above all eigenvalues
+    for j, (tangent, length) in enumerate(zip(problem.tangents(), tangents)):
+        unit = np.array([float(e / length) for e in tangent])
+        middle[np.ix_(problem.rows(j), problem.rows(j))] += sigma * np.outer(unit, unit)
+    return middle, sigma
 
 
 def _spectral_error(H, values, Q):
@@ -216,12 +224,6 @@ def _deviation(upper, middle):
     for i, (row, center) in enumerate(zip(upper, middle.tolist())):
         off[i, i:] = [float((ball - e).abs_upper()) for ball, e in zip(row[i:], center[i:])]
     return SAFE * float((off + np.triu(off, 1).T).sum(axis=1).max())
-
-
-def _middle(point):
-    """The midpoints of the Hessian, rounded."""
-    upper = np.triu([[float(e.mid()) for e in row] for row in point.hessian()])
-    return upper + np.triu(upper, 1).T
 
 
 def _audit(problem, own, middle):
