@@ -1,25 +1,30 @@
-"""Critical points of the exact expected loss: the way to them (`polish`) and their Hessian (`spectrum`)."""
+"""Critical points of a loss: the way to them (`polish`) and their Hessian (`spectrum`).
+
+Both take any object with ``value``, ``grad`` and ``hessian``.  One that has ``arch`` and ``d``, too, such as
+`PopulationLoss`, is known to have the symmetries of its network.
+"""
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import linalg
 
-from .. import checks, losses
+from .. import checks
 from . import symmetry
+from .problem import Problem
 from .symmetry import EPS
 
+# All of these are in the units of `Problem`.
 NULL = 1e-11  # of the largest eigenvalue.  Zero ones are below 1e-15, others mostly above 1e-5, of parallel units 1e-9
 CRITICAL = 1e-13  # gradient norm of a critical point, unless its rounding error is larger
-GLOBAL = 1e-12  # of the loss of a student with all units dead.  Global minima have up to 1e-13, spurious ones > 1e-6
-ZERO = 1e-24  # a loss this small is zero even where a student with all units dead has no more, as for a zero teacher
 NOISE = 1e-8  # of the loss: a smaller decrease is computed from the gradients, as `PopulationLoss.value` has 9 digits
 NEAR = 1e-6  # |g| relative to `gradient_scale`: below it Newton's method goes to the nearest critical point
 SLOPE = 1e-6  # of the loss, |g| |theta| at a critical point: rounding a large theta may hide a steep slope
-KINK = 1e-100  # of the largest entry: the Hessian grows like 1 / |u|, and soon overflows for a unit with so short a u
 SHIFT = 1e-12  # of |H|: far above the rounding of zero eigenvalues, below all others
+SOFT = 1e-4  # of the largest eigenvalue or 1: `_signature` makes sure of those below.  Degenerate ones end below 1e-6
 _eigh = partial(linalg.eigh, driver="evd", check_finite=False)
 
 
@@ -28,7 +33,7 @@ class Spectrum:
     """What `spectrum` finds.  ``str()`` of it is one sentence."""
 
     eigenvalues: np.ndarray  # (n,), ascending
-    tolerance: float  # those of at most this size count as zero
+    tolerance: float  # in the units of `Problem`, those of at most this size count as zero
     nullity: int  # number of zero ones
     index: int  # number of negative ones
     predicted: int  # dimension of the symmetry orbit; see `symmetry.tangent`
@@ -37,30 +42,30 @@ class Spectrum:
     explained: bool  # whether these two are the same space: all angles are below 1e-6
 
     def __str__(self):
-        sizes = np.abs(self.eigenvalues)
-        zero, other = sizes[sizes <= self.tolerance], sizes[sizes > self.tolerance]
+        sizes = np.sort(np.abs(self.eigenvalues))
+        zero, other = np.split(sizes, [self.nullity])
         angle = f"; largest angle {self.angles.max():.1e}" if self.angles.size else ""
         return (
             f"{sizes.size} eigenvalues: {self.nullity} zero ({self.predicted} by symmetry), {self.index} negative; "
-            f"zero means at most {self.tolerance:.1e} (largest zero one {zero.max(initial=0.0):.1e}, "
-            f"smallest other {other.min(initial=np.inf):.1e}){angle}"
+            f"largest zero one {zero.max(initial=0.0):.1e}, smallest other {other.min(initial=np.inf):.1e}{angle}"
         )
 
 
-def spectrum(loss: losses.PopulationLoss, theta: ArrayLike, tolerance: float = NULL) -> Spectrum:
+def spectrum(loss: Any, theta: ArrayLike, tolerance: float = NULL) -> Spectrum:
     """Eigenvalues of the exact Hessian at ``theta``, and whether symmetry explains the zero ones.
 
     The loss is constant on the symmetry orbit.  So at a critical point the Hessian is 0 on the tangent space of the
     orbit.  For a generic teacher of the student's width it is 0 nowhere else: nullity 0 (``fixed``), k d (``sum``),
     k (``vector``).
 
-    Rescaling a unit changes the other eigenvalues.  Scales c of 1e3 spread them by c^4, and small ones are then taken
-    for zero: apply ``symmetry.balanced`` first, or `polish`, which does something similar.  At a unit with u = 0 the
-    loss has a kink, and the Hessian is that of the other units.
+    Rescaling a unit changes the other eigenvalues: scales c of 1e3 spread them by c^4.  But it does not change how
+    many are zero or negative (Sylvester's law of inertia), and they are counted where the units are best scaled, at
+    `symmetry.gauge` of theta.  At a unit with u = 0 the loss has a kink, and the Hessian is that of the other units.
 
     Parameters
     ----------
     loss : PopulationLoss
+        Or any object with ``value``, ``grad`` and ``hessian``; without ``arch`` and ``d`` no symmetry is predicted.
     theta : array_like, shape (n,)
     tolerance : float
         An eigenvalue is zero when it is at most this fraction of the largest in size.
@@ -80,25 +85,32 @@ def spectrum(loss: losses.PopulationLoss, theta: ArrayLike, tolerance: float = N
     (4, 4, True)
     """
     theta, tolerance = _checked(loss, theta), checks.real(tolerance, "tolerance", 0.0, 1.0)
-    eigenvalues, vectors = _eigh(loss.hessian(theta))
-    cut, nullity, index = _signature(eigenvalues, tolerance)
-    null, tangent = vectors[:, np.abs(eigenvalues) <= cut], symmetry.tangent(loss.arch, theta, loss.d)
-    angles = linalg.subspace_angles(null, tangent) if null.size and tangent.size else np.empty(0)
-    explained = nullity == tangent.shape[1] and bool((angles < 1e-6).all())
-    return Spectrum(eigenvalues, cut, nullity, index, tangent.shape[1], null, angles, explained)
-
-
-def _signature(eigenvalues, tolerance=NULL):
-    """(largest size that counts as zero, number of zero eigenvalues, number of negative ones)."""
+    problem = Problem(loss, theta)
+    at, back = problem.gauge(theta)
+    view, tangent = problem.at(at), problem.tangent(theta)
+    eigenvalues, vectors = _eigh(view.hessian(at / view.scale))
     cut = float(tolerance * np.abs(eigenvalues).max())
-    return cut, int((np.abs(eigenvalues) <= cut).sum()), int((eigenvalues < -cut).sum())
+    zero = np.abs(eigenvalues) <= cut
+    null = vectors[:, zero] * view.scale[:, None]
+    if back:  # what leads back to theta is affine
+        home = symmetry.transform(loss.arch, at, loss.d, **back)
+        for column in null.T:
+            column[:] = symmetry.transform(loss.arch, at + column, loss.d, **back) - home
+    null = np.linalg.qr(null)[0]
+    angles = linalg.subspace_angles(null, tangent) if null.size and tangent.size else np.empty(0)
+    explained = null.shape[1] == tangent.shape[1] and bool((angles < 1e-6).all())
+    index, raw = int((eigenvalues < -cut).sum()), _eigh(loss.hessian(theta), eigvals_only=True)
+    return Spectrum(raw, cut, null.shape[1], index, tangent.shape[1], null, angles, explained)
 
 
 def _checked(loss, theta):
     """``theta``, checked, of a loss that has a Hessian."""
-    if not isinstance(loss, losses.PopulationLoss):
-        raise TypeError(f"loss is {checks.shown(loss)}, but must be a PopulationLoss: it has a Hessian")
-    return loss._theta(theta)
+    if not all(callable(getattr(loss, name, None)) for name in ("value", "grad", "hessian")):
+        raise TypeError(f"loss is {checks.shown(loss)}, but must have value, grad and hessian, as PopulationLoss does")
+    theta = checks.array(theta, "theta", ("n",))
+    if hasattr(loss, "arch"):
+        loss.arch.unflatten(theta, loss.d)
+    return theta
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +120,7 @@ class Polished:
     theta: np.ndarray  # (n,)
     loss: float
     grad_norm: float
-    verdict: str  # "global minimum", "spurious minimum", "saddle" or "unconverged"
+    verdict: str  # "global minimum", "spurious minimum", "minimum", "saddle" or "unconverged"
     index: int  # number of negative eigenvalues of the Hessian, and
     nullity: int  # number of zero ones, as in `spectrum`
     eigenvalues: np.ndarray  # (n,), ascending
@@ -122,19 +134,25 @@ class Polished:
         )
 
 
-def polish(loss: losses.PopulationLoss, theta: ArrayLike, max_steps: int = 1000) -> Polished:
+def polish(loss: Any, theta: ArrayLike, max_steps: int = 1000) -> Polished:
     """Go to a critical point, to the last digit, and say of which kind it is.
 
-    * "global minimum": the loss is at most `GLOBAL` of that of a student with all units dead, or at most `ZERO`.
+    * "global minimum": the loss is at most `problem.GLOBAL` of that of a student with all units dead; where that is 0, as for
+      a zero teacher, of the size of the student at ``theta``.
     * "unconverged": |g| is above `CRITICAL`, and above what rounding theta does to it (EPS times `gradient_scale`) or
-      |g| |theta| above `SLOPE` of the loss.  Or a unit has u = 0 (`KINK`): there no gradient could vanish.
-    * "saddle": an eigenvalue is below -`NULL` times the largest.
+      |g| |theta| above `SLOPE` of the loss.
+    * "saddle": an eigenvalue is below -`NULL` times the largest, and below what the remaining gradient causes along
+      the orbit, where the Hessian would otherwise be 0.  Or the loss falls when a unit with u = 0 grows.
     * "spurious minimum": a minimum of positive loss, to second order: zero eigenvalues that symmetry does not explain
       may hide a degenerate saddle.  For a student narrower than its teacher it may be the best there is.
+    * "minimum": the same for a loss without ``arch``, of which nothing says what its smallest value is.
+
+    All of these are judged in the units of `Problem`: the verdict is the same after any symmetry, and in any units.
 
     Parameters
     ----------
     loss : PopulationLoss
+        Or any object with ``value``, ``grad`` and ``hessian``; without ``arch`` and ``d`` no symmetry is predicted.
     theta : array_like, shape (n,)
         Any point.  While |grad| is above `NEAR`, relatively, every step lowers the loss.  Below it Newton's method
         goes to the critical point nearby, which may be a saddle.
@@ -156,6 +174,9 @@ def polish(loss: losses.PopulationLoss, theta: ArrayLike, max_steps: int = 1000)
     `symmetry.gauge` of theta's orbit, so that neither the way nor the verdict depends on how units are scaled, and
     the result is scaled back to be near theta.
 
+    Near a degenerate minimum, where the loss grows like |x|^q, q > 2, an eigenvalue is small, but not zero.  It counts
+    as zero if a Newton step changes it by more than a quarter (0 for q = 2, at least a half for q > 2).
+
     Examples
     --------
     The most frequent spurious minimum of Safran & Shamir (2018) at k = 10 (their loss has a 1/2):
@@ -168,78 +189,132 @@ def polish(loss: losses.PopulationLoss, theta: ArrayLike, max_steps: int = 1000)
     ('spurious minimum', '0.0187021946', '0.031964')
     """
     theta, max_steps = _checked(loss, theta), checks.integer(max_steps, "max_steps", 0)
-    steps, (theta, back) = 0, symmetry.gauge(loss.arch, theta, loss.d)
+    problem, steps = Problem(loss, theta), 0
+    theta, back = problem.gauge(theta)
     for near in (NEAR, 1e-4 * NEAR, 1e-8 * NEAR):  # where Newton's method fails, on flat stretches, descend farther
-        theta, more = _descend(loss, theta, near, max_steps - steps)
-        theta, norm, hessian, last = _newton(loss, symmetry.gauge(loss.arch, theta, loss.d)[0])
-        steps += more + last
-        if _is_critical(loss, theta, norm, hessian) or steps >= max_steps:
+        view = problem.at(theta)
+        x, more = _descend(view, theta / view.scale, near, max_steps - steps)
+        theta = problem.gauge(view.theta(x))[0]
+        view = problem.at(theta)
+        x, last = _newton(view, theta / view.scale)
+        theta, steps = view.theta(x), steps + more + last
+        if _is_critical(view, x, view.grad(x), view.hessian(x)) or steps >= max_steps:
             break
-    theta = symmetry.gauge(loss.arch, theta, loss.d)[0]
-    value, norm, hessian = loss.value(theta), np.linalg.norm(loss.grad(theta)), loss.hessian(theta)
-    eigenvalues = np.linalg.eigvalsh(hessian)
-    _, nullity, index = _signature(eigenvalues)
-    silent = symmetry.Units.of(loss.arch, theta, loss.d).each(np.zeros_like).theta()
-    if value <= max(GLOBAL * loss.value(silent), ZERO):
-        verdict = "global minimum"
-    elif _at_kink(loss, theta) or not _is_critical(loss, theta, norm, hessian):
-        verdict = "unconverged"
-    else:
-        verdict = "saddle" if index else "spurious minimum"
+    theta = problem.gauge(theta)[0]
+    verdict, index, nullity = _judge(problem, theta)
+    if verdict == "unconverged" and problem.arch is not None and not problem.arch.trains_readout:
+        short = problem.without(theta, EPS**0.5)  # at a kink descent cannot arrive, since its gradient never vanishes
+        if short is not theta:
+            view = problem.at(short)
+            short = view.theta(_newton(view, short / view.scale)[0])
+            if "minimum" in (found := _judge(problem, short))[0]:
+                theta, (verdict, index, nullity) = short, found
+    value, norm = loss.value(theta), float(np.linalg.norm(loss.grad(theta)))
+    eigenvalues = _eigh(loss.hessian(theta), eigvals_only=True)
     if back:
         theta = symmetry.transform(loss.arch, theta, loss.d, **back)
-    return Polished(theta, value, float(norm), verdict, index, nullity, eigenvalues, float(eigenvalues[0]), steps)
+    return Polished(theta, float(value), norm, verdict, index, nullity, eigenvalues, float(eigenvalues[0]), steps)
 
 
-def _descend(loss, theta, near, max_steps):
-    """(theta, steps) after damped Newton steps with |eigenvalues|, until |g| is ``near`` 0."""
-    (value, g), damping = loss.value_and_grad(theta), None
+def _judge(problem, theta):
+    """(verdict, number of negative and of zero eigenvalues) at ``theta``, which is in the gauge."""
+    view = problem.at(theta)
+    x = theta / view.scale
+    g, hessian = view.grad(x), view.hessian(x)
+    index, nullity = _signature(view, x, g, hessian)
+    if problem.loss.value(theta) <= problem.zero:
+        return "global minimum", index, nullity
+    if not _is_critical(view, x, g, hessian):
+        return "unconverged", index, nullity
+    if index or _grows(problem, theta):
+        return "saddle", index, nullity
+    return "minimum" if problem.arch is None else "spurious minimum", index, nullity
+
+
+def _signature(view, x, g, hessian):
+    """(number of negative eigenvalues, number of zero ones) of the Hessian at x, as `polish` counts them."""
+    (values, vectors), orbit = _eigh(hessian), view.tangent(x)
+    top = np.abs(values).max()
+    cut = max(NULL * top, 2 * np.linalg.norm(hessian @ orbit))  # the last is 0 where g = 0
+    zero = np.abs(values) <= cut
+    error = np.maximum(np.abs(vectors.T @ g), EPS * gradient_scale(x, hessian))
+    for i in np.flatnonzero(~zero & (np.abs(values) <= SOFT * max(top, 1.0))):
+        v = vectors[:, i]
+        step = np.copysign(min(error[i] / np.abs(values[i]), np.linalg.norm(x)), values[i] * (v @ g))
+        zero[i] = abs(v @ view.hessian(x - step * v) @ v - values[i]) > np.abs(values[i]) / 4
+    return int((~zero & (values < 0)).sum()), int(zero.sum())
+
+
+def _grows(problem, theta):
+    """Whether the loss falls when a unit with u = 0 gets a short u.  There relu'(0) = 0 hides the slope.
+
+    In that unit's u the loss is h(u) = a'c(u) to first order, and h is homogeneous.  Where a = 0, too, any c will do:
+    a can turn against it, and c vanishes only with the loss.  Otherwise u follows -dh/du from every axis.
+    """
+    for j in np.flatnonzero(problem.lengths(theta) == 0):
+        units = symmetry.Units.of(problem.arch, theta, problem.d)
+        if not units.a[j].any():
+            return True
+        for direction in np.vstack([np.eye(problem.d), -np.eye(problem.d)]):
+            for _ in range(20):  # each turn is a step of Newton's method where h is that of one unit
+                units.u[j] = EPS**0.5 * problem.least * direction
+                slope = problem.arch.unflatten(problem.loss.grad(units.theta()), problem.d)[0][:, j]
+                if slope @ direction < 0:
+                    return True
+                direction = -slope / (np.linalg.norm(slope) or 1.0)
+    return False
+
+
+def _descend(view, x, near, max_steps):
+    """(x, steps) after damped Newton steps with |eigenvalues|, until |g| is ``near`` 0."""
+    value, g, damping = view.value(x), view.grad(x), None
     for taken in range(max_steps):
-        hessian = loss.hessian(theta)
-        if np.linalg.norm(g) <= near * gradient_scale(theta, hessian) or _at_kink(loss, theta):
-            return theta, taken
+        hessian = view.hessian(x)
+        if np.linalg.norm(g) <= max(near * gradient_scale(x, hessian), CRITICAL) or view.short(x):
+            return x, taken
         values, vectors = _eigh(hessian)
         sizes, slope = np.abs(values), vectors.T @ g
         damping = sizes.max() if damping is None else damping
         while damping < sizes.max() / EPS:
             step = slope / (sizes + damping)
-            new = theta - vectors @ step
-            (new_value, new_g), hoped = loss.value_and_grad(new), step @ (slope - values * step / 2)
-            fallen = value - new_value if hoped > NOISE * value else (g + new_g) @ (theta - new) / 2
+            new = x - vectors @ step
+            new_value, new_g, hoped = view.value(new), view.grad(new), step @ (slope - values * step / 2)
+            fallen = value - new_value if hoped > NOISE * value else (g + new_g) @ (x - new) / 2
             if fallen >= hoped / 4:
                 break
             damping = 4 * max(damping, SHIFT * sizes.max())
         else:
-            return theta, taken  # no step lowers the loss: rounding, or a kink
+            return x, taken  # no step lowers the loss: rounding, or a kink
         if fallen > 3 / 4 * hoped:
             damping /= 4
-        theta, value, g = new, new_value, new_g
-    return theta, max_steps
+        x, value, g = new, new_value, new_g
+    return x, max_steps
 
 
-def _newton(loss, theta, max_steps=50):
-    """(theta, |g|, H, steps) after Newton steps, each of which lowers |g|."""
-    g, hessian, shift, taken = loss.grad(theta), loss.hessian(theta), SHIFT, 0
+def _newton(view, x, max_steps=50):
+    """(x, steps) after Newton steps, each of which lowers |g|."""
+    g, hessian, shift, taken = view.grad(x), view.hessian(x), SHIFT, 0
     norm = np.linalg.norm(g)
-    while taken < max_steps and norm > EPS and shift <= 1e-5 and not _at_kink(loss, theta):
-        orbit = symmetry.tangent(loss.arch, theta, loss.d)
+    while taken < max_steps and norm > EPS and shift <= 1e-5 and not view.short(x):
+        orbit = view.tangent(x)
         across = g - orbit @ (orbit.T @ g)  # g without rounding errors along the orbit, which a step would magnify
         mu = max(2 * norm, shift * np.linalg.norm(hessian))
         step = shifted_step(hessian, across, mu)
         if step is None:  # not near a minimum: see the notes of `polish`
             values, vectors = _eigh(hessian)
-            step = vectors @ (vectors.T @ across / np.where(np.abs(values) > mu, values, np.inf))
-        new = theta - step
-        new_g = loss.grad(new)
+            least = mu if orbit.size else shift * np.abs(values).max()
+            step = vectors @ (vectors.T @ across / np.where(np.abs(values) > least, values, np.inf))
+        new = x - step
+        new_g = view.grad(new)
         new_norm = np.linalg.norm(new_g)
         if not new_norm < norm / 2:  # rounding errors along another null direction: shift it more
             if norm <= CRITICAL:
                 break
             shift *= 1e3
         if new_norm < norm:
-            theta, g, norm, hessian = new, new_g, new_norm, loss.hessian(new)
+            x, g, norm, hessian = new, new_g, new_norm, view.hessian(new)
         taken += 1
-    return theta, norm, hessian, taken
+    return x, taken
 
 
 def shifted_step(hessian, g, mu):
@@ -252,16 +327,11 @@ def shifted_step(hessian, g, mu):
         return None
 
 
-def gradient_scale(theta, hessian):
+def gradient_scale(x, hessian):
     """What |g| is compared with: a relative error e in every parameter changes g by up to e times this."""
-    return np.linalg.norm(np.abs(hessian) @ np.abs(theta))
+    return np.linalg.norm(np.abs(hessian) @ np.abs(x))
 
 
-def _is_critical(loss, theta, norm, hessian):
-    slope, rounding = norm * np.linalg.norm(theta), EPS * gradient_scale(theta, hessian)
-    return norm <= CRITICAL or (norm <= rounding and slope <= SLOPE * loss.value(theta))
-
-
-def _at_kink(loss, theta):
-    """Whether a unit has u = 0, up to `KINK`."""
-    return np.abs(loss.arch.canonical(theta, loss.d)[0]).max(axis=0).min() <= KINK * np.abs(theta).max()
+def _is_critical(view, x, g, hessian):
+    norm, rounding = np.linalg.norm(g), EPS * gradient_scale(x, hessian)
+    return norm <= CRITICAL or (norm <= rounding and norm * np.linalg.norm(x) <= SLOPE * view.value(x))

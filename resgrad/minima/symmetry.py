@@ -187,10 +187,11 @@ def balanced(arch: Architecture | str, theta: ArrayLike, d: int) -> np.ndarray:
     return replace(units, u=b * directions(units.u), a=b * directions(units.a), unseen=0 * units.unseen).theta()
 
 
-def gauge(arch, theta, d):
+def gauge(arch, theta, d, least=0.0):
     """(a point of theta's orbit, the options of `transform` that lead from it back to theta).
 
-    At this point |u_j|^2 - |a_j|^2 = max_l |u_l| |a_l| for every unit with u_j != 0, and there is no unseen part.
+    At this point |u_j|^2 - |a_j|^2 = max(max_l |u_l| |a_l|, ``least``) for every unit with u_j != 0, and there is no
+    unseen part.
     Gradient flow conserves the left side.  So a_j can vanish or turn around here while u_j stays positive.  In
     `balanced` form both vanish together, and a_j cannot pass 0.
 
@@ -201,7 +202,7 @@ def gauge(arch, theta, d):
         return theta, {}
     units = Units.of(arch, theta, d)
     length, product = lengths(units.u), units.strength() ** 2
-    half = product.max() / 2 or 0.5
+    half = max(product.max(), least) / 2 or 0.5
     scales = length / np.sqrt(half + np.hypot(half, product))
     scales = np.where(scales > 0, scales, 1.0)  # u = 0, or so short that its scale is no number
     back = {"scales": scales, "unseen": units.unseen if arch.readout == "sum" else None}

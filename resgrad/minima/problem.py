@@ -1,0 +1,113 @@
+"""The units in which a loss is judged: neither its scale nor its symmetries change what they show."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import symmetry
+from .symmetry import EPS
+
+GLOBAL = 1e-12  # of the loss of a student with all units dead.  Global minima have up to 1e-13, spurious ones > 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """The loss as a function of x = theta / scale, divided by ``unit``."""
+
+    problem: Any  # a `Problem`
+    home: np.ndarray  # (n,): theta where these units hold
+    scale: np.ndarray  # (n,)
+    unit: float
+    zero: np.ndarray  # (n,) of bool: the entries of units with u = 0, which stay so to the last bit
+
+    def theta(self, x):
+        return np.where(self.zero, self.home, self.scale * x)
+
+    def value(self, x):
+        return float(self.problem.loss.value(self.theta(x))) / self.unit
+
+    def grad(self, x):
+        return self.scale * self.problem.loss.grad(self.theta(x)) / self.unit
+
+    def hessian(self, x):
+        return self.scale[:, None] * self.problem.loss.hessian(self.theta(x)) * (self.scale / self.unit)
+
+    def tangent(self, x):
+        return self.problem.tangent(self.theta(x))  # the units of u, a and b are the same, and C has no part in it
+
+    def short(self, x):
+        """Whether a unit is about to vanish: the Hessian grows like 1 / |u|, and soon overflows."""
+        length = self.problem.lengths(self.theta(x))
+        return bool(((length > 0) & (length <= EPS * self.scale[0])).any())
+
+
+class Problem:
+    """A loss, and what is known of its scale and its symmetries.
+
+    With a teacher and a student that are both s times as large, resgrad has one problem in other units: u and a grow
+    like s, and the loss like s^4.  So the loss is measured in ``least``^2, where ``least`` is what each of k units has
+    to do on average, (loss of a student with all units dead)^(1/2) / k.  C is measured in ``size``, the largest
+    |u||a| of the student's units or ``least``, whichever is more, so that units may die.  All other entries are
+    measured in size^(1/2), or in size where the read-out is fixed.
+
+    A loss without ``arch`` has no symmetry that is known.  Its entries are measured in the largest of ``theta`` or of
+    where it is judged, and the loss by the curvature there.
+    """
+
+    def __init__(self, loss, theta):
+        self.loss, self.arch, self.d = loss, getattr(loss, "arch", None), getattr(loss, "d", None)
+        if self.arch is None:
+            self.zero, self.first = -np.inf, theta
+            return
+        units = symmetry.Units.of(self.arch, theta, self.d)
+        silent = loss.value(units.each(np.zeros_like).theta())
+        each = (silent / max(self.arch.readout_rate(self.d), 1)) ** 0.5 / len(units.u)
+        self.least = each or units.strength().max() ** 2 or 1.0  # where the teacher is zero, the student is the scale
+        self.zero = GLOBAL * (silent or self.least**2)  # a loss of at most this is zero
+
+    def at(self, theta):
+        """The loss in the units that hold at ``theta``."""
+        if self.arch is None:
+            points = self.first, theta
+            length = max(np.abs(point).max(initial=0.0) for point in points) or 1.0
+            curvature = max(np.abs(self.loss.hessian(point)).max(initial=0.0) for point in points)
+            unit, zero = float(curvature * length**2) or 1.0, np.zeros(theta.size, bool)
+            return Scaled(self, theta, np.full(theta.size, float(length)), unit, zero)
+        size = max(symmetry.Units.of(self.arch, theta, self.d).strength().max() ** 2, self.least)
+        length = size**0.5 if self.arch.trains_readout else size
+        blocks = self.arch.shapes(self.d, self.arch.width(theta.size, self.d))
+        scale = [np.full(np.prod(shape), size if name == "C" else length) for name, shape in blocks.items()]
+        zero = np.zeros(theta.size, bool)
+        dead, (W1, W2, *_) = self.lengths(theta) == 0, self.arch.unflatten(zero, self.d)
+        W1[:, dead] = True
+        if W2 is not None:
+            W2[dead] = True
+        return Scaled(self, theta, np.concatenate(scale), self.least**2, zero)
+
+    def gauge(self, theta):
+        """`symmetry.gauge` of ``theta``.  A fixed unit that is zero but for rounding becomes zero."""
+        if self.arch is None:
+            return theta, {}
+        if not self.arch.trains_readout:
+            return self.without(theta, EPS), {}
+        return symmetry.gauge(self.arch, theta, self.d, self.least)
+
+    def without(self, theta, tolerance):
+        """``theta``, fixed units of at most ``tolerance`` times the largest replaced by u = 0."""
+        length = self.lengths(theta)
+        U = symmetry.Units.of(self.arch, theta, self.d).u  # where what is zero but for rounding is zero
+        short = (length > 0) & (symmetry.lengths(U) <= tolerance * max(length.max(), self.least))
+        if not short.any():
+            return theta
+        theta = theta.copy()
+        self.arch.unflatten(theta, self.d)[0][:, short] = -self.arch.identity * np.eye(*U.shape[::-1])[:, short]
+        return theta
+
+    def tangent(self, theta):
+        """`symmetry.tangent`, (n, 0) where no symmetry is known."""
+        return np.empty((theta.size, 0)) if self.arch is None else symmetry.tangent(self.arch, theta, self.d)
+
+    def lengths(self, theta):
+        """|u| of every unit, shape (k,)."""
+        return np.empty(0) if self.arch is None else symmetry.lengths(self.arch.canonical(theta, self.d)[0].T)
