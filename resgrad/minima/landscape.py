@@ -137,8 +137,8 @@ class Polished:
 def polish(loss: Any, theta: ArrayLike, max_steps: int = 1000) -> Polished:
     """Go to a critical point, to the last digit, and say of which kind it is.
 
-    * "global minimum": the loss is at most `problem.GLOBAL` of that of a student with all units dead; where that is 0, as for
-      a zero teacher, of the size of the student at ``theta``.
+    * "global minimum": the loss is at most `problem.GLOBAL` of that of a student with all units dead; where that is 0,
+      as for a zero teacher, of the size of the student at ``theta``.
     * "unconverged": |g| is above `CRITICAL`, and above what rounding theta does to it (EPS times `gradient_scale`) or
       |g| |theta| above `SLOPE` of the loss.
     * "saddle": an eigenvalue is below -`NULL` times the largest, and below what the remaining gradient causes along
