@@ -160,7 +160,11 @@ class Architecture:
         theta = np.asarray(theta)
         if theta.ndim != 1:
             raise ValueError(f"theta has shape {theta.shape}, but {self.name} with d={d} needs ({self.size(d)},)")
-        return Blocks(**_views(theta, self.shapes(d, self.width(theta.size, d))))
+        shapes, start, blocks = self.shapes(d, self.width(theta.size, d)), 0, {}
+        for name, shape in shapes.items():
+            end = start + math.prod(shape)
+            blocks[name], start = theta[start:end].reshape(shape), end
+        return Blocks(**blocks)
 
     def skip_map(self, d: int) -> np.ndarray:
         """C, shape (d, m), where it is not trained, and where training starts from."""
@@ -192,7 +196,8 @@ class Architecture:
         rows, m = d + self.bias, self.outputs(d)
         skip = d if self.trains_skip else 0
         k = (w.size - skip * m) // (rows + m)
-        return tuple(_views(w, {"U": (rows, k), "A": (k, m), "C": (skip, m)}).values())
+        u, a = rows * k, (rows + m) * k  # where U and A end
+        return w[:u].reshape(rows, k), w[u:a].reshape(k, m), w[a:].reshape(skip, m)
 
     def parameters(self, w: np.ndarray, theta0: np.ndarray, d: int) -> np.ndarray:
         """theta with these `coordinates`: theta0 plus what they have moved; W2's unseen part stays (5)."""
@@ -219,14 +224,6 @@ class Architecture:
         if self.bias:
             blocks.append(dU[d])
         return np.concatenate([block.ravel() for block in blocks])
-
-
-def _views(vector, shapes):
-    """{name: view} of consecutive pieces of a vector, row-major."""
-    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
-    return {
-        name: vector[end - math.prod(shape) : end].reshape(shape) for (name, shape), end in zip(shapes.items(), ends)
-    }
 
 
 ARCHITECTURES = {

@@ -312,7 +312,7 @@ def advancer(loss, optimizer, batch_size, width=None):
 
     def advance(state, n, work, *sizes):
         """n steps, with the help of other threads."""
-        weights = [loss.arch.split(part, loss.d) for part in (state.w, state.v)]  # a late helper must see no others
+        weights = loss.arch.split(state.w, loss.d), loss.arch.split(state.v, loss.d)  # a late helper must see no others
         if not scratch:
             scratch.append(make_scratch(*sizes))
             work(0, np.zeros((1, 16), np.int64), scratch[0], weights, 0)  # compile before threads would at once
@@ -344,14 +344,14 @@ def advancer(loss, optimizer, batch_size, width=None):
         sampled(state, n, batch_size or BATCH, np.empty((0, 0), loss.dtype), loss.units_star)
 
     def epochs(state, n):
-        size, no_linear = len(loss.rows), np.zeros((1, 1), loss.dtype)
+        size, nobody = len(loss.rows), np.zeros((1, 1), loss.dtype)  # labels are there; no teacher is needed
         batch = min(batch_size or size, size)
         while n:
             if state.position >= state.order.size:
                 state.order = permutation(size, state.rng) if batch < size else np.arange(size)
                 state.position = 0
             count = min(n, -(-(size - state.position) // batch))
-            sampled(state, count, batch, loss.rows, loss.arch.split(state.w, loss.d)[:2] + (no_linear,))
+            sampled(state, count, batch, loss.rows, (nobody, nobody, nobody))
             state.position += count * batch
             n -= count
 
