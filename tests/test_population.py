@@ -32,6 +32,16 @@ MIXED = [
     ("modresnet", "resnet"),
     ("half", "resnet"),
     ("modresnet", "half"),
+    ("vanilla-free", "vanilla"),  # a trained skip on one side alone
+    ("modresnet-sum", "vanilla-free"),
+    ("two-weight-free", "leaky"),
+    ("modresnet-free", "half"),
+    ("resnet", "modresnet-free"),
+    ("vanilla", "even"),  # a teacher in other slopes
+    ("even", "two-weight"),
+    ("leaky", "even"),
+    ("leaky", "leaky"),
+    ("li-free", "even"),
 ]
 every_pair = pytest.mark.parametrize("student, teacher", [(arch, arch) for arch in ARCHS] + MIXED)
 
@@ -65,11 +75,17 @@ def with_units(student, U, a=None):
     """theta of a student whose units are the columns of U, read out with weights of about ``a``."""
     arch = RECORDS[student]
     d, k = U.shape
-    W1 = U - arch.identity * np.eye(d, k)
-    if not arch.trains_readout:
-        return arch.flatten(W1)
     W2 = point("resnet", d, k, seed=5)[: k * d].reshape(k, d) + 0.1
-    return arch.flatten(W1, W2 * (np.ones(k) if a is None else a)[:, None])
+    return of_units(arch, U, W2 * (np.ones(k) if a is None else a)[:, None])
+
+
+def of_units(arch, U, W2, C=None):
+    """theta from the columns of U, W2 where there is one, and C, some generic one unless given."""
+    blocks = {"W1": U - arch.identity * np.eye(*U.shape), "W2": W2}
+    blocks["C"] = point("resnet", len(U), len(U), seed=6)[: len(U) * arch.outputs(len(U))].reshape(len(U), -1)
+    if C is not None:
+        blocks["C"] = C
+    return arch.flatten(**{name: blocks[name] for name in arch.shapes(*U.shape)})
 
 
 def test_the_mixed_pairs_fit():
