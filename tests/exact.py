@@ -143,6 +143,7 @@ def _largest(terms):
 def pull_back(student, dU, dA, dC, d, k):
     """Rows dU (k, d), dA (k, m) and dC (d, m) as one list in the order of theta."""
     readout = naive.TWINS[student][2][1]
+    columns = {"ones": [], "row sums": [0] * d, "matrix": range(d)}[readout]
     blocks = {
         "W1": [dU[j][i] for i in range(d) for j in range(k)],
         "W2": [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.optimize
-from conftest import ARCHS, RECORDS, every_arch, point, relative_error, same_outputs, samples
+from conftest import ARCHS, RECORDS, every_arch, every_record, point, relative_error, same_outputs, samples
 
 import resgrad as rg
 from resgrad import kernels
@@ -79,13 +79,13 @@ def with_units(student, U, a=None):
     return of_units(arch, U, W2 * (np.ones(k) if a is None else a)[:, None])
 
 
-def of_units(arch, U, W2, C=None):
-    """theta from the columns of U, W2 where there is one, and C, some generic one unless given."""
-    blocks = {"W1": U - arch.identity * np.eye(*U.shape), "W2": W2}
-    blocks["C"] = point("resnet", len(U), len(U), seed=6)[: len(U) * arch.outputs(len(U))].reshape(len(U), -1)
-    if C is not None:
-        blocks["C"] = C
-    return arch.flatten(**{name: blocks[name] for name in arch.shapes(*U.shape)})
+def of_units(arch, U, W2, C=None, E=None):
+    """theta from the columns of U, W2 and C where there are such, the latter generic unless given."""
+    d, k = U.shape
+    blocks = {"W1": U - arch.identity * (np.eye(d, k) if E is None else E), "W2": W2, "C": C}
+    if C is None:
+        blocks["C"] = point("resnet", d, d, seed=6)[: d * arch.outputs(d)].reshape(d, -1)
+    return arch.flatten(**{name: blocks[name] for name in arch.shapes(d, k)})
 
 
 def test_the_mixed_pairs_fit():
@@ -186,24 +186,22 @@ def test_gradient_of_nearly_parallel_units_of_any_length(arch, sign, size):
 @every_pair
 @pytest.mark.parametrize("dead_star", [False, True])
 def test_a_zero_unit_gets_zero_and_disturbs_nobody(student, teacher, dead_star):
-    """relu'(0) = 0: it has no gradient and no curvature, and the others' are as if it were not there."""
+    """s'(0) = n, relu'(0) = 0: it has no curvature, and the others' gradient and curvature are as if it were not there."""
     record, d, alive = RECORDS[student], 3, [0, 2]
     U, W2 = np.random.default_rng(7).standard_normal((d, 3)), np.random.default_rng(8).standard_normal((3, d))
     U[:, 1] = 0.0
-    E = record.identity * np.eye(d)
-    theta, rest = (
-        record.flatten(U[:, j] - E[:, : len(j)], *([W2[j]] if record.trains_readout else []))
-        for j in ([0, 1, 2], alive)
-    )
+    theta, rest = (of_units(record, U[:, j], W2[j], E=np.eye(d)[:, j]) for j in ([0, 1, 2], alive))
     star = with_units(teacher, U[:, [1, 0]] if dead_star else 2 * U[:, alive])
     pair, without = Pair(student, theta, teacher, star, d), Pair(student, rest, teacher, star, d)
     index = record.unflatten(np.arange(theta.size), d)
-    keep = np.concatenate([index[0][:, alive].ravel(), *([index[1][alive].ravel()] if record.trains_readout else [])])
+    keep = [index.W1[:, alive], *([index.W2[alive]] if record.trains_readout else [])]
+    keep = np.concatenate([block.ravel() for block in keep + [index.C] * record.trains_skip])
     gradient, hessian = pair.loss.grad(theta), pair.loss.hessian(theta)
     assert pair.gradient_error() < GENERIC
     assert relative_error(gradient[keep], without.loss.grad(rest)) < GENERIC
     assert relative_error(hessian[np.ix_(keep, keep)], without.loss.hessian(rest)) < GENERIC
-    assert not np.delete(gradient, keep).any() and not np.delete(hessian, keep, axis=0).any()
+    if record.slopes[1] == 0:
+        assert not np.delete(gradient, keep).any() and not np.delete(hessian, keep, axis=0).any()
 
 
 @every_arch
@@ -245,15 +243,20 @@ def assert_digits(pair):
 
 
 def global_minima(arch, star, d, rng):
-    """The teacher, and its images under the symmetries: rescaled and permuted units (up to rounding)."""
-    record = rg.ARCHITECTURES[arch]
-    U, A, *_ = record.unflatten(star, d)
-    U = U + record.identity * np.eye(d)
+    """The teacher, and its images under the symmetries: permuted, rescaled and reversed units (up to rounding)."""
+    record = RECORDS[arch]
+    W1, W2, C, _ = record.unflatten(star, d)
+    U, A, _ = record.canonical(star, d)
     c, order = np.exp(rng.standard_normal(d)), rng.permutation(d)
     yield star
-    yield record.flatten(U[:, order] - record.identity * np.eye(d), *([A[order]] if record.trains_readout else []))
+    yield of_units(record, U[:, order], W2 if W2 is None else W2[order], C)
     if record.trains_readout:
-        yield record.flatten(U * c - record.identity * np.eye(d), A / c[:, None])
+        yield of_units(record, U * c, W2 / c[:, None], C)
+    if record.trains_skip or sum(record.slopes) == 0:  # s(z) = s(-z) + (p + n) z
+        turned = [0, d - 1]
+        gain = sum(record.slopes) * (U[:, turned] @ A[turned])
+        sign = np.where(np.isin(np.arange(d), turned), -1, 1)
+        yield of_units(record, U * sign, W2, None if C is None else C + gain)
 
 
 @every_arch
@@ -279,6 +282,8 @@ def test_the_loss_keeps_its_digits_on_the_way_down(arch, d):
         ("modresnet", "resnet"),
         ("resnet-sum", "modresnet-sum"),
         ("modresnet-sum", "resnet-sum"),
+        ("li-free", "vanilla-free"),
+        ("modresnet-free", "resnet-free"),
     ],
 )
 def test_the_loss_keeps_its_digits_across_architectures(student, teacher):
@@ -404,14 +409,17 @@ def test_hessian_of_nearly_parallel_units_takes_the_limit(arch, sign, offset):
     assert pair.hessian_error() < NEAR
 
 
-@every_arch
+@every_record
 @pytest.mark.parametrize("seed", range(3))
 def test_nullity_at_the_teacher_is_the_dimension_of_the_minima(arch, seed):
-    """Fixed: isolated minima.  Vector: d rescalings.  Sum: d more unseen directions for each of d - 1 columns."""
+    """Fixed: isolated minima.  Vector: d rescalings.  Sum: d more unseen directions for each of d - 1 columns.
+
+    A trained skip and other slopes add none: reversals are isolated.
+    """
     d = 3
     star = point(arch, d, seed=100 + seed)
     eigenvalues = np.linalg.eigvalsh(Pair(arch, star, arch, star, d).loss.hessian(star))
-    nullity = {"fixed": 0, "vector": d, "sum": d * d}[rg.ARCHITECTURES[arch].readout]
+    nullity = {"fixed": 0, "vector": d, "sum": d * d}[RECORDS[arch].readout]
     flat = np.abs(eigenvalues) < 1e-13 * eigenvalues[-1]
     assert np.sum(flat) == nullity and eigenvalues[~flat].min() > 1e-5 * eigenvalues[-1]
 
@@ -623,12 +631,14 @@ def test_values_are_the_squared_errors_of_the_samples(arch):
     assert relative_error(loss.values(theta).mean(), loss.value(theta)) < GENERIC
 
 
-def test_plain_and_precise_summation_agree_where_both_are_accurate():
-    pair = Pair.generic("modresnet", "modresnet", 5)
-    Z, Q = pair.loss._residual_units(*pair.arch.unflatten(pair.theta, 5))
-    plain, noise = kernels.population_value_plain(Z[..., 0].copy(), Q[..., 0].copy(), pair.loss.linear)
-    assert abs(plain / kernels.population_value(Z, Q, pair.loss.linear) - 1) < GENERIC
-    small = kernels.population_value_plain(Z[..., 0].copy(), Q[..., 0] * 2.0**-40, pair.loss.linear)
+@pytest.mark.parametrize("arch", ["modresnet", "leaky"])
+def test_plain_and_precise_summation_agree_where_both_are_accurate(arch):
+    pair = Pair.generic(arch, arch, 5)
+    Z, Q, D = pair.loss._residual_network(pair.theta)
+    z, q, linear, slopes = Z[..., 0].copy(), Q[..., 0].copy(), D[..., 0].copy(), pair.arch.slopes
+    plain, noise = kernels.population_value_plain(z, q, linear, slopes)
+    assert abs(plain / kernels.population_value(Z, Q, D, slopes) - 1) < GENERIC
+    small = kernels.population_value_plain(z, q * 2.0**-40, linear * 2.0**-40, slopes)
     assert small == (plain * 2.0**-80, noise * 2.0**-80)  # nothing there has a scale of its own
 
 
@@ -646,8 +656,8 @@ def test_plain_summation_is_never_negative_either(monkeypatch):
 def test_in_one_dimension_the_hessian_does_not_depend_on_how_small_a_unit_is(arch, size):
     """Units there are parallel or antiparallel: sin phi = 0, and W1 enters the gradient linearly."""
     record = rg.ARCHITECTURES[arch]
-    teacher, E = rg.Network(arch, point(arch, 1, 1, seed=1), 1), record.identity * np.eye(1)
-    W2 = [np.ones((1, 1))] * record.trains_readout
+    teacher = rg.Network(arch, point(arch, 1, 1, seed=1), 1)
+    one = np.ones((1, 1))
     loss = rg.PopulationLoss(arch, teacher)
-    small, one = (loss.hessian(record.flatten(np.array([[u]]) - E, *W2))[0, 0] for u in (size, np.copysign(1.0, size)))
+    small, one = (loss.hessian(of_units(record, u * one, one, one))[0, 0] for u in (size, np.copysign(1.0, size)))
     assert abs(small - one) < 1e-14 * abs(one)
