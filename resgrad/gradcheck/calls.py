@@ -1,8 +1,8 @@
 """Calls of a loss: what it must not do, whatever the numbers.
 
 A `Defect` keeps a loss from being checked at all.  A problem is a text that says what is wrong with the loss.
-Whatever a loss raises, and any answer that is complex or not finite, is a defect at theta.  Elsewhere it means
-that the point lies outside the domain of the loss.  Imports ``checks`` and ``differences``.
+Whatever a loss raises, and any answer that is complex, not finite or no (value, gradient), is a defect at theta.
+Elsewhere it means that the point lies outside the domain of the loss.  Imports ``checks`` and ``differences``.
 """
 
 import numpy as np
@@ -24,6 +24,8 @@ def _call(function, theta, name):
     given = theta.copy()
     try:
         answer = function(given)
+    except Defect:
+        raise
     except Exception as error:
         raise Outside(f"the {name} raises {type(error).__name__}: {error}") from error
     if not np.array_equal(given, theta):
@@ -31,19 +33,19 @@ def _call(function, theta, name):
     return answer
 
 
-def _value_and_grad(function, theta):
-    """(value, gradient) of one call; raises `Defect`."""
+def value_and_grad(function, theta):
+    """(value, gradient) of one call; raises `Defect`, and `Outside` for all that is no such pair."""
     answer = _call(function, theta, "loss")
     try:
         value, grad = answer
         scalar, shape = np.ndim(value) == 0, np.shape(grad)
     except (TypeError, ValueError):
         text = f"the loss returned {checks.shown(answer)}, but must return (value, grad)"
-        raise Defect(text) from None
+        raise Outside(text) from None
     if not scalar or np.asarray(value).dtype.kind not in "iuf" or not np.isfinite(value):
         raise Outside(f"the value is {checks.shown(value)}, but must be a finite real number")
     if shape != theta.shape:
-        raise Defect(f"the gradient has shape {shape}, but theta has shape {theta.shape}")
+        raise Outside(f"the gradient has shape {shape}, but theta has shape {theta.shape}")
     if np.asarray(grad).dtype.kind not in "iuf":
         raise Outside(f"the gradient has dtype {np.asarray(grad).dtype}, but must hold real numbers")
     for i in np.flatnonzero(~np.isfinite(grad)):
@@ -51,13 +53,12 @@ def _value_and_grad(function, theta):
     return float(value), grad
 
 
-def _nearby(function, theta, scales, rng):
-    """[(point, value, gradient), ...] at theta + h v or theta - h v for each h of ``scales``, v random; else None."""
-    v = differences.direction(theta, rng)
+def _nearby(function, theta, scales, v):
+    """[(point, value, gradient), ...] at theta + h v or theta - h v for each h of ``scales``; None for no answers."""
     for side in (v, -v):
         points = [(theta + h * side).astype(theta.dtype) for h in scales]
         try:
-            found = [(point, *_value_and_grad(function, point)) for point in points]
+            found = [(point, *value_and_grad(function, point)) for point in points]
         except Outside:
             continue
         return [(point, value, np.array(grad, dtype=np.float64)) for point, value, grad in found]
@@ -66,13 +67,14 @@ def _nearby(function, theta, scales, rng):
 
 def answers(function, theta, rtol, rng):
     """(value, gradient, problems) at theta, from calls there, near by, and there again; raises `Defect`."""
-    value, returned = _value_and_grad(function, theta)
+    value, returned = value_and_grad(function, theta)
     grad, problems = np.array(returned, dtype=np.float64), []
-    tries = (_nearby(function, theta, [2.0**-n, 2.0 ** (-5 - n)], rng) for n in range(7, 44, 6))
+    scales = ((2.0**-n, 2.0 ** (-5 - n)) for n in range(7, 44, 6))
+    tries = (_nearby(function, theta, pair, differences.direction(theta, rng)) for pair in scales)
     nearby = next(filter(None, tries), [(theta, value, grad)])
     if not np.array_equal(returned, grad):
         raise Defect("a later call overwrites the gradient returned before: a shared buffer")
-    again, again_grad = _value_and_grad(function, theta)
+    again, again_grad = value_and_grad(function, theta)
     rounding = 256 * np.finfo(theta.dtype).eps * (abs(value) + max(abs(near) for _, near, _ in nearby))
     if abs(again - value) > rtol * abs(value) + rounding:
         problems.append(f"a later call at theta returned another value: {value!r}, then {again!r}")
@@ -88,17 +90,19 @@ def answers(function, theta, rtol, rng):
 def _coarse(function, theta, value, grad, rng):
     """Problems: what changes in proportion to theta, but not at all for its smallest changes.
 
-    Float32 follows changes down to 2^-16 of theta.  A step function with many steps does not, nor is it float32.
+    A gradient in float32 follows changes by 2^-22 of theta; one that kinks make a step function stays or jumps.
     """
-    points = theta.dtype == np.float64 and _nearby(function, theta, [2.0**-12, 2.0**-16, 2.0**-38], rng)
-    if not points:
+    if theta.dtype != np.float64:
+        return []
+    v = np.copysign(differences.scaling(theta, rng), grad)  # along it no changes of the value cancel
+    if not (points := _nearby(function, theta, (2.0**-12, 2.0**-16, 2.0**-22, 2.0**-38), v)):
         return []
     start = np.append(value, grad)
-    far, middle, near = (np.append(*answer) - start for _, *answer in points)
+    far, middle, near, nearest = (np.append(*answer) - start for _, *answer in points)
     visible = 2.0**-26 * np.abs(far) > 64 * np.finfo(np.float64).eps * np.abs(start)
-    moves = (np.abs(far - 2.0**4 * middle) < 0.2 * np.abs(far)) & visible
-    frozen = moves & (near == 0)
-    names = ["value"] * bool(frozen[0]) + ["gradient"] * bool(2 * frozen[1:].sum() > moves[1:].sum())
+    frozen = visible & (np.abs(far - 2.0**4 * middle) < 0.1 * np.abs(far)) & (nearest == 0)
+    follows = (near != 0) & (2.0**10 * np.abs(near) < 4 * np.abs(far))
+    names = ["value"] * bool(frozen[0]) + ["gradient"] * bool(2 * (frozen & follows)[1:].sum() > visible[1:].sum())
     return [f"the {name} does not feel a change of theta by 1e-12 of it: float32 inside?" for name in names]
 
 
@@ -136,4 +140,4 @@ def sample(loss, theta):
     N, Nk = (np.shape(_call(getattr(loss, name), theta, name)) for name in ("values", "preactivations"))
     if len(N) != 1 or len(Nk) != 2 or N != Nk[:1]:
         raise Defect(f"values has shape {N} and preactivations {Nk}, but they must have (N,) and (N, k)")
-    return (careful(loss.values, "values", N, theta), careful(loss.preactivations, "preactivations", Nk, theta))
+    return careful(loss.values, "values", N, theta), careful(loss.preactivations, "preactivations", Nk, theta)

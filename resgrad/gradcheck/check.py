@@ -74,8 +74,8 @@ def check_gradient(
 
     Notes
     -----
-    The loss may have a domain: where it raises, or is complex or not finite, there is no value to compare with.
-    At the border of the domain the derivative from within decides.
+    The loss may have a domain: where it raises, or its answer is complex, not finite or no pair, there is no value to
+    compare with.  At the border of the domain the derivative from within decides.
 
     "Cannot tell" is the answer where kinks lie too dense for the arithmetic, as in a deep network over many samples.
     Differences see no bend within 1e-9 of the size of theta or of the entry.  With a unit as small as that, a loss
@@ -104,7 +104,7 @@ def check_gradient(
     with np.errstate(all="ignore"):
         try:
             f0, grad, problems = calls.answers(call, theta, rtol, rng)
-            value = getattr(loss, "value", lambda theta: call(theta)[0])
+            value = getattr(loss, "value", lambda theta: calls.value_and_grad(call, theta)[0])
             value = calls.careful(value, "value", (), theta)
             noise, taylor = differences.rounding_noise(value, theta, rng), ()
             if sampled:
@@ -178,7 +178,7 @@ def check_hessian(
         slopes, weight = (part.T for part in slopes), np.outer(*2 * [differences.weight(theta)]).ravel()
         index, shapes = np.arange(n**2), {"hessian": (n, n)}
         blocks = _judge(shapes, index, hessian.ravel(), slopes, weight, rtol, atol, differences.BEYOND)
-    asymmetry = np.abs(hessian - hessian.T).max() > 8 * eps * np.abs(hessian).max()
+    asymmetry = np.abs(hessian - hessian.T).max() > rtol * np.abs(hessian).max()
     return GradientReport(method, rtol, blocks, ("hessian is not symmetric",) if asymmetry else ())
 
 

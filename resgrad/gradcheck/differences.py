@@ -9,15 +9,18 @@ That sign changes once, on one side of theta.  On the other side two steps of an
 Every sample is taken on its side without a kink, all samples with the same large steps.  A sample whose
 pre-activation is zero at theta has a derivative on either side.
 
-`slopes` is for any other function.  On each side, t is halved again and again, and Neville's scheme extrapolates q
-to t = 0 from up to seven steps.  An estimate is held against what the same column of the scheme gives at the next
-three steps.  Its error is the largest change that the rounding of f does not explain, plus that rounding.  The
-estimate of least error is kept.  It may end before a kink that all its steps jump over, so two much shorter steps
-test it.  Where they contradict it, the scheme starts anew from there.  Without a kink at theta both sides have one
-derivative, and what the two differ by is an error, too.
+`slopes` is for any other function.  On each side t is halved again and again, and Neville's scheme extrapolates q
+to t = 0 from up to seven steps.  Every estimate is compared with those of the same column at the next three steps.
+Its error is the largest difference that rounding does not explain, plus the rounding.  The estimate of least error
+is kept.  All its steps may jump over a kink, so five much shorter steps test it.  Where they contradict it, the
+scheme starts anew from there.  Without a kink at theta the two sides have the same derivative.  If they differ by
+more than their errors, the difference is an error, too.
 
-No error is certain.  Kinks can lie so dense, or so near, that their traces drown in rounding.  Over random networks
-the true error exceeds the estimated one once in some hundred times, and ``BEYOND`` times it never did.
+No error is certain, for rounding can hide kinks that lie dense or near.  Over random deep networks the true error
+exceeds the estimate in few of a hundred entries, ten times the estimate in few of 100,000, and never ``BEYOND``
+times the estimate.  So a number is wrong only if it is that far away.
+
+Takes functions and arrays; imports nothing of resgrad.
 """
 
 from typing import NamedTuple
@@ -25,13 +28,13 @@ from typing import NamedTuple
 import numpy as np
 
 LEVELS, COLUMNS = 48, 7  # of Neville's scheme, at most
-CONFIRM = 3  # shorter steps that an estimate is held against
-AMPLIFIED = np.array([1, 2.5, 3.75, 4.6, 5, 5.3, 5.4])  # rounding, by the columns of Neville's scheme for halved steps
+AMPLIFIED = np.array([1, 2.5, 3.75, 4.6, 5, 5.3, 5.4])  # rounding, in the columns of the scheme for halved steps
+CONFIRM = 3  # shorter steps that an estimate is compared with
 SAFETY = 2  # the least of many errors is too small
-BEYOND = 64  # times its uncertainty: further away than that no derivative lies (`tests/test_gradcheck.py`)
+BEYOND = 64  # times its error: no derivative lies that far from an estimate
 NEARBY = 3  # level from which a slope counts as one of this neighborhood: an eighth of the first step
-FINER = 2.0**-15, 2.0**-30  # of the step kept: where to look for what it may have jumped over
-SMALL = 2.0**-8  # of the typical entry: an entry below that has a scale of its own
+FINER = 2.0**-6  # powers of it, times the step kept, test an estimate
+SMALL = 2.0**-8  # times the typical entry: a smaller one has a scale of its own
 
 
 class Slopes(NamedTuple):
@@ -63,7 +66,7 @@ def _mean_slope(values, preactivations, theta, i, f0, z0, canceled):
         q, t = _two_sided(values, theta, i, f0, step)
         if np.mean(np.abs(q[:, 1] * t[:, 1])) > np.mean(f0) / 64 or not q.any():
             break
-        step *= 1024  # the change would drown in the rounding of f
+        step *= 1024  # the rounding of f would hide the change
     left, right = q[:, 0] + (q[:, 0] - q[:, 1]) * (t[:, 0] / (t[:, 1] - t[:, 0]))  # (1)
     moved = theta.copy()
     moved[i] += t[1, 1, 0]
@@ -99,21 +102,21 @@ def slopes(function, theta, index, noise, canceled):
     f0, eps = np.atleast_1d(function(theta)), np.finfo(theta.dtype).eps
     first = np.stack(2 * [np.maximum(np.abs(theta[index], dtype=float), size(theta))])
     best, error, step, reach = _settled_tables(function, f0, theta, index, first, noise)
-    error, reach, gap = SAFETY * error, reach.max(axis=0), np.abs(best[1] - best[0])
-    kink = gap > BEYOND * error.sum(axis=0) + np.sqrt(eps) / 16 * reach  # 9e-10 of it
+    reach, gap, both = reach.max(axis=0), np.abs(best[1] - best[0]), error.sum(axis=0)
+    kink = gap > BEYOND * SAFETY * both + np.sqrt(eps) / 16 * reach  # 9e-10 of it
     side = np.argmin(error, axis=0)[None]  # without a kink, the better one stands for both
     best, error, step = (np.where(kink, x, np.take_along_axis(x, side, 0)) for x in (best, error, step))
-    error = np.fmax(error.max(axis=0), np.where(kink, 0, SAFETY * gap))
-    flat = np.any(reach == 0, axis=1) & np.isfinite(first)  # a constant, or a slope that drowns in rounding?
+    error = SAFETY * np.maximum(error.max(axis=0), np.where((gap > both) & ~kink, gap, 0))
+    flat = np.any(reach == 0, axis=1) & np.isfinite(first)  # constant, or does rounding hide the slope?
     moves = np.any(_quotients(function, f0, theta, index, 2.0**20 * first, flat, noise)[0] != 0, axis=0)
     scale = np.abs(best).max(axis=0) + canceled * reach + np.where(moves & (reach == 0), np.finfo(float).tiny, 0)
     return Slopes(*best, np.full(reach.shape, np.nan), error, step.min(axis=0), scale)
 
 
 def _settled_tables(function, f0, theta, index, first, noise):
-    """The best of Neville's tables: limits, errors, steps, reach; (2, n, m) each."""
+    """Limits, errors, steps and reach, (2, n, m) each, of tables that no shorter step contradicts."""
     tables = _table(function, f0, theta, index, first, noise)
-    if (small := np.flatnonzero(weight(theta)[index] < 1)).size:  # what happens at their own scale?
+    if (small := np.flatnonzero(weight(theta)[index] < 1)).size:  # the function may change at their own scale
         own = np.stack(2 * [np.abs(theta[index[small]], dtype=float)])
         wide, close = tables[:, :, small], _table(function, f0, theta, index[small], own, noise)
         differ = np.abs(close[0] - wide[0]) > 4 * (close[1] + wide[1])
@@ -127,12 +130,12 @@ def _settled_tables(function, f0, theta, index, first, noise):
             tables[:, :, todo] = _table(function, f0, theta, index[todo], first, noise)
             restarted[todo] = True
     unsettled = restarted[:, None] & (BEYOND * tables[1] > np.abs(tables[0]))
-    tables[1][unsettled] = np.inf
+    tables[1][unsettled] = np.inf  # such a slope may grow without end as the step shrinks
     return tables
 
 
 def _table(function, f0, theta, index, first, noise):
-    """Neville's scheme with steps ``first`` (2, n), halved: limits, errors, steps, reach; (2, n, m) each."""
+    """Limits, errors, steps and reach, (2, n, m) each, of Neville's scheme with steps ``first`` (2, n), halved."""
     shape = (*first.shape, f0.size)
     best, error, reach = np.full(shape, np.nan), np.full(shape, np.inf), np.zeros(shape)
     step, active = np.broadcast_to(first[:, :, None] / 2.0**LEVELS, shape), np.full(first.shape, True)
@@ -164,22 +167,26 @@ def _table(function, f0, theta, index, first, noise):
 
 
 def _restart(function, f0, theta, index, best, error, step, noise):
-    """The first steps (2, n) of another table; 0 where the one at hand agrees with much shorter steps."""
+    """The first steps (2, n) of another table, 0 where much shorter steps do not contradict this one."""
     kept, eps = step.min(axis=2), np.finfo(theta.dtype).eps
     own, shortest = np.abs(theta[index], dtype=float), kept.min(axis=0)
     outside = np.isnan(best).all(axis=(0, 2)) & (shortest > np.maximum(eps * own, np.finfo(float).tiny))
-    first = outside * kept  # no step has led into the domain yet
+    first = outside * kept  # as no step has led into the domain yet
     moved = np.fmax.reduce(np.abs(best), axis=(0, 2), initial=0) * own  # by rounding theta, if times eps
-    noise = np.fmax(noise, 4 * eps * moved)[:, None]
-    for h in np.multiply.outer(FINER, kept):
-        (near, t, rounding), (far, *_) = (_quotients(function, f0, theta, index, n * h, h > 0, noise) for n in (1, 2))
-        miss = np.abs(2 * near - far - best) - 2 * error - np.abs(near - far) - 8 * rounding
+    noise = np.fmax(noise, 2 * eps * moved)[:, None]
+    before = far = _quotients(function, f0, theta, index, FINER * kept, kept > 0, noise)[0]
+    for h in (FINER**n * kept for n in range(2, 6)):
+        near, t, rounding = _quotients(function, f0, theta, index, h, h > 0, noise)
+        limit = near + (near - far) * FINER / (1 - FINER)
+        bend = 2 * FINER * np.abs(limit - before) + FINER**2 * np.abs(far - near)
+        miss = np.abs(limit - best) - 2 * error - bend - 8 * rounding
         first = np.where(np.any(miss > 0, axis=(0, 2)) & ~first.any(axis=0), 8 * h, first)
+        before, far = limit, near
     return first
 
 
 def _quotients(function, f0, theta, index, steps, active, noise):
-    """q (2, n, m); the t it was taken at and its rounding, (2, n, 1).  nan where not active."""
+    """q (2, n, m), the t it was taken at and its rounding, (2, n, 1); nan where not active."""
     f, t = np.full((*active.shape, f0.size), np.nan), np.full((*active.shape, 1), np.nan)
     for side, k in np.argwhere(active).tolist():
         i, moved = index[k], theta.copy()
@@ -208,17 +215,22 @@ def direction(theta, rng):
     return np.where(theta == 0, size(theta) * np.abs(v), np.abs(theta) * v)
 
 
+def scaling(theta, rng):
+    """The same, but zeros stay where they are: no arithmetic is too coarse for their smallest change."""
+    return direction(theta, rng) * ((theta != 0) | ~theta.any())
+
+
 def rounding_noise(function, theta, rng):
     """Noise of a function near theta: third differences along a line (Hamming; More & Wild 2011).
 
-    Their median, on the better side of theta: what kinks on the line do to the others is no noise.
+    It is their median, on the better side of theta, since kinks on the line make some of them large.
     """
     scale = 2.0**-38 if theta.dtype == np.float64 else 2.0**-12  # 2^14 units in the last place
-    steps = np.outer((1, -1), scale * direction(theta, rng) * ((theta != 0) | ~theta.any()))
+    steps = np.outer((1, -1), scale * scaling(theta, rng))
     lines = ([function((theta + i * s).astype(theta.dtype)) for i in range(1, 11)] for s in steps)
     medians = [np.median(np.abs(np.diff(line, 3, axis=0)), axis=0) for line in lines]
     noise = np.fmin(*(np.max(median) for median in medians)) / 3  # of one value: 3 = sqrt(20) * 0.67
-    return float(np.nan_to_num(noise))  # 0 outside the domain: then rounding counts as a kink, which is safe
+    return float(np.nan_to_num(noise))  # 0 outside the domain: noise then counts as kinks, which is safe
 
 
 def taylor_slopes(value, f0, grad, theta, noise, rng):
