@@ -55,12 +55,13 @@ def load_checkpoint(path):
 
 
 def run(config: Config, out: str | Path, problem: tuple | None = None, *, resume: tuple | None = None,
-        plot: bool = True, report: bool = False, quiet: bool = False, replace: bool = False) -> dict:  # fmt: skip
+        plot: bool = True, report: bool = False, certify: bool = False, quiet: bool = False,
+        replace: bool = False) -> dict:  # fmt: skip
     """Train as ``config`` says, leave the files in the directory ``out``, and return what ``run.json`` holds.
 
     ``problem`` is what `prepare` makes of ``config``; ``resume`` is (state, records, seconds) of a checkpoint.
-    ``plot`` and ``report`` ask for ``figure.png`` and ``report.html``.  With ``replace``, the files of another run in
-    ``out`` are removed once there is something to save.
+    ``plot`` and ``report`` ask for ``figure.png`` and ``report.html``, ``certify`` for a proof about the polished end.
+    With ``replace``, the files of another run in ``out`` are removed once there is something to save.
 
     Raises OSError when ``out`` cannot be written; it says where the files are instead.
     """
@@ -77,11 +78,14 @@ def run(config: Config, out: str | Path, problem: tuple | None = None, *, resume
         history, theta = table(trajectory), trajectory.theta
         seconds = time.perf_counter() - started, compiling.seconds
         summary = _summary(config, trajectory, teacher, *(round(number, 3) for number in seconds))
+        final = {"theta": theta, "theta_star": teacher.theta}
+        if certify and trajectory.stop_reason == "finished":
+            end, summary["result"]["proof"] = _prove(teacher, theta)
+            final |= end
 
         def leave(directory):
             watch.save(directory)
             files.write(directory / "history.csv", "\n".join(rows(history)) + "\n")
-            final = {"theta": theta, "theta_star": teacher.theta}
             arch = "rows B" if config.loss == "ge-lee-ma" else config.arch  # which no network has
             files.write_archive(directory / "weights.npz", "weights", final, arch=arch, d=config.d)
             files.write_json(directory / "run.json", summary)
@@ -165,6 +169,32 @@ def _summary(config, trajectory, teacher, seconds, compile_seconds):
     return summary | {"stop_reason": trajectory.stop_reason, "result": result}
 
 
+def _check_proof(config):
+    """Refuse what no proof can be had of."""
+    from .minima import balls
+
+    if config.loss != "relu":
+        raise ValueError(f"loss is {config.loss}, but a proof is about relu")
+    balls.require(architectures.resolve(config.arch), config.d, config.width)
+
+
+def _prove(teacher, theta):
+    """({name: end that the proof is about}, what run.json says of it): polished, unless the run itself ended there."""
+    from . import losses
+    from .minima import landscape, proofs
+    from .runs import report
+
+    exact, moved = losses.PopulationLoss(teacher.arch, teacher), 0.0
+    proof, end = proofs.certify(exact, theta), {}
+    if not proof.proved:
+        end["theta_polished"] = landscape.polish(exact, theta).theta
+        proof, moved = (
+            proofs.certify(exact, end["theta_polished"]),
+            float(np.linalg.norm(end["theta_polished"] - theta)),
+        )
+    return end, dataclasses.asdict(proof) | {"polish_moved": moved, "theorem": report.theorem(proof, moved)}
+
+
 def _parser():
     parser = command.Parser("experiment", "Train one student on one teacher; files go to a fresh directory in runs/.")
     parser.share(
@@ -185,6 +215,7 @@ def _parser():
     parser.add_argument("--record-every", type=int, metavar="STEPS", help="default: every 2%% of the way")
     parser.add_argument("--no-plot", action="store_false", dest="plot", help="no figure.png")
     parser.add_argument("--report", action="store_true", help="add report.html, the run on one page")
+    parser.add_argument("--certify", action="store_true", help="polish the end and prove what it is next to")
     again = parser.add_mutually_exclusive_group()
     mode = functools.partial(again.add_argument, action="store_const", dest="mode")
     mode("--resume", const="resume", help="go on from the checkpoint in --out")
@@ -197,7 +228,8 @@ def _parser():
 def main(argv=None):
     """The command line; returns the exit code."""
     given = _parser().given(argv)
-    out, mode, quiet, plot, report = (given.pop(name, None) for name in ("out", "mode", "quiet", "plot", "report"))
+    out, mode, quiet = (given.pop(name, None) for name in ("out", "mode", "quiet"))
+    extras = {name: given.pop(name) for name in ("plot", "report", "certify")}
     if mode in ("resume", "verify") and out is None:
         raise ValueError(f"{mode} is given without out, but must know the run's directory: --out DIR")
     if mode == "resume" and not out.is_dir() and "arch" not in given:
@@ -214,6 +246,8 @@ def main(argv=None):
             raise ValueError("arch is missing, but must be given: --arch NAME")
         config, checkpoint = resolve(**given), None
         problem = prepare(config)
+        if extras["certify"]:
+            _check_proof(config)
     out = out or files.fresh("runs", config.arch)
     with files.claim(out):
         if begun:
@@ -225,7 +259,7 @@ def main(argv=None):
         elif mode == "resume" and not quiet:
             command.tell(f"nothing is saved in {out} yet: starting from the beginning")
         again = mode == "overwrite"
-        summary = run(config, out, problem, resume=checkpoint, plot=plot, report=report, quiet=quiet, replace=again)
+        summary = run(config, out, problem, resume=checkpoint, quiet=quiet, replace=again, **extras)
     if not quiet:
         from .runs.report import describe
 

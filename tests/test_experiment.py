@@ -17,6 +17,7 @@ from conftest import compiled, left, output, run
 
 import resgrad as rg
 from resgrad import draws, experiment
+from resgrad.minima import balls
 from resgrad.runs import command, files, protocol
 
 SMALL = ["--d", "4", "--samples", "1000", "--steps", "300"]  # one shape for all, compiled once
@@ -301,3 +302,28 @@ def test_where_nothing_is_compiled_no_time_is(tmp_path):
 def test_help_names_every_teacher():
     told = {action.dest: action.help for action in experiment._parser()._actions}
     assert told["teacher"].startswith(", ".join(draws.DRAWS))
+
+
+@pytest.mark.parametrize("name", ["li", "resnet", "two-weight", "modresnet"])
+def test_a_run_can_end_in_a_theorem_about_itself(name, tmp_path, capsys):
+    pytest.importorskip("flint")
+    line = ["--arch", name, "--d", "4", "--data", "population", "--teacher", "uniform", "--lr", "0.005"]
+    assert experiment.main([*line, "--steps", "3000", "--no-plot", "--certify", "--out", str(tmp_path)]) == 0
+    proof = json.loads((tmp_path / "run.json").read_text())["result"]["proof"]
+    assert (proof["proved"], proof["kind"]) == (True, "teacher") and 1e-10 < proof["radius"] < 1e-6
+    told = capsys.readouterr().out
+    assert proof["theorem"] in told and proof["theorem"].startswith("Proved: within ")
+    assert "exactly one critical point of the expected loss modulo the symmetries, and it is the teacher." in told
+    saved, _ = files.read_archive(tmp_path / "weights.npz", "weights")
+    assert ("theta_polished" in proof["theorem"]) == ("theta_polished" in saved) == (proof["polish_moved"] > 0)
+    exact = rg.PopulationLoss(name, rg.Network(name, saved["theta_star"], 4))
+    assert rg.certify(exact, saved.get("theta_polished", saved["theta"])).radius == proof["radius"]
+
+
+def test_what_no_proof_can_be_had_of_is_told_before_the_run(tmp_path, monkeypatch, refusal):
+    pytest.importorskip("flint")
+    told = refusal(experiment.main, ["--arch", "li", "--d", "60", "--certify", "--out", str(tmp_path / "run")])
+    assert "li with d=60 and width 60 has 3,600 coordinates, but proofs take 3,000" in told
+    monkeypatch.setattr(balls, "flint", None)
+    assert experiment.main(["--arch", "li", "--certify", "--out", str(tmp_path / "run")]) == 1
+    assert not (tmp_path / "run").exists()

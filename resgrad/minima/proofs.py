@@ -34,6 +34,7 @@ the loss within r / 3 lie on one orbit.
 
 import math
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Context
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -66,15 +67,20 @@ class Certificate:
     min_eigenvalue: tuple[float, float]  # and the smallest eigenvalue of the Hessian, but for the zeros of symmetry
     why: str
 
-    def __str__(self):
+    def theorem(self, where: str = "theta") -> str:
+        """What is proved of the point that is called ``where``, or why nothing is, as a part of a sentence."""
         if not self.proved:
-            return f"not proved: {self.why}"
+            return f"nothing is proved of {where.rstrip(',')}: {self.why}"
         kind = {"teacher": "the teacher", "saddle": "a saddle"}.get(self.kind, f"a {self.kind}")
-        rows = {"loss": self.loss, "smallest eigenvalue": self.min_eigenvalue}
-        return "\n".join([
-            f"proved: within {self.radius:.1e} there is exactly one critical point modulo the symmetries: {kind}",
-            *(f"  {name:<20}in [{low!r}, {high!r}]" for name, (low, high) in rows.items()),
-        ])  # fmt: skip
+        loss = "" if self.kind == "teacher" else f" with loss in [{self.loss[0]!r}, {self.loss[1]!r}]"
+        return (
+            f"within {Context(2, ROUND_FLOOR).create_decimal(self.radius):e} of {where} there is exactly one critical "
+            f"point of the expected loss modulo the symmetries, and it is {kind}{loss}"
+        )
+
+    def __str__(self):
+        spectrum = "[{!r}, {!r}]".format(*self.min_eigenvalue)
+        return self.theorem() + (f"\n  smallest eigenvalue in {spectrum}" if self.proved else "")
 
 
 def certify(loss: losses.PopulationLoss, theta: ArrayLike) -> Certificate:

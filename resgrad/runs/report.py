@@ -7,6 +7,7 @@ import functools
 import html
 import os
 import re
+from decimal import ROUND_CEILING, Context
 
 import numpy as np
 
@@ -57,7 +58,9 @@ def describe(summary, out):
         f"{command.of_which(result['compile_seconds'])}\n",
         f"{'':32}{'start':>12}{'end':>12}",
         *(f"{label:32}{start:>12.4g}{end:>12.4g}" for label, start, end in _numbers(result)),
-        f"\n{verdict(summary)}\nFiles: {out}{os.sep}",
+        f"\n{verdict(summary)}",
+        *([result["proof"]["theorem"]] if "proof" in result else []),
+        f"Files: {out}{os.sep}",
     ])  # fmt: skip
 
 
@@ -74,6 +77,15 @@ def _destination(teacher, theta):
 def destination(teacher, theta):
     """The critical point that a run which stopped at ``theta`` leads to, None if uncertain or beyond `LARGEST`."""
     return _destination(teacher, theta.astype(np.float64).tobytes()) if theta.size <= LARGEST else None
+
+
+def theorem(proof, moved):
+    """The sentence that ``--certify`` ends a run with, from a `Certificate`; polishing may have ``moved`` the end."""
+    where = "the end of this run, theta in weights.npz,"
+    if moved:
+        at_most = Context(2, ROUND_CEILING).create_decimal(moved)
+        where = f"theta_polished in weights.npz, at most {at_most:e} from the end of this run,"
+    return f"{'Proved' if proof.proved else 'Not proved'}: {proof.theorem(where)}."
 
 
 def verdict(summary):
