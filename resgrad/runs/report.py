@@ -99,7 +99,7 @@ def verdict(summary):
         words = f"The gradient points toward the teacher from step {result['toward_from']} on{before}.\n"
         if result["toward_from"] is None:
             words = "The gradient points away from the teacher at the end.\n"
-    if config["loss"] != "relu":
+    if config.get("loss", "relu") != "relu":
         return (
             f"{words}e(Q) = {result['recovery_final']:.2g}. This is 1 - |cos| of the angle between a unit of the\n"
             "teacher and the nearest of the student, at its worst: 0 if all are found, whatever their signs."
@@ -178,7 +178,7 @@ def page(summary, history, theta, teacher):
         _picture("Loss: on the batches drawn, and in expectation.", plots.losses, history, color),
         _picture("Distance from the teacher.", plots.distances, history, color),
     ]
-    if summary["config"]["loss"] != "relu":
+    if summary["config"].get("loss", "relu") != "relu":
         words += " No spectrum is shown for this loss."
     elif theta.size <= LARGEST and not summary["stop_reason"].startswith("diverged"):
         end, where, at = destination(teacher, theta), "its last point", theta
@@ -194,7 +194,7 @@ def page(summary, history, theta, teacher):
         words += f" {theta.size:,} parameters are too many for a Hessian here: no spectrum."
     rows = [("", "start", "end")]
     rows += ((label.replace("    ", "… "), f"{start:.4g}", f"{end:.4g}") for label, start, end in _numbers(result))
-    if summary["config"]["loss"] == "relu":
+    if summary["config"].get("loss", "relu") == "relu":
         rows.append(("units permuted", "", result["units_permuted"] or "none"))
     again = protocol.command_line(protocol.Config(**summary["config"]))
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
