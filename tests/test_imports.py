@@ -17,7 +17,7 @@ FLOORS = [  # a file may import from its own floor and those above it in this li
     {"kernels.policy"},
     {"kernels.lanes"},
     {"kernels.pairs", "kernels.plain", "kernels.steps", "kernels.threads"},
-    {"kernels.narrow", "kernels.wide", "kernels.population", "kernels.hessian", "kernels.digits"},
+    {"kernels.narrow", "kernels.wide", "kernels.population", "kernels.hessian", "kernels.digits", "kernels.biased"},
     {"kernels.loops"},
     {"kernels"},
     {"architectures", "duals"},
