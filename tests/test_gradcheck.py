@@ -349,6 +349,13 @@ def test_relative_errors_are_safe_at_zero():
     assert report.ok and report.max_rel_error < 1e-9
 
 
+def test_a_loss_that_rounding_makes_constant_is_none():
+    theta = np.full(4, 1e-4, np.float32)
+    for factor in (0, 1):
+        report = check_gradient(lambda t, factor=factor: (1 + t.prod(), factor * t.prod() / t), theta)
+        assert report.verdict == "cannot tell", report
+
+
 def test_cannot_tell_is_neither_right_nor_wrong():
     rng = np.random.default_rng(0)
     report = check_gradient(lambda t: (t @ t + 1e-5 * np.sin(1e13 * t.sum()), 2 * t), rng.normal(size=4))

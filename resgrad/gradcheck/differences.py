@@ -109,6 +109,7 @@ def slopes(function, theta, index, noise, canceled):
     error = SAFETY * np.maximum(error.max(axis=0), np.where((gap > both) & ~kink, gap, 0))
     flat = np.any(reach == 0, axis=1) & np.isfinite(first)  # constant, or does rounding hide the slope?
     moves = np.any(_quotients(function, f0, theta, index, 2.0**20 * first, flat, noise)[0] != 0, axis=0)
+    moves |= ~reach.any(axis=0) & (np.abs(function(1024 * theta) - f0) > 0)  # which rounding hides along each
     scale = np.abs(best).max(axis=0) + canceled * reach + np.where(moves & (reach == 0), np.finfo(float).tiny, 0)
     return Slopes(*best, np.full(reach.shape, np.nan), error, step.min(axis=0), scale)
 
