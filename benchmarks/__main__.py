@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-WORKLOADS = ("step", "ensemble", "population", "notebook", "startup", "scaling")
-PACKAGES = ("resgrad", "numpy", "scipy", "numba", "torch", "jax", "jaxlib")
+WORKLOADS = ("step", "ensemble", "population", "notebook", "startup", "scaling", "proofs")
+PACKAGES = ("resgrad", "numpy", "scipy", "numba", "python-flint", "torch", "jax", "jaxlib")
 RESULTS = Path(__file__).parent / "results" / "results.json"
 
 

@@ -20,6 +20,7 @@ TITLES = {
     "notebook": "The published protocol, 50,000 steps, s",
     "startup": "Until something happens, fresh process, s",
     "scaling": "Scaling of resgrad",
+    "proofs": "One proof (certify), and in brackets what the prototype took",
 }
 STEPS = 50_000  # of the published protocol
 README, NOTES = Path(__file__).parent.parent / "README.md", Path(__file__).parent / "README.md"
@@ -49,7 +50,11 @@ def scaling(rows):
     cells = []
     for row in rows:
         scale = 1e6 if row["unit"] == "s" else 1
-        points = ", ".join(f"{p['size']}: {number(p['value'] * scale)}" for p in row["points"])
+        points = ", ".join(
+            f"{p['size']}: {number(p['value'] * scale)}"
+            + (f" ({number(p['reference'])})" if p.get("reference") else "")
+            for p in row["points"]
+        )
         cells.append([row["what"], "µs" if scale > 1 else row["unit"], points, f"{row['exponent']:.2f}"])
     return grid(["what", "unit", "size: value", "exponent"], cells)
 
@@ -144,7 +149,7 @@ def table(name, result):
         peaks = {row["dtype"]: row["peak"] / 1e9 for row in rows}
         about += "; peak of the matrix product: " + ", ".join(f"{p:,.0f} GFLOP/s ({t})" for t, p in peaks.items())
     head = [f"## {name}: {TITLES[name]}", "", f"{about}.", ""]
-    if name == "scaling":
+    if name in ("scaling", "proofs"):
         return "\n".join([*head, scaling(rows), ""])
     present = [system for system in LOOK if any(system in row["systems"] for row in rows)]
     keys = [key for key in ("what", "arch", "runs", "d", "dtype") if any(key in row for row in rows)]

@@ -95,7 +95,7 @@ def test_the_enclosures_hold_what_they_enclose(name, radius, at_teacher):
             loss = rg.PopulationLoss(arch, rg.Network("even", rg.draw("even", "normal", d, 3, rng=2), d))
     columns = coordinates(arch, d, 2)
     with mpmath.workdps(50), balls.precision():
-        box = balls.Box(balls.Problem.of(loss, theta), radius)
+        box = balls.Box(balls.Numbers.of(loss, theta), radius)
         moves = [mpf(radius) * mpf(t) for t in rng.uniform(-1, 1, len(columns))]
         basis = [[mpf(bool(e)) / mpmath.sqrt(np.count_nonzero(column)) for e in column] for column in columns]
         center = [mpf(t) for t in theta.tolist()]

@@ -56,7 +56,7 @@ def precision():
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class Numbers:
     """A student and its teacher as exact numbers, the teacher's in the student's slopes and without dead units."""
 
     units: list  # (u_j, a_j) of the student, lists of numbers
@@ -69,7 +69,7 @@ class Problem:
 
     @classmethod
     def of(cls, loss, theta):
-        """The problem of a `PopulationLoss` at ``theta``."""
+        """The numbers of a `PopulationLoss` at ``theta``."""
         student, teacher, d = loss.arch, loss.teacher, loss.d
         units, C = _network(student, theta, d)
         units_star, C_star = _network(teacher.arch, teacher.theta.astype(np.float64), d)
@@ -117,22 +117,22 @@ def relu(c, s, p):
 class Box:
     """Student minus teacher where every trained parameter is a ball of this ``radius``."""
 
-    def __init__(self, problem, radius=0.0, kernel=relu):
-        self.problem, self.kernel, move = problem, kernel, arb(0, radius)
-        p, n = problem.slopes
+    def __init__(self, numbers, radius=0.0, kernel=relu):
+        self.numbers, self.kernel, move = numbers, kernel, arb(0, radius)
+        p, n = numbers.slopes
         self.bend, self.odd, self.even = (p - n) * (p - n), p + n, p * n
-        move_a, move_C = move * (problem.root or 0), move * problem.trains_skip
-        self.Z = [[e + move for e in u] for u, _ in problem.units] + [u for u, _ in problem.units_star]
-        self.A = [[e + move_a for e in a] for _, a in problem.units]
-        self.Q = self.A + [[-e for e in a] for _, a in problem.units_star]
-        D = [[e + move_C - f for e, f in zip(row, star)] for row, star in zip(problem.C, problem.C_star)]
+        move_a, move_C = move * (numbers.root or 0), move * numbers.trains_skip
+        self.Z = [[e + move for e in u] for u, _ in numbers.units] + [u for u, _ in numbers.units_star]
+        self.A = [[e + move_a for e in a] for _, a in numbers.units]
+        self.Q = self.A + [[-e for e in a] for _, a in numbers.units_star]
+        D = [[e + move_C - f for e, f in zip(row, star)] for row, star in zip(numbers.C, numbers.C_star)]
         self.D, self.lengths = arb_mat(D), [size(z) for z in self.Z]
         for j, length in enumerate(self.lengths):
             if not length > 0:
                 raise NotProved(f"unit {j} may vanish, where the loss has a kink")
         self.directions = [[e / length for e in z] for z, length in zip(self.Z, self.lengths)]
         self.pairs = {}
-        for j in range(problem.k):
+        for j in range(numbers.k):
             self.pairs[j, j] = arb(1), *kernel(arb(1), arb(0), arb.pi())
             for l in range(j + 1, len(self.Z)):
                 self.pairs[j, l] = self.pairs[l, j] = self._pair(j, l)
@@ -152,14 +152,14 @@ class Box:
         for j, length in enumerate(self.lengths):
             total += W[j][j] * length * length * self.pairs[0, 0][1]
             for l in range(j):
-                K = self.pairs[l, j][1] if l < self.problem.k else self._pair(l, j)[1]
+                K = self.pairs[l, j][1] if l < self.numbers.k else self._pair(l, j)[1]
                 total += 2 * W[j][l] * length * self.lengths[l] * K
         linear = zip(self.ZQ.entries(), self.D.entries())
         return self.bend * total + sum(self.even * z * z + self.odd * z * e + e * e for z, e in linear)
 
     def gradient(self):
         """(2) and (3), a list in the order of x."""
-        p, twice, dU, dA, dC = self.problem, 2 * self.bend, [], [], []
+        p, twice, dU, dA, dC = self.numbers, 2 * self.bend, [], [], []
         A, Q = arb_mat(self.A), arb_mat(self.Q)
         W, MA, MU = (A * Q.transpose()).tolist(), (A * self.M.transpose()).tolist(), (arb_mat(self.Z) * self.M).tolist()
         for j in range(p.k):
@@ -184,8 +184,8 @@ class Box:
         return rows
 
     def hessian(self, sigma=0.0):
-        """The upper half of the Hessian plus ``sigma`` times the projector on `Problem.tangents`, as a list of rows."""
-        p, zero = self.problem, arb(0)
+        """The upper half of the Hessian plus ``sigma`` times the projector on `Numbers.tangents`, as a list of rows."""
+        p, zero = self.numbers, arb(0)
         full = [[zero] * p.n for _ in range(p.n)]
         W = (arb_mat(self.A) * arb_mat(self.Q).transpose()).tolist()
         for j in range(p.k):
@@ -239,7 +239,7 @@ class Box:
 
     def _readout(self, j, full):
         """The blocks of u_j and all of A, and of a_j and those from a_j on."""
-        p, slopes, start = self.problem, self._slopes(j), self.problem.k * self.problem.d
+        p, slopes, start = self.numbers, self._slopes(j), self.numbers.k * self.numbers.d
         own = 2 * self.bend * (arb_mat(slopes).transpose() * arb_mat(self.Q)) + self.M
         for l in range(p.k):
             column = [[2 * (self.bend * e + self.even * f)] for e, f in zip(slopes[l], self.Z[l])]
@@ -253,7 +253,7 @@ class Box:
 
     def _skip(self, j, full):
         """The blocks of u_j and C and of a_j and C."""
-        p = self.problem
+        p = self.numbers
         for i in range(p.d):
             for o in range(p.m):
                 column = p.start_C + i * p.m + o

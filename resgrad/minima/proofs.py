@@ -43,7 +43,7 @@ from scipy.optimize import linear_sum_assignment
 
 from .. import checks, losses
 from . import balls
-from .balls import Box, NotProved, Problem
+from .balls import Box, NotProved, Numbers
 from .symmetry import EPS
 
 REACH = 1e-8  # of the longest unit: the largest radius.  Polished points are 1e-16 to 1e-11 from the critical one
@@ -130,20 +130,20 @@ def certify(loss: losses.PopulationLoss, theta: ArrayLike) -> Certificate:
     for arch, width in ((loss.arch, loss.arch.width(theta.size, loss.d)), (loss.teacher.arch, loss.teacher.width)):
         balls.require(arch, loss.d, width)
     with balls.precision():
-        problem = Problem.of(loss, theta)
+        numbers = Numbers.of(loss, theta)
         try:
-            return _prove(problem, loss.hessian(theta))
+            return _prove(numbers, loss.hessian(theta))
         except NotProved as reason:
             return Certificate(False, "", 0.0, (0.0, math.inf), (-math.inf, math.inf), str(reason))
 
 
-def _prove(problem, own):
+def _prove(numbers, own):
     """The steps of the proof; ``own`` is the loss's own Hessian in theta."""
-    point, tangents = Box(problem), [balls.size(tangent) for tangent in problem.tangents()]
-    lengths = [float(length) for length in point.lengths[: problem.k]]
+    point, tangents = Box(numbers), [balls.size(tangent) for tangent in numbers.tangents()]
+    lengths = [float(length) for length in point.lengths[: numbers.k]]
     if not min(lengths) > EPS * max(lengths):
         raise NotProved(f"unit {np.argmin(lengths)} may vanish, where the loss has a kink")
-    middle, sigma = _center(problem, point, own, tangents)
+    middle, sigma = _center(numbers, point, own, tangents)
     values, vectors = linalg.eigh(middle)
     g, sizes, error = balls.size(point.gradient()), np.abs(values), _spectral_error(middle, values, vectors)
     least, reach = balls.arb(sizes.min()), REACH * max(lengths)
@@ -155,7 +155,7 @@ def _prove(problem, own):
 
     def bound(radius):
         """b of (2) on the ball of this radius, or None where (3) does not hold."""
-        b = balls.arb(error + _deviation(Box(problem, radius).hessian(sigma), middle))
+        b = balls.arb(error + _deviation(Box(numbers, radius).hessian(sigma), middle))
         short = any(not 4 * balls.arb(radius) < length for length in tangents)
         return None if short or not (g / least + b / least * radius < radius) else b
 
@@ -174,7 +174,7 @@ def _prove(problem, own):
     if not near < radius:
         raise NotProved(f"the critical point may be {float(near.upper()):.0e} away, and its orbit {radius:.0e}")
     turn = max((4 * sigma * near / length for length in tangents), key=float, default=0)  # T there instead of at x_0
-    smallest, distance = balls.arb(values[0]) + balls.arb(0, 1) * (b + turn), _from_teacher(problem)
+    smallest, distance = balls.arb(values[0]) + balls.arb(0, 1) * (b + turn), _from_teacher(numbers)
     if distance is not None and distance < radius:
         return Certificate(True, "teacher", radius, (0.0, 0.0), balls.interval(smallest), "")
     change = (balls.arb(sizes.max()) + b + sigma) * near * near / 2
@@ -183,15 +183,15 @@ def _prove(problem, own):
     return Certificate(True, kind, radius, (max(0.0, low), high), balls.interval(smallest), "")
 
 
-def _center(problem, point, own, tangents):
+def _center(numbers, point, own, tangents):
     """(midpoints of the Hessian of (1), rounded; sigma), if ``own`` is the Hessian of the loss without (1)."""
     upper = np.triu([[float(e.mid()) for e in row] for row in point.hessian()])
     middle = upper + np.triu(upper, 1).T
-    _audit(problem, own, middle)
+    _audit(numbers, own, middle)
     sigma = 2 * float(np.abs(middle).sum(axis=1).max())  # above all eigenvalues
-    for j, (tangent, length) in enumerate(zip(problem.tangents(), tangents)):
+    for j, (tangent, length) in enumerate(zip(numbers.tangents(), tangents)):
         unit = np.array([float(e / length) for e in tangent])
-        middle[np.ix_(problem.rows(j), problem.rows(j))] += sigma * np.outer(unit, unit)
+        middle[np.ix_(numbers.rows(j), numbers.rows(j))] += sigma * np.outer(unit, unit)
     return middle, sigma
 
 
@@ -232,16 +232,16 @@ def _deviation(upper, middle):
     return SAFE * float((off + np.triu(off, 1).T).sum(axis=1).max())
 
 
-def _audit(problem, own, middle):
+def _audit(numbers, own, middle):
     """Refuse a loss whose ``own`` Hessian is not the enclosed one: they are of two functions."""
-    k, d, m = problem.k, problem.d, problem.m
+    k, d, m = numbers.k, numbers.d, numbers.m
     place, weight = [np.arange(k * d).reshape(k, d).T.ravel()], [np.ones(k * d)]  # where an entry of theta is in x
-    if problem.root:
+    if numbers.root:
         rows = np.arange(k * d, k * (d + m)).reshape(k, m)
         place.append(np.broadcast_to(rows, (k, d)).ravel())
-        weight.append(np.full(k * d, 1 / float(problem.root)))
+        weight.append(np.full(k * d, 1 / float(numbers.root)))
     place, weight = (np.concatenate(part) for part in (place, weight))
-    skip = np.arange(problem.start_C, problem.n)
+    skip = np.arange(numbers.start_C, numbers.n)
     place, weight = np.concatenate([place, skip]), np.concatenate([weight, np.ones(skip.size)])
     expected = middle[np.ix_(place, place)] * np.outer(weight, weight)
     off = np.abs(own - expected)
@@ -250,9 +250,9 @@ def _audit(problem, own, middle):
         raise NotProved(f"loss.hessian is {off.max():.0e} off in entry ({i}, {e}): it is not that of this loss")
 
 
-def _from_teacher(problem):
+def _from_teacher(numbers):
     """A bound on the distance from x_0 to an image of the teacher, the nearest if one is near; or None."""
-    p, odd = problem, sum(problem.slopes)
+    p, odd = numbers, sum(numbers.slopes)
     if len(p.units_star) != p.k:
         return None
     (u, strength), (v, strength_star) = (_directions(units) for units in (p.units, p.units_star))
