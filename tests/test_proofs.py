@@ -122,6 +122,24 @@ def test_the_enclosures_hold_what_they_enclose(name, radius, at_teacher):
             assert rows[i][e].overlaps(ball(bend, 1e-15)), (i, e)
 
 
+@pytest.mark.parametrize("kernel", ["relu", "even", "hermite24", "hermite2", "hermite4"])
+@pytest.mark.parametrize("name", ["vanilla", "two-weight-free", "resnet"])
+def test_other_activations_are_enclosed(name, kernel):
+    theta_star = task(name, 3)[1]
+    loss = rg.KernelLoss(name, rg.Network(name, theta_star, 3), kernel)
+    theta = theta_star + 0.2 * np.random.default_rng(0).standard_normal(theta_star.size)
+    with balls.precision():
+        box = balls.Box(balls.Numbers.of(loss, theta))
+        assert abs(float(box.loss()) - loss.value(theta)) < 1e-13
+        norms = float(balls.size(box.gradient())), np.linalg.norm(loss.value_and_grad(theta)[1])
+        assert norms[0] == pytest.approx(norms[1], rel=1e-12)
+    assert "polish theta first" in rg.certify(loss, theta).why  # its Hessian, too, is enclosed
+    proof = rg.certify(loss, theta_star)  # c^2 sees no rotation of a matrix W W'
+    assert proof.kind == ("" if kernel == "hermite2" and name != "resnet" else "teacher"), proof
+    with pytest.raises(TypeError, match="a KernelLoss with free rows"):
+        rg.certify(rg.KernelLoss(name, loss.teacher, kernel, unit_rows=True), theta_star)
+
+
 def test_the_critical_point_is_where_the_proof_says():
     arch, d = RECORDS["vanilla"], 2
     teacher = rg.Network("vanilla", rg.draw("vanilla", "normal", d, 3, rng=4), d)
@@ -374,7 +392,7 @@ def test_without_python_flint_one_line_says_what_to_install(monkeypatch):
 
 def test_what_has_no_enclosure_is_refused():
     loss, theta = task("li", 2)
-    with pytest.raises(TypeError, match="loss is .*, but must be a PopulationLoss"):
+    with pytest.raises(TypeError, match="loss is .*, but must be a PopulationLoss, or"):
         rg.certify(rg.EmpiricalLoss("li", np.eye(2), [1.0, 2.0]), theta)
     with pytest.raises(ValueError, match="theta has shape"):
         rg.certify(loss, theta[:-1])

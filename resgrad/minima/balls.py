@@ -65,11 +65,12 @@ class Numbers:
     C_star: list
     root: object  # an entry of a is ``root`` times its coordinate in x; None where A is not trained
     trains_skip: bool
-    slopes: tuple
+    coupling: tuple  # (p - n)^2, p + n and p n of (1)
+    kernel: object  # see `relu`
 
     @classmethod
     def of(cls, loss, theta):
-        """The numbers of a `PopulationLoss` at ``theta``."""
+        """The numbers of a `PopulationLoss` or a `KernelLoss` at ``theta``."""
         student, teacher, d = loss.arch, loss.teacher, loss.d
         units, C = _network(student, theta, d)
         units_star, C_star = _network(teacher.arch, teacher.theta.astype(np.float64), d)
@@ -81,7 +82,10 @@ class Numbers:
             units_star = [(u, [ratio * e for e in a]) for u, a in units_star]
         live = [unit for unit in units_star if not any(all(e == 0 for e in part) for part in unit)]
         root = {"fixed": None, "sum": arb(d).sqrt(), "vector": arb(1)}[student.readout]
-        return cls(units, C, live, C_star, root, student.trains_skip, (p, n))
+        coupling, kernel = ((p - n) * (p - n), p + n, p * n), relu
+        if dual := getattr(loss, "dual", None):
+            coupling, kernel = (arb(1), arb(dual.slope), arb(0)), KERNELS[loss.kernel]
+        return cls(units, C, live, C_star, root, student.trains_skip, coupling, kernel)
 
     k = property(lambda self: len(self.units))
     d, m = property(lambda self: len(self.C)), property(lambda self: len(self.C[0]))
@@ -109,18 +113,45 @@ def _network(arch, theta, d):
 
 
 def relu(c, s, p):
-    """K, K', K - c K', (1 - c^2) K'', and K'' or None where the units may be parallel; p = pi - phi."""
+    """K, K', K - c K', (1 - c^2) K'', and K'' or None where it is not bounded; c, s: cosine and sine, p = pi - phi."""
     over = 1 / (2 * arb.pi())
     return (s + p * c) * over, p * over, s * over, s * over, over / s if 4 * s.rad() < s else None
+
+
+def even(c, s, p):
+    """`relu` for abs(z) / 2: without relu's linear part."""
+    K, slope, *rest = relu(c, s, p)
+    return K - c / 4, slope - arb(1) / 4, *rest
+
+
+def powers(two, four):
+    """`relu` for K = two c^2 + four c^4."""
+
+    def kernel(c, s, p):
+        square = c * c
+        second = 2 * two + 12 * four * square
+        return (
+            (two + four * square) * square, 2 * (two + 2 * four * square) * c, -(two + 3 * four * square) * square,
+            s * s * second, second,
+        )  # fmt: skip
+
+    return kernel
+
+
+def hermite24(c, s, p):
+    """`relu` for its parts of degrees 2 and 4."""
+    return powers(1 / (4 * arb.pi()), 1 / (48 * arb.pi()))(c, s, p)
+
+
+KERNELS = {"relu": relu, "even": even, "hermite24": hermite24, "hermite2": powers(1, 0), "hermite4": powers(0, 1)}
 
 
 class Box:
     """Student minus teacher where every trained parameter is a ball of this ``radius``."""
 
-    def __init__(self, numbers, radius=0.0, kernel=relu):
-        self.numbers, self.kernel, move = numbers, kernel, arb(0, radius)
-        p, n = numbers.slopes
-        self.bend, self.odd, self.even = (p - n) * (p - n), p + n, p * n
+    def __init__(self, numbers, radius=0.0):
+        self.numbers, move = numbers, arb(0, radius)
+        self.bend, self.odd, self.even = numbers.coupling
         move_a, move_C = move * (numbers.root or 0), move * numbers.trains_skip
         self.Z = [[e + move for e in u] for u, _ in numbers.units] + [u for u, _ in numbers.units_star]
         self.A = [[e + move_a for e in a] for _, a in numbers.units]
@@ -133,7 +164,7 @@ class Box:
         self.directions = [[e / length for e in z] for z, length in zip(self.Z, self.lengths)]
         self.pairs = {}
         for j in range(numbers.k):
-            self.pairs[j, j] = arb(1), *kernel(arb(1), arb(0), arb.pi())
+            self.pairs[j, j] = arb(1), *numbers.kernel(arb(1), arb(0), arb.pi())
             for l in range(j + 1, len(self.Z)):
                 self.pairs[j, l] = self.pairs[l, j] = self._pair(j, l)
         self.ZQ = arb_mat(self.Z).transpose() * arb_mat(self.Q)
@@ -144,7 +175,7 @@ class Box:
         both = list(zip(self.directions[j], self.directions[l]))
         minus, plus = ([u + sign * v for u, v in both] for sign in (-1, 1))
         c, minus, plus = (square(plus) - square(minus)) / 4, size(minus), size(plus)
-        return c, *self.kernel(c, minus * plus / 2, 2 * arb.atan2(plus, minus))
+        return c, *self.numbers.kernel(c, minus * plus / 2, 2 * arb.atan2(plus, minus))
 
     def loss(self):
         """(1)."""

@@ -35,6 +35,7 @@ the loss within r / 3 lie on one orbit.
 import math
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Context
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -83,7 +84,7 @@ class Certificate:
         return self.theorem() + (f"\n  smallest eigenvalue in {spectrum}" if self.proved else "")
 
 
-def certify(loss: losses.PopulationLoss, theta: ArrayLike) -> Certificate:
+def certify(loss: Any, theta: ArrayLike) -> Certificate:
     """Prove that next to ``theta`` there is exactly one critical point, modulo symmetry, and of which kind it is.
 
     * "strict minimum": all eigenvalues of the Hessian are positive, but for the zeros that symmetries cause.
@@ -92,7 +93,8 @@ def certify(loss: losses.PopulationLoss, theta: ArrayLike) -> Certificate:
 
     Parameters
     ----------
-    loss : PopulationLoss
+    loss : PopulationLoss or KernelLoss
+        The latter without ``unit_rows``.
     theta : array_like, shape (n,)
         A critical point to rounding, as `polish` returns it.  It is not improved: what is proved is about theta.
 
@@ -124,8 +126,8 @@ def certify(loss: losses.PopulationLoss, theta: ArrayLike) -> Certificate:
     >>> rg.certify(loss, np.eye(4).ravel() + 1e-6).proved
     False
     """
-    if not isinstance(loss, losses.PopulationLoss):
-        raise TypeError(f"loss is {checks.shown(loss)}, but must be a PopulationLoss: it has an enclosure")
+    if not (isinstance(loss, losses.PopulationLoss) or hasattr(loss, "dual")) or getattr(loss, "unit_rows", False):
+        raise TypeError(f"loss is {checks.shown(loss)}, but must be a PopulationLoss, or a KernelLoss with free rows")
     theta = loss._theta(theta)
     for arch, width in ((loss.arch, loss.arch.width(theta.size, loss.d)), (loss.teacher.arch, loss.teacher.width)):
         balls.require(arch, loss.d, width)
@@ -252,7 +254,7 @@ def _audit(numbers, own, middle):
 
 def _from_teacher(numbers):
     """A bound on the distance from x_0 to an image of the teacher, the nearest if one is near; or None."""
-    p, odd = numbers, sum(numbers.slopes)
+    p, odd = numbers, numbers.coupling[1]
     if len(p.units_star) != p.k:
         return None
     (u, strength), (v, strength_star) = (_directions(units) for units in (p.units, p.units_star))
