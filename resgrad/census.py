@@ -61,7 +61,7 @@ def _results(task, missing, executor, workers):
 
 def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, seed: int = 0, *,
            executor: concurrent.futures.Executor | None = None, workers: int | None = None,
-           out: str | os.PathLike | None = None, resume: bool = False, quiet: bool = False,
+           out: str | os.PathLike | None = None, resume: bool = False, certify: bool = False, quiet: bool = False,
            **given: Any) -> Census:  # fmt: skip
     """Train from many starts, polish every end, and count what was found.
 
@@ -83,6 +83,8 @@ def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, see
     resume : bool
         Make only the runs that ``out`` lacks, and those that failed.  ``runs`` may have grown, and a teacher's
         file moved; nothing else may differ.
+    certify : bool
+        Prove what each family of spurious minima is, at the run that found it first (`resgrad.certify`).
     quiet : bool
         No progress bar; there is one on a terminal only.
     **given
@@ -133,13 +135,15 @@ def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, see
         raise TypeError(f"out is {checks.shown(out)}, but must be a directory")
     if resume and out is None:
         raise ValueError("resume is given without out, but must know the directory: --out DIR")
-    return _make(task, executor, workers, None if out is None else Path(out), resume, quiet)
+    if certify:
+        tasks.check_proofs(task)
+    return _make(task, executor, workers, None if out is None else Path(out), resume, quiet, certify)
 
 
-def _make(task, executor, workers, out, resume, quiet):
+def _make(task, executor, workers, out, resume, quiet, certify):
     """`census`, its arguments checked."""
     from . import blas
-    from .runs import plots
+    from .runs import plots, tasks
 
     with contextlib.ExitStack() as stack:
         if out is not None:
@@ -153,6 +157,8 @@ def _make(task, executor, workers, out, resume, quiet):
                 made.add(run, basin)
                 bar.update()
         found = Census.of(task.config, [made.done[run] for run in task.numbers])
+        for family in found.families if certify else ():
+            family |= tasks.proof(task, family["run"], found.theta[family["run"]])
 
         def leave(directory):
             if not (directory / journal.NAME).exists():
@@ -189,6 +195,7 @@ def _parser():
     parser.add_argument("--runs", type=int, help="number of starts (1000)")
     parser.add_argument("--workers", type=int, help="threads (one per processor)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a dask cluster that does the work instead")
+    parser.add_argument("--certify", action="store_true", help="prove what each family of spurious minima is")
     parser.add_argument("--resume", action="store_true", help="make only the runs that are missing in --out")
     return parser
 
@@ -237,13 +244,15 @@ def main(argv=None):
     """The command line; returns the exit code."""
     given, started = _parser().given(argv), time.perf_counter()
     out, workers, scheduler = (given.pop(name, None) for name in ("out", "workers", "scheduler"))
-    quiet, resume = given.pop("quiet"), given["resume"]
+    quiet, certify, resume = given.pop("quiet"), given.pop("certify"), given["resume"]
     if workers is not None:
         checks.integer(workers, "workers")
     request = _request(out, given)
     from .runs import tasks
 
     task = tasks.prepare(**request)
+    if certify:
+        tasks.check_proofs(task)
     with contextlib.ExitStack() as stack:
         executor = None if scheduler is None else _connect(scheduler, stack)
         out = out or files.fresh("runs", f"census-{task.config.arch}")
@@ -252,7 +261,7 @@ def main(argv=None):
         stack.enter_context(command.farewell(f"{below}interrupted; go on with {again}"))
         compiling = stack.enter_context(command.compilation(quiet))
         try:
-            found = _make(task, executor, workers, out, resume, quiet)
+            found = _make(task, executor, workers, out, resume, quiet, certify)
         except concurrent.futures.BrokenExecutor as error:
             raise OSError(f"{error}; go on with {again}") from None
     if not quiet:

@@ -697,3 +697,30 @@ def test_an_architecture_of_ones_own():
 
 def test_the_module_is_the_function_too():
     assert census_module("li", 2, runs=1, quiet=True).counts["runs"] == 1
+
+
+def test_families_are_proved(tmp_path, monkeypatch):
+    pytest.importorskip("flint")
+    options = {"teacher": "identity", "optimizer": "sgd", "lr": 0.05, "out": tmp_path}
+    plain = rg.census("vanilla", d=8, runs=2, **options)
+    assert "proved" not in plain.families[0] and "proved" not in str(plain)
+    found = rg.census("vanilla", d=8, runs=2, resume=True, certify=True, **options)
+    (family,) = json.loads((tmp_path / "census.json").read_text())["families"]
+    assert family == found.families[0]
+    assert (family["proved"], family["why"]) == (True, "") and str(found).endswith("   proved")
+    for name in ("loss", "min_eigenvalue"):
+        low, high = family[f"{name}_interval"]
+        assert 0 < low < high < (1 + 1e-8) * low and abs(family[name] - low) < 1e-8 * low
+    monkeypatch.setattr("resgrad.minima.proofs.REACH", 0.0)
+    (family,) = rg.census("vanilla", d=8, runs=2, resume=True, certify=True, **options).families
+    assert not family["proved"] and "polish theta first" in family["why"]
+    assert family["loss_interval"] is family["min_eigenvalue_interval"] is None
+
+
+def test_a_census_beyond_proofs_is_refused_at_once(tmp_path, refusal):
+    pytest.importorskip("flint")
+    line = ["--arch", "modresnet", "--d", "40", "--certify", "--out", str(tmp_path / "out")]
+    assert "modresnet with d=40 and width 40 has 3,200 coordinates, but proofs take" in refusal(
+        census_module.main, line
+    )
+    assert not (tmp_path / "out").exists()

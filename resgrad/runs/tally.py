@@ -51,7 +51,10 @@ class Census:
         "runs", and how many of them ended as "global", "spurious", "saddle", "unconverged"; and "failed".
     families : list of dict
         Spurious minima, the most frequent first: ``count``, ``loss``, ``min_eigenvalue`` of the Hessian,
-        and ``run``, the first run that found it.
+        and ``run``, the first run that found it.  With ``certify`` also ``proved``: whether this run is next to exactly
+        one critical point modulo the symmetries, a strict minimum whose loss is positive; then ``loss_interval`` and
+        ``min_eigenvalue_interval`` hold its loss and the smallest eigenvalue that symmetry does not make 0; else they
+        are None, and ``why`` says what is in the way.
     failures : dict
         {run: message} of the runs that an error ended.
     outcome, loss, grad_norm, min_eigenvalue, steps : ndarray, shape (runs,)
@@ -120,5 +123,6 @@ class Census:
         if self.families:
             lines += ["", f"{'family':>6}{'runs':>8}{'loss':>17}{'smallest eigenvalue':>22}{'first run':>12}"]
         for n, family in enumerate(self.families[:12]):
-            lines.append("{:6}{count:8}{loss:17.10f}{min_eigenvalue:22.6g}{run:12}".format(n, **family))
+            row = "{:6}{count:8}{loss:17.10f}{min_eigenvalue:22.6g}{run:12}".format(n, **family)
+            lines.append(row + {None: "", True: "   proved", False: "   not proved"}[family.get("proved")])
         return "\n".join(lines + [f"   and {len(self.families) - 12} more"] * (len(self.families) > 12))

@@ -92,6 +92,26 @@ def _teacher(teacher, width, d):
     return f"{name}, sha256 {digest}", network, network.width
 
 
+def check_proofs(task):
+    """Refuse a task whose minima no proof can be had of."""
+    from ..minima import balls
+
+    teacher = task.loss(draws.streams(task.config.seed)).teacher
+    for arch, width in ((task.arch, task.config.width), (teacher.arch, teacher.width)):
+        balls.require(arch, task.config.d, width)
+
+
+def proof(task, run, theta):
+    """What census.json says of a spurious minimum, at which this ``run`` ended."""
+    from ..minima import proofs
+
+    found = proofs.certify(task.loss(draws.streams(task.config.seed, run)), theta)
+    proved = found.kind == "strict minimum" and found.loss[0] > 0
+    why = found.why or f"it is a {found.kind}" * (not proved)
+    intervals = {"loss_interval": found.loss, "min_eigenvalue_interval": found.min_eigenvalue}
+    return {"proved": proved, "why": why} | {name: list(ends) if proved else None for name, ends in intervals.items()}
+
+
 @blas.one_thread(helped=False)
 def work(task):
     """[(run, Basin)] of a task.  A run that an error ends has failed, with the error's message; the others go on."""
