@@ -109,8 +109,10 @@ class KernelLoss(losses._TeacherLoss):
         """The same function with units of length 1, if ``unit_rows``: where `train` goes on after each step."""
         theta = self._theta(theta).copy()
         if self.unit_rows:
-            U, _, _, norm = self._network(theta)
-            theta[: U.size] += (U - U * norm).ravel()
+            W1 = self.arch.unflatten(theta, self.d).W1
+            U = W1 + self.arch.identity * np.eye(*W1.shape)
+            norm = np.linalg.norm(U, axis=0)
+            W1 += U * (1 / np.where(norm > 0, norm, 1.0) - 1)
         return theta
 
     def batch(self, batch_size: int = BATCH, rng: np.random.Generator | int | None = None) -> "KernelBatch":
