@@ -110,10 +110,17 @@ class Architecture:
         only where the architecture trains them.
         """
         d = checks.integer(d, "d")
-        k = d if width is None else checks.integer(width, "width")
-        shapes = {"W1": (d, k), "W2": (k, d), "C": (d, self.outputs(d)), "b": (k,)}
-        trained = {"W1": True, "W2": self.trains_readout, "C": self.trains_skip, "b": self.bias}
-        return {name: shape for name, shape in shapes.items() if trained[name]}
+        return self._shapes(d, d if width is None else checks.integer(width, "width"))
+
+    def _shapes(self, d, k):
+        shapes = {"W1": (d, k)}
+        if self.trains_readout:
+            shapes["W2"] = (k, d)
+        if self.trains_skip:
+            shapes["C"] = (d, self.outputs(d))
+        if self.bias:
+            shapes["b"] = (k,)
+        return shapes
 
     def size(self, d: int, width: int | None = None) -> int:
         """Number of parameters for input dimension ``d`` and ``width`` units (d unless given)."""
@@ -145,8 +152,8 @@ class Architecture:
     def width(self, size: int, d: int) -> int:
         """The width k of a theta of ``size`` entries at input dimension ``d``; ValueError when none fits."""
         d = checks.integer(d, "d")
-        each = self.size(d, 2) - self.size(d, 1)
-        k, rest = divmod(size - (self.size(d, 1) - each), each)
+        each = d * (1 + self.trains_readout) + self.bias
+        k, rest = divmod(size - self.trains_skip * d * self.outputs(d), each)
         if k <= 0 or rest:
             other = f"{each} more or less for each unit" if self.trains_skip else f"a multiple of {each}"
             raise ValueError(
@@ -160,8 +167,8 @@ class Architecture:
         theta = np.asarray(theta)
         if theta.ndim != 1:
             raise ValueError(f"theta has shape {theta.shape}, but {self.name} with d={d} needs ({self.size(d)},)")
-        shapes, start, blocks = self.shapes(d, self.width(theta.size, d)), 0, {}
-        for name, shape in shapes.items():
+        start, blocks = 0, {}
+        for name, shape in self._shapes(d, self.width(theta.size, d)).items():
             end = start + math.prod(shape)
             blocks[name], start = theta[start:end].reshape(shape), end
         return Blocks(**blocks)
