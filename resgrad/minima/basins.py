@@ -4,15 +4,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import losses, optimizers, training
+from .. import flow, losses, optimizers, training
 from . import landscape, symmetry
+from .problem import Problem
 from .symmetry import EPS
 
 LOOK = 200  # first-order steps between two looks at the gradient
 WAIT = 1.2  # a point that was not accepted is looked at again after this many times the steps made so far
+POWERS = range(3, 13)  # times at which the flow is looked at, as powers of 10, in units of 1 / curvature
+RTOL = 1e-6  # of the flow, relative to the size of theta, too.  Its valleys attract, so that errors do not add up
 HANDOVER = 1e-4  # of the largest gradient norm so far: below it Newton's method may take over
 REACH = 3.0  # first Newton steps to the minimum: 1 where the loss is quadratic, 2 where it is cubic
+DESCENT = 30  # steps of `polish` where Newton's method alone does not arrive.  Later points need none
 STEP = 0.5  # of 1 / curvature: the step size unless given.  On a quadratic loss 2 is the limit
+AGREE = 0.05  # exponents of |g| in two decades of t that differ by no more are one.  They are 2, 1.5, 1.33 ...
 FAR = 1e60  # size of an entry of theta: the run has diverged, and the gradient is about to overflow
 NONE = [0.0] * 4
 SAME = 1e-7  # relative: minima of one family agree to 1e-10, the most similar families seen differ by 1e-3
@@ -30,6 +35,7 @@ class Basin(NamedTuple):
     steps: int  # first-order steps
     theta: np.ndarray  # shape (n,)
     message: str = ""  # of a run of a census that an error ended: see `runs.tasks.work`
+    exponent: float = np.nan  # p where the loss falls like t^-p, inf where it falls faster; nan unless at a minimum
 
 
 def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.OnlineLoss,
@@ -41,10 +47,18 @@ def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.E
     the student's architecture, at the teacher.  ``rng`` draws the batches.
 
     Training goes on until |grad| is at most `HANDOVER` of its largest value and the basin is certain, or for
-    ``n_steps``.  The basin is certain if Newton's method arrives at a minimum that is at most `REACH` of its first
+    ``n_steps``.  Where ``loss`` is the expected one, it then goes on along gradient flow, d theta / dt = -grad, which
+    first-order steps follow as long as they are short; a stiff solver makes one step there of millions of theirs.
+    The flow is looked at at growing times, the `POWERS` of 10 over the curvature.
+
+    The basin is certain if Newton's method arrives at a minimum that is at most `REACH` of its first
     steps away, and if the loss is convex on the way: across the orbit of symmetries, no curvature is below -2 |g|.
     So Newton's method decides nothing near a saddle, where the gradient is small but the loss is not convex, and
-    nothing on a long slope, where it would take short cuts.
+    nothing on a long slope, where it would take short cuts.  A saddle is where a run ends that has arrived there, or
+    that is next to it in the end.
+
+    At a degenerate minimum the loss grows like |x|^q, q > 2, and falls like t^-p, p = q / (q - 2): for ever, but to
+    the minimum that Newton's method finds.  Such a minimum counts as what it is, and p is its ``exponent``.
 
     >>> import resgrad as rg
     >>> loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.eye(10).ravel(), d=10))
@@ -52,11 +66,12 @@ def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.E
     >>> found.outcome, round(found.loss / 2, 10), round(found.min_eigenvalue / 2, 6)
     ('spurious', 0.0187021946, 0.031964)
     """
+    points = [theta0, exact.teacher.theta] if exact.teacher.arch == exact.arch else [theta0]
+    curvature = max(float(np.linalg.eigvalsh(exact.hessian(theta))[-1]) for theta in points)
+    curvature = curvature if curvature > SMALL else 1.0
     if lr is None:
-        points = [theta0, exact.teacher.theta] if exact.teacher.arch == exact.arch else [theta0]
-        curvature = max(float(np.linalg.eigvalsh(exact.hessian(theta))[-1]) for theta in points)
-        lr = (1 - momentum / 2) * STEP / curvature if curvature > SMALL else STEP
-    width = loss.arch.width(theta0.size, loss.d)
+        lr = (1 - momentum / 2) * STEP / curvature
+    width, flows = loss.arch.width(theta0.size, loss.d), isinstance(loss, losses.PopulationLoss)
     advance = training.advancer(loss, optimizers.Nesterov(lr, momentum), batch_size, width)
     state, look, peak = training.State.start(loss, theta0, rng), 0, np.linalg.norm(exact.grad(theta0))
     while True:
@@ -66,52 +81,109 @@ def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.E
             return Basin("unconverged", np.inf, np.inf, np.nan, NONE, state.step, theta)
         norm = float(np.linalg.norm(exact.grad(theta)))
         peak = max(peak, norm)
-        still = norm <= HANDOVER * peak
-        if last or (still and state.step >= look):
-            point = _polish(exact, theta, min(norm, HANDOVER * peak), last and still)
-            if point is not None:
-                zero = point.loss <= EPS * exact.value(theta0)  # needed where the teacher is zero
-                outcome = "global" if zero else point.verdict.split()[0]
-                keys = _invariants(exact, point) if outcome == "spurious" else NONE
-                found = point.loss, point.grad_norm, point.min_eigenvalue, keys, state.step, point.theta
-                return Basin(outcome, *found)
+        if last or (norm <= HANDOVER * peak and state.step >= look):
+            point = _polish(exact, theta, norm, HANDOVER * peak, last)
+            if point is not None and not (flows and point.verdict == "saddle" and _apart(point.theta, theta)):
+                return _basin(exact, theta0, theta, point, state.step, curvature)
             look = WAIT * state.step
         if last:
-            smallest = float(np.linalg.eigvalsh(exact.hessian(theta))[0])
-            return Basin("unconverged", exact.value(theta), norm, smallest, NONE, state.step, theta)
+            break
+    time = 0.0
+    for power in POWERS if flows else ():
+        try:
+            theta, time = _flow(exact, theta, 10.0**power / curvature - time, RTOL), 10.0**power / curvature
+        except RuntimeError:  # of the solver
+            break
+        norm = float(np.linalg.norm(exact.grad(theta)))
+        point = _polish(exact, theta, norm, HANDOVER * peak, power == POWERS[-1])
+        if point is not None:
+            return _basin(exact, theta0, theta, point, state.step, curvature)
+    smallest = float(np.linalg.eigvalsh(exact.hessian(theta))[0])
+    return Basin("unconverged", exact.value(theta), norm, smallest, NONE, state.step, theta)
+
+
+def _basin(exact, theta0, theta, point, steps, curvature):
+    """The `Basin` of a run from ``theta0`` that at ``theta`` is certain to end at ``point``."""
+    zero = point.loss <= EPS * exact.value(theta0)  # needed where the teacher is zero
+    outcome = "global" if zero else point.verdict.split()[0]
+    keys, exponent = _invariants(exact, point) if outcome == "spurious" else NONE, np.nan
+    if outcome != "saddle":
+        degenerate = point.nullity > symmetry.tangent(exact.arch, point.theta, exact.d).shape[1]
+        exponent = _exponent(exact, theta, curvature) if degenerate else np.inf
+    found = point.loss, point.grad_norm, point.min_eigenvalue, keys, steps, point.theta
+    return Basin(outcome, *found, exponent=exponent)
+
+
+def _apart(one, other):
+    """Whether two points differ by more than rounding."""
+    return np.linalg.norm(one - other) > EPS**0.5 * np.linalg.norm(other)
+
+
+def _flow(exact, theta, time, rtol):
+    """Where gradient flow leads from ``theta`` in ``time``."""
+    size = float(np.abs(theta).max()) or 1.0
+    return flow.gradient_flow(exact, theta, time, t_eval=[time], rtol=rtol, atol=1e-3 * rtol * size).theta
+
+
+def _exponent(exact, theta, curvature):
+    """p where from ``theta`` on the loss falls like t^-p, inf where it falls faster, nan where it does neither.
+
+    The loss falls by |g|^2 in unit time, so that |g| falls like t^-(p + 1)/2, faster than 1 / t.
+    """
+    view = Problem(exact, theta).at(theta)
+    norms, rates, time = [], [0.0], 0.0
+    for power in POWERS:
+        try:
+            theta, time = _flow(exact, theta, 10.0**power / curvature - time, 1e-4 * RTOL), 10.0**power / curvature
+        except RuntimeError:
+            break
+        norms.append(np.linalg.norm(view.grad(theta / view.scale)))
+        if norms[-1] <= landscape.CRITICAL:
+            return np.inf
+        if len(norms) > 1:
+            rates.append(np.log10(norms[-2] / norms[-1]))
+            if rates[-1] > 1 and abs(rates[-1] - rates[-2]) <= AGREE:
+                return float(2 * rates[-1] - 1)
+    return np.nan
 
 
 def destination(exact: losses.PopulationLoss, theta: np.ndarray) -> landscape.Polished | None:
     """The critical point that descent from ``theta`` leads to, or None where that is not certain, as in `descend`."""
     norm = float(np.linalg.norm(exact.grad(theta)))
     small = HANDOVER * landscape.gradient_scale(theta, exact.hessian(theta))  # the largest gradient so far is unknown
-    return _polish(exact, theta, min(norm, small), norm <= small)
+    return _polish(exact, theta, norm, small, norm <= small)
 
 
-def _polish(exact, theta, slack, settled):
-    """The minimum in whose basin ``theta`` lies, or if the run has ``settled`` the saddle next to it, if certain."""
-    reach = _newton_length(exact, theta, slack)
+def _polish(exact, theta, norm, small, last):
+    """The minimum in whose basin ``theta`` lies, or if the run ends at ``last`` the saddle next to it, if certain.
+
+    A saddle may be next to it where the gradient's ``norm`` is at most ``small``, which bounds the curvatures, too.
+    """
+    view, settled = Problem(exact, theta).at(theta), last and norm <= small
+    x = theta / view.scale
+    slack = min(1.0, small / norm) * np.linalg.norm(view.grad(x)) if norm > 0 else 0.0
+    reach = _newton_length(view, x, slack)
     if reach is None and not settled:
         return None
     point = landscape.polish(exact, theta, max_steps=0)
     if point.verdict == "unconverged":
-        point = landscape.polish(exact, theta)
+        point = landscape.polish(exact, theta, max_steps=DESCENT)
     if point.verdict == "saddle" and settled:
         return point
     if reach is None or point.verdict in ("saddle", "unconverged"):
         return None
-    way = point.theta - theta
-    sure = np.linalg.norm(way) <= REACH * reach + 1e-9 * np.linalg.norm(theta)  # the last term is for rounding
-    stops = (theta + part * way for part in (0.25, 0.5, 0.75))
-    return point if sure and all(_newton_length(exact, stop, slack) is not None for stop in stops) else None
+    way = point.theta / view.scale - x
+    sure = np.linalg.norm(way) <= REACH * reach + EPS**0.5 * np.linalg.norm(x)  # the last term is for rounding
+    stops = (x + part * way for part in (0.25, 0.5, 0.75))
+    return point if sure and all(_newton_length(view, stop, slack) is not None for stop in stops) else None
 
 
-def _newton_length(exact, theta, slack):
-    """Length of the Newton step across the orbit of theta, or None if a curvature across it is below -2 ``slack``."""
-    hessian, orbit = exact.hessian(theta), symmetry.tangent(exact.arch, theta, exact.d)
+def _newton_length(view, x, slack):
+    """Length of the Newton step across the orbit of x, or None if a curvature across it is below -2 ``slack``."""
+    hessian, orbit = view.hessian(x), view.tangent(x)
     size = np.abs(hessian).max()
     hessian += size * (orbit @ orbit.T)
-    step = landscape.shifted_step(hessian, exact.grad(theta), max(2 * slack, landscape.SHIFT * size, SMALL))
+    step = landscape.shifted_step(hessian, view.grad(x), max(2 * slack, landscape.SHIFT * size, SMALL))
     return None if step is None else float(np.linalg.norm(step))
 
 

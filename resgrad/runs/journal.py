@@ -120,9 +120,9 @@ def _basin(record, task):
     basin = basins.Basin(theta=theta, **record)
     if run not in task.numbers:
         raise ValueError(f"run is {checks.shown(run)}, but must be below {task.config.runs}")
-    numbers = [basin.loss, basin.grad_norm, basin.min_eigenvalue, *basin.invariants]
+    numbers = [basin.loss, basin.grad_norm, basin.min_eigenvalue, basin.exponent, *basin.invariants]
     kinds = [type(value) for value in (basin.message, basin.steps, *numbers)]
-    if basin.outcome not in (*OUTCOMES, FAILED) or kinds != [str, int] + 7 * [float]:
+    if basin.outcome not in (*OUTCOMES, FAILED) or kinds != [str, int] + 8 * [float]:
         raise ValueError("its outcome or its numbers are not valid")
     if theta.size != (size := task.arch.size(task.config.d, task.config.width)):
         raise ValueError(f"theta has {theta.size} entries, but needs {size}")

@@ -8,7 +8,7 @@ OUTCOMES = {
     "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle", "unconverged": "not converged",
 }  # fmt: skip
 FAILED = "failed"  # what became of a run that an error ended
-COLUMNS = ("outcome", "loss", "grad_norm", "min_eigenvalue", "steps", "theta")
+COLUMNS = ("outcome", "loss", "grad_norm", "min_eigenvalue", "exponent", "steps", "theta")
 
 # Safran & Shamir (2018): exact gradient descent; their step 0.1 is 0.05 here, where the loss has no 1/2.
 SAFRAN_SHAMIR = {
@@ -57,7 +57,7 @@ class Census:
         are None, and ``why`` says what is in the way.
     failures : dict
         {run: message} of the runs that an error ended.
-    outcome, loss, grad_norm, min_eigenvalue, steps : ndarray, shape (runs,)
+    outcome, loss, grad_norm, min_eigenvalue, exponent, steps : ndarray, shape (runs,)
         See `basins.Basin`.
     family : ndarray of int, shape (runs,)
         Index into ``families``; -1 where the run found no spurious minimum.
@@ -73,6 +73,7 @@ class Census:
     loss: np.ndarray
     grad_norm: np.ndarray
     min_eigenvalue: np.ndarray
+    exponent: np.ndarray
     steps: np.ndarray
     theta: np.ndarray
 
