@@ -21,7 +21,7 @@ def evaluated(loss, theta):
     """(value, gradient) of any loss at ``theta``; NaN where it has none and need have none."""
     try:
         value, gradient = loss.value_and_grad(theta.copy())
-        value, gradient = float(value), np.asarray(gradient)
+        value, gradient = float(value), np.asarray(checks.unmasked(gradient, "gradient"))
     except (ValueError, ArithmeticError):
         if np.abs(theta).max() < FAR:
             raise

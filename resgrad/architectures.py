@@ -164,7 +164,7 @@ class Architecture:
 
     def unflatten(self, theta: ArrayLike, d: int) -> Blocks:
         """(W1, W2, C, b), views into ``theta``; None where the architecture has no such block."""
-        theta = np.asarray(theta)
+        theta = np.asarray(checks.unmasked(theta, "theta"))
         if theta.ndim != 1:
             raise ValueError(f"theta has shape {theta.shape}, but {self.name} with d={d} needs ({self.size(d)},)")
         start, blocks = 0, {}

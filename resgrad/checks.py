@@ -76,8 +76,7 @@ def array(value, name, shape=None, dtype=np.float64, finite=True):
     ``shape`` may hold a name for a free length, as in ("N", d).  The input is never written to, and is copied only
     if its type or layout requires it.
     """
-    if any(map(_masked, value if isinstance(value, (list, tuple)) else [value])):
-        raise TypeError(f"{name} is a masked array, but must be an array without a mask")  # NumPy would drop it
+    unmasked(value, name)
     try:
         raw = np.asarray(value)
         if raw.dtype.kind not in "biuf":
@@ -96,6 +95,13 @@ def array(value, name, shape=None, dtype=np.float64, finite=True):
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(result))[0])
         raise ValueError(f"{name} holds {result[where]} at index {where}, but must be finite")
     return result
+
+
+def unmasked(value, name):
+    """``value`` as it is, unless it is a masked array or holds one: NumPy would drop the mask."""
+    if any(map(_masked, value if isinstance(value, (list, tuple)) else [value])):
+        raise TypeError(f"{name} is a masked array, but must be an array without a mask")
+    return value
 
 
 def _masked(value):

@@ -160,6 +160,12 @@ def test_a_masked_array_is_refused_by_name(masked):
         rg.EmpiricalLoss("li", masked, [1.0])
     with pytest.raises(TypeError, match="theta is a masked array, but must be"):
         rg.Network("li", masked, 1)
+    for entry in rg.ARCHITECTURES["li"].unflatten, rg.ARCHITECTURES["li"].canonical:
+        with pytest.raises(TypeError, match="theta is a masked array, but must be"):
+            entry(masked, 1)
+    for name in "permutation", "reverse", "scales", "unseen":
+        with pytest.raises(TypeError, match=f"{name} is a masked array, but must be"):
+            rg.transform("two-weight-free", np.ones(3), 1, **{name: masked})
     with pytest.raises(TypeError, match="lr is masked"):
         rg.SGD(np.ma.masked)
 

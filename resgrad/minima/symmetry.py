@@ -148,7 +148,7 @@ def transform(arch: Architecture | str, theta: ArrayLike, d: int, permutation: A
     units = Units.of(arch, theta, d)
     arch, k, d = units.arch, len(units.u), units.d
     if permutation is not None:
-        order = np.asarray(permutation)
+        order = np.asarray(checks.unmasked(permutation, "permutation"))
         if order.shape != (k,) or sorted(order.tolist()) != list(range(k)):
             raise ValueError(f"permutation is {checks.shown(permutation)}, but must permute 0 ... {k - 1}")
         units = units.each(lambda rows: rows[order])
@@ -163,7 +163,7 @@ def transform(arch: Architecture | str, theta: ArrayLike, d: int, permutation: A
             raise ValueError(f"unseen is given, but {arch.name} sees all of its parameters")
         units = replace(units, unseen=units.unseen + V - V.mean(axis=1, keepdims=True))
     if reverse is not None:
-        turned = np.asarray(reverse, dtype=int if np.size(reverse) == 0 else None)
+        turned = np.asarray(checks.unmasked(reverse, "reverse"), dtype=int if np.size(reverse) == 0 else None)
         if turned.dtype.kind not in "iu" or turned.ndim != 1 or not ((turned >= 0) & (turned < k)).all():
             raise ValueError(f"reverse is {checks.shown(reverse)}, but must be a list of units from 0 to {k - 1}")
         if not units.reversible:
