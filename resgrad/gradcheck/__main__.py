@@ -9,7 +9,7 @@ from .report import WRONG
 
 
 @command.guarded
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Check every loss of every architecture; the exit code is 1 where a gradient is wrong."""
     parser = command.Parser(
         "gradcheck",

@@ -17,7 +17,7 @@ class Entry(NamedTuple):
 
     block: str
     index: int  # flat, in theta
-    position: tuple  # (row, column), in the block
+    position: tuple[int, ...]  # (row, column), in the block
     analytic: float  # what the loss returned
     numeric: float  # from its values; at a kink, the nearest number that is right
     left: float  # the one-sided derivatives, which differ only at a kink
@@ -41,8 +41,8 @@ class Block(NamedTuple):
     """One parameter block: the entries checked, and a pattern in the wrong ones."""
 
     name: str
-    shape: tuple
-    entries: list
+    shape: tuple[int, ...]
+    entries: list[Entry]
     atol: float  # the largest in force
     hint: str
 
@@ -83,9 +83,9 @@ class GradientReport:
 
     method: str
     rtol: float
-    blocks: tuple = ()
-    problems: tuple = ()
-    taylor_slopes: tuple = ()
+    blocks: tuple[Block, ...] = ()
+    problems: tuple[str, ...] = ()
+    taylor_slopes: tuple[float, ...] = ()
 
     @cached_property
     def _ranked(self):
