@@ -9,15 +9,15 @@ all a* = 1, hermite24 and hermite4 keep their units at length 1, as in the paper
 import numpy as np
 
 import resgrad as rg
-from resgrad.designed import recovery_error
+from resgrad.gelee_ma import recovery_error
 from resgrad.runs import plots
 from resgrad.training import curvature
 
-KS, RUNS, STEPS, LOOK = (5, 10, 15, 20, 30), 200, 20_000, 500
+KS, RUNS, MOST, LOOK = (5, 10, 15, 20, 30), 200, 40_000, 500
 MOMENTUM, STEP = 0.9, 0.3  # of 1 / curvature at the start
 FOUND = 1e-3  # e(Q): zeros come out below 1e-6, others above 1e-2
 ZERO = 1e-8  # of the loss at the start: a loss this small is zero
-REST = 1e-6  # of |grad| at the start: a run with a larger one at its end had not come to rest
+REST = 1e-7  # of |grad| at the start: a run with a larger one at its end had not come to rest
 COLORS = {
     "relu": plots.COLORS["vanilla"], "relu, trained skip": plots.COLORS["li"], "even": plots.COLORS["two-weight"],
     "hermite24": plots.COLORS["resnet"], "hermite4": plots.COLORS["modresnet"], "G(0.1, 1)": plots.INK,
@@ -56,7 +56,7 @@ def outcome(name, kind, k, seed):
         theta0 = np.append(theta0, np.zeros(k))
     optimizer, end = rg.Nesterov(STEP / curvature(loss, theta0), MOMENTUM), theta0
     start, slope = loss.value(theta0), np.linalg.norm(loss.grad(theta0))
-    for _ in range(STEPS // LOOK):
+    for _ in range(MOST // LOOK):
         end = rg.train(loss, end, optimizer, LOOK, record_every=LOOK).theta
         if (zero := loss.value(end) < ZERO * start) or np.linalg.norm(loss.grad(end)) < REST * slope:
             break

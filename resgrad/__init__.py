@@ -10,9 +10,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "architectures": ["ARCHITECTURES", "Architecture", "Network"],
     "census": ["census"],
-    "designed": ["GeLeeMaLoss", "HermiteSpectrum", "KernelLoss", "hermite_spectrum"],
+    "designed": ["HermiteSpectrum", "KernelLoss", "hermite_spectrum"],
     "draws": ["dataset", "draw", "streams"],
     "flow": ["gradient_flow"],
+    "gelee_ma": ["GeLeeMaLoss"],
     "gradcheck": ["GradientReport", "check_gradient", "check_hessian"],
     "losses": ["EmpiricalLoss", "OnlineLoss", "PopulationLoss"],
     "minima.alignment": ["Alignment", "align"],

@@ -3,7 +3,6 @@ from .architectures import ARCHITECTURES as ARCHITECTURES
 from .architectures import Architecture as Architecture
 from .architectures import Network as Network
 from .census import census as census
-from .designed import GeLeeMaLoss as GeLeeMaLoss
 from .designed import HermiteSpectrum as HermiteSpectrum
 from .designed import KernelLoss as KernelLoss
 from .designed import hermite_spectrum as hermite_spectrum
@@ -11,6 +10,7 @@ from .draws import dataset as dataset
 from .draws import draw as draw
 from .draws import streams as streams
 from .flow import gradient_flow as gradient_flow
+from .gelee_ma import GeLeeMaLoss as GeLeeMaLoss
 from .gradcheck import GradientReport as GradientReport
 from .gradcheck import check_gradient as check_gradient
 from .gradcheck import check_hessian as check_hessian

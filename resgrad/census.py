@@ -92,7 +92,8 @@ def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, see
         `Network`, or the path of a weights.npz, of any architecture; ``init``: a kind of `draw`;
         ``data``: "population", "online" or "dataset", with ``batch_size`` and ``samples``;
         ``optimizer``: a record, or a name with ``lr`` (default: see `basins.descend`) and ``momentum``;
-        ``steps``, at most (100,000).
+        ``steps``, at most (100,000); ``loss``: "relu", "even", "hermite24" or "ge-lee-ma" (see `resgrad.designed`),
+        with ``rows``, "free" or "unit", and ``mu`` and ``lam``.
 
     Returns
     -------
@@ -186,6 +187,10 @@ def _parser():
         teacher=f"{', '.join(DRAWS)} (drawn anew in each run; for vanilla: identity), or a weights.npz",
         init="where the student starts: as for --teacher, but no file (fan-in; for vanilla: normal)",
         data="population: the exact expected loss (default), online, or dataset",
+        loss="relu (default), even, hermite24 or ge-lee-ma: see resgrad.designed",
+        rows="unit: even and hermite24 keep units at length 1 (free)",
+        mu="of ge-lee-ma (0.1)",
+        lam="of ge-lee-ma (1)",
         optimizer="nesterov (for vanilla: sgd) or sgd",
         lr="step size (from the largest curvature)",
         steps="first-order steps at most (100000)",

@@ -86,8 +86,7 @@ def run(config: Config, out: str | Path, problem: tuple | None = None, *, resume
         def leave(directory):
             watch.save(directory)
             files.write(directory / "history.csv", "\n".join(rows(history)) + "\n")
-            arch = "rows B" if config.loss == "ge-lee-ma" else config.arch  # which no network has
-            files.write_archive(directory / "weights.npz", "weights", final, arch=arch, d=config.d)
+            files.write_archive(directory / "weights.npz", "weights", final, arch=config.arch, d=config.d)
             files.write_json(directory / "run.json", summary)
             if plot:
                 plots.leave(directory / "figure.png", plots.run_figure, history, teacher.arch, config.d)

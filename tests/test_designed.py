@@ -10,8 +10,8 @@ import scipy.optimize
 from conftest import RECORDS, left, point, relative_error, run, same_outputs
 
 import resgrad as rg
-from resgrad import duals, experiment
-from resgrad.designed import recovery_error
+from resgrad import census, duals, experiment
+from resgrad.gelee_ma import OfStudent, recovery_error
 from resgrad.runs import protocol
 
 GENERIC = 1e-13  # sums of some ten terms, each good to a few rounding errors
@@ -272,6 +272,17 @@ def test_a_batch_of_g_has_its_value_and_gradient_on_average():
     assert (np.abs(exact) > 2 * Z_SCORE * error).sum() > 6  # a wrong constant, a factor 2 or a sign, would be seen
 
 
+def test_g_of_a_student_is_g_less_its_floor():
+    loss = rg.GeLeeMaLoss(orthonormal(3, [1.0, 2.0, 3.0]), 0.3, 0.7)
+    student, theta = OfStudent(loss), point("vanilla", 3, 4)
+    B = theta.reshape(3, 4).T.ravel()
+    assert student.value(theta) == loss.value(B) - loss.floor
+    assert rg.check_gradient(student, theta).ok and rg.check_hessian(student, theta).ok
+    value, _ = student.batch(50, rng=1).value_and_grad(theta)
+    assert value == loss.batch(50, rng=1).value_and_grad(B)[0] - loss.floor
+    assert rg.polish(student, np.eye(3).ravel() + 0.01).verdict == "global minimum"
+
+
 @pytest.mark.parametrize("mu, lam", [(0.1, 1.0), (0.01, 100.0), (0.5, 2.0)])
 @pytest.mark.parametrize("strengths", [1.0, [1.0, 2.0, 4.0, 8.0, 3.0]])
 def test_scaled_permutations_of_the_teacher_are_critical_and_minimal(mu, lam, strengths):
@@ -330,6 +341,15 @@ def test_a_designed_run_finds_the_teacher_and_has_a_page(tmp_path, capsys):
     assert json.loads((tmp_path / "run.json").read_text())["result"]["recovery_final"] < 1e-6
 
 
+@pytest.mark.parametrize("line", ["--loss even", "--loss hermite24 --rows unit", "--loss ge-lee-ma"])
+def test_a_census_counts_what_a_designed_loss_finds(line, tmp_path):
+    """All global, as their theorem says for ge-lee-ma; and it goes on where it was."""
+    line = f"--arch vanilla --d 5 --quiet --out {tmp_path} {line}".split()
+    assert census.main([*line, "--runs", "2"]) == census.main([*line, "--runs", "4", "--resume"]) == 0
+    found = json.loads((tmp_path / "census.json").read_text())
+    assert (found["runs"], found["global"], found["config"]["loss"]) == (4, 4, line[line.index("--loss") + 1])
+
+
 def test_the_preset_is_their_simulation():
     found = {loss: protocol.resolve("vanilla", "ge-lee-ma", loss=loss) for loss in ("relu", "hermite24", "ge-lee-ma")}
     assert all((c.d, c.width, c.teacher, c.data) == (50, 50, "identity", "online") for c in found.values())
@@ -367,6 +387,11 @@ def test_what_does_not_fit_on_the_command_line_is_said(line, told, tmp_path, mon
         (lambda: rg.KernelLoss("li", 1), TypeError, "teacher is 1, but must be"),
         (lambda: rg.GeLeeMaLoss(1), TypeError, "teacher is 1, but must be"),
         (lambda: rg.GeLeeMaLoss(orthonormal(2), mu=0), ValueError, "mu is 0, but must be a finite number above 0"),
+        (
+            lambda: rg.GeLeeMaLoss(orthonormal(2), 100.0, 1.0),
+            ValueError,
+            "lam is 1, but must be above 1.66226: below it",
+        ),
         (lambda: rg.GeLeeMaLoss(orthonormal(2, 0.0)), ValueError, "teacher vanilla must have one output"),
         (lambda: rg.GeLeeMaLoss(orthonormal(2)).grad(np.zeros(3)), ValueError, "theta has shape (3,), but B with d=2"),
         (lambda: rg.hermite_spectrum(rg.GeLeeMaLoss(orthonormal(2)), np.zeros(4)), TypeError, "loss is <resgrad"),

@@ -21,7 +21,7 @@ FLOORS = [  # a file may import from its own floor and those above it in this li
     {"kernels.loops"},
     {"kernels"},
     {"architectures", "duals"},
-    {"losses", "designed", "optimizers", "draws", "anyloss"},
+    {"losses", "designed", "gelee_ma", "optimizers", "draws", "anyloss"},
     {"training", "gradcheck.check", "gradcheck.calls", "gradcheck.differences", "gradcheck.report"},
     {"flow"},
     {

@@ -211,8 +211,6 @@ def prepare(config: Config, saved: tuple = (None, None)) -> tuple:
     streams = draws.streams(config.seed)
     theta_star = _parameters(config, "teacher", streams.teacher, saved[0])
     theta0, teacher = _parameters(config, "init", streams.init, saved[1]), Network(config.arch, theta_star, config.d)
-    if config.loss == "ge-lee-ma" and theta0 is not saved[1]:
-        theta0 = theta0.reshape(config.d, -1).T.ravel()  # B = W1'
     return loss_of(config, config.arch, teacher, streams.data, config.dtype), theta0, teacher
 
 
@@ -231,20 +229,13 @@ def loss_of(config, arch, teacher, rng, dtype="float64"):
 
 def expected(config, arch, teacher):
     """The exact loss that a run descends, or has samples of."""
-    from .. import designed, losses
+    from .. import designed, gelee_ma, losses
 
     if config.loss == "relu":
         return losses.PopulationLoss(arch, teacher)
     if config.loss == "ge-lee-ma":
-        return designed.GeLeeMaLoss(teacher, config.mu, config.lam)
+        return gelee_ma.OfStudent(gelee_ma.GeLeeMaLoss(teacher, config.mu, config.lam))
     return designed.KernelLoss(arch, teacher, config.loss, config.rows == "unit")
-
-
-def units(config, theta):
-    """The student's units at ``theta``, one a row."""
-    if config.loss == "ge-lee-ma":
-        return theta.reshape(-1, config.d)
-    return architectures.resolve(config.arch).canonical(theta, config.d)[0].T
 
 
 def _parameters(config, role, rng, saved):
@@ -284,7 +275,7 @@ def simulate(
     >>> bool(trajectory.observed["distance"][-1] < 1e-6)
     True
     """
-    from .. import designed, training
+    from .. import gelee_ma, training
     from ..minima import alignment, convexity
 
     loss, theta0, teacher = problem or prepare(config)
@@ -295,7 +286,9 @@ def simulate(
         columns["aligned_distance"] = lambda theta: alignment.align(config.arch, theta, theta_star, config.d).distance
     if config.loss != "relu" or config.preset == "ge-lee-ma":
         units_star = teacher.canonical()[0].T
-        columns["recovery"] = lambda theta: designed.recovery_error(units(config, theta), units_star)
+        columns["recovery"] = lambda theta: gelee_ma.recovery_error(
+            loss.arch.canonical(theta, config.d)[0].T, units_star
+        )
     if config.preset.startswith("li-yuan"):  # record the paper's quantities, too
 
         @functools.lru_cache(maxsize=1)  # three columns ask for the same

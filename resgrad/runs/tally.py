@@ -38,6 +38,10 @@ class Config:
     steps: int
     runs: int
     seed: int
+    loss: str = "relu"
+    rows: str = "free"
+    mu: float | None = None
+    lam: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import hashlib
 
 import numpy as np
 
-from .. import architectures, blas, checks, draws, losses, optimizers
+from .. import architectures, blas, checks, draws, optimizers
 from ..minima import basins
 from . import files, protocol
 from .tally import FAILED, Config
@@ -29,7 +29,7 @@ class Task:
         if teacher is None:
             theta_star = draws.draw(self.arch, config.teacher, config.d, config.teacher_width, streams.teacher)
             teacher = architectures.Network(self.arch, theta_star, config.d)
-        return losses.PopulationLoss(self.arch, teacher)
+        return protocol.expected(config, self.arch, teacher)
 
     def start(self, streams):
         """Where the student of the run with these streams starts."""
@@ -38,7 +38,7 @@ class Task:
 
 def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_width=None, init=None,
             data="population", optimizer=None, lr=None, momentum=None, batch_size=None, samples=None,
-            steps=100_000):  # fmt: skip
+            steps=100_000, loss="relu", rows="free", mu=None, lam=None):  # fmt: skip
     """The `Task` of a whole census, every argument checked; see `resgrad.census` for what they mean."""
     arch = architectures.resolve(arch)
     control = arch.readout == "fixed" and not (arch.identity or arch.bias)  # vanilla, and with another linear part
@@ -51,10 +51,10 @@ def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_wid
     init = init or ("normal" if control else "fan-in")
     if not draws.known(init):  # nor is a file
         raise checks.suggest(init, "init", draws.DRAWS)
-    given = {"width": width, "momentum": momentum, "batch_size": batch_size, "samples": samples}
+    given = {"width": width, "momentum": momentum, "batch_size": batch_size, "samples": samples, "mu": mu, "lam": lam}
     base = protocol.resolve(
         arch, d=d, data=data, steps=steps, seed=seed, optimizer=optimizer, lr=1.0 if lr is None else lr,
-        init=init,
+        init=init, loss=loss, rows=rows,
         **{name: value for name, value in given.items() if value is not None},
     )  # fmt: skip
     teacher = ("identity" if control else base.teacher) if teacher is None else teacher

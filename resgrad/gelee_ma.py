@@ -1,0 +1,223 @@
+"""The loss G(B) that Ge, Lee & Ma designed (arXiv 1711.00501): exact, from samples, and as a network's."""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import architectures, checks, duals
+from .architectures import Network
+from .kernels.policy import quiet
+from .losses import _finite
+
+BATCH = 200  # samples, unless said otherwise
+
+
+class GeLeeMaLoss:
+    """G(B) of Ge, Lee & Ma (2017), exact for x ~ N(0, I): value, gradient and Hessian.
+
+    Parameters
+    ----------
+    teacher : Network
+        Of one output, with units b*_i of positive strength a_i = |u_i| a*_i.  Their theorem is for orthonormal b*_i.
+    mu, lam : float
+        Positive.  For small mu and large lam all local minima are b_j = D_j b*_p(j), p a permutation,
+        D_j^2 = lam / (lam - cR mu a_p(j)): then the loss is `floor`.
+
+    Attributes
+    ----------
+    floor : float
+        Its value at these minima.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For another teacher, and mu and lam out of range.
+
+    Notes
+    -----
+    theta is B (k, d), row-major; its rows b_j are the student's units.  With B_ji = b_j . b*_i, S_i = sum_j B_ji^2,
+    n_j = |b_j|^2, cP = sqrt(6) |s_4|, cR = |s_4| / sqrt(24) and relu's coefficient s_4 = -1 / sqrt(48 pi),
+
+        G = cP sum_i a_i (S_i^2 - sum_j B_ji^4) - cR mu sum_ij a_i B_ji^4 + lam sum_j (n_j - 1)^2
+        dG/dB_ji = 4 cP a_i B_ji (S_i - B_ji^2) - 4 cR mu a_i B_ji^3 + 4 lam (n_j - 1) B_ji
+
+    in the coordinates b*.  It is not a squared error, and may be negative.  `batch` has it from samples.
+
+    Examples
+    --------
+    >>> import numpy as np, resgrad as rg
+    >>> loss = rg.GeLeeMaLoss(rg.Network("vanilla", np.eye(10).ravel(), d=10), mu=0.1, lam=1.0)
+    >>> run = rg.train(loss, rg.draw("vanilla", "normal", d=10, rng=6), rg.Nesterov(0.05, 0.9), 2000)
+    >>> bool(run.loss[-1] - loss.floor < 1e-13)
+    True
+    >>> rg.gelee_ma.recovery_error(run.theta.reshape(10, 10), np.eye(10)) < 1e-7
+    True
+    """
+
+    dtype = np.dtype(np.float64)
+    cP, cR = math.sqrt(6) * abs(duals.S4), abs(duals.S4) / math.sqrt(24)
+
+    def __init__(self, teacher: Network, mu: float = 0.1, lam: float = 1.0):
+        if not isinstance(teacher, Network):
+            raise TypeError(f"teacher is {checks.shown(teacher)}, but must be a resgrad.Network")
+        self.teacher, self.d = teacher, teacher.d
+        self.mu, self.lam = checks.real(mu, "mu", above=0), checks.real(lam, "lam", above=0)
+        U, A, _ = teacher.canonical()
+        length = np.linalg.norm(U, axis=0)
+        if A.shape[1] > 1 or teacher.arch.bias or teacher.arch.slopes != (1, 0) or not (A[:, 0] * length > 0).all():
+            raise ValueError(f"teacher {teacher.arch.name} must have one output, a_i > 0 and units relu(u'x), u != 0")
+        self.rows_star, self.strength = (U / length).T, A[:, 0] * length  # b*_i (k*, d) and a_i
+        part = self.cR * self.mu * self.strength
+        if not self.lam > part.max():
+            raise ValueError(f"lam is {self.lam:g}, but must be above {part.max():g}: below it G has no minimum")
+        self.floor = float(-np.sum(self.lam * part / (self.lam - part)))
+
+    def _theta(self, theta):
+        """theta as a finite vector."""
+        theta = checks.array(theta, "theta", ("n",))
+        if theta.size == 0 or theta.size % self.d:
+            raise ValueError(f"theta has shape {theta.shape}, but B with d={self.d} needs a multiple of {self.d}")
+        return theta
+
+    def _rows(self, theta):
+        return self._theta(theta).reshape(-1, self.d)
+
+    def shapes(self, theta: ArrayLike) -> dict[str, tuple[int, int]]:
+        """``{"B": (k, d)}``."""
+        return {"B": self._rows(theta).shape}
+
+    def value(self, theta: ArrayLike) -> float:
+        """G at ``theta``, a float."""
+        return self.value_and_grad(theta)[0]
+
+    def grad(self, theta: ArrayLike) -> np.ndarray:
+        """The gradient at ``theta``, shape (n,)."""
+        return self.value_and_grad(theta)[1]
+
+    @quiet
+    def value_and_grad(self, theta: ArrayLike) -> tuple[float, np.ndarray]:
+        """(value, gradient) at ``theta``."""
+        B, a = self._rows(theta), self.strength
+        inner = B @ self.rows_star.T  # B_ji
+        square = inner * inner
+        S, n = square.sum(axis=0), np.sum(B * B, axis=1) - 1
+        value = self.cP * a @ (S * S) - (self.cP + self.cR * self.mu) * np.sum(square * square @ a)
+        dinner = 4 * a * inner * (self.cP * S - (self.cP + self.cR * self.mu) * square)
+        gradient = dinner @ self.rows_star + 4 * self.lam * n[:, None] * B
+        return float(value + self.lam * n @ n), _finite(gradient.ravel(), "gradient")
+
+    @quiet
+    def hessian(self, theta: ArrayLike) -> np.ndarray:
+        """The exact Hessian at ``theta``, shape (n, n)."""
+        B, a = self._rows(theta), self.strength
+        inner, own = B @ self.rows_star.T, np.arange(len(B))
+        S, n = np.sum(inner * inner, axis=0), np.sum(B * B, axis=1) - 1
+        pairs = 8 * self.cP * a * inner[:, None, :] * inner[None, :, :]
+        pairs[own, own] = 4 * a * (self.cP * S - (self.cP + 3 * self.cR * self.mu) * inner**2)
+        blocks = np.einsum("jli,ix,iy->jxly", pairs, self.rows_star, self.rows_star, optimize=True)
+        rest = n[:, None, None] * np.eye(self.d) + 2 * B[:, :, None] * B[:, None, :]
+        blocks[own, :, own, :] += 4 * self.lam * rest
+        return _finite(blocks.reshape(B.size, B.size), "Hessian")
+
+    def batch(self, batch_size: int = BATCH, rng: np.random.Generator | int | None = None) -> "GeLeeMaBatch":
+        """G from ``batch_size`` fresh samples, unbiased, from ``rng`` (a Generator or a seed)."""
+        return GeLeeMaBatch(self, checks.integer(batch_size, "batch_size"), checks.generator(rng))
+
+
+class GeLeeMaBatch:
+    """G from samples x and the teacher's labels y alone, with
+
+        G = -(E[y sum_{j != k} phi(b_j, b_k, x)] - mu E[y sum_j phi1(b_j, x)]) + lam sum_j (n_j - 1)^2
+        phi(v, w, x) = |v|^2|w|^2/2 + (v.w)^2 - |w|^2 (v.x)^2/2 - |v|^2 (w.x)^2/2 - 2 (v.x)(w.x)(v.w) + (v.x)^2(w.x)^2/2
+        phi1(v, x) = |v|^4/8 - |v|^2 (v.x)^2/4 + (v.x)^4/24.
+
+    As phi(v, v, x) = 12 phi1(v, x), the sum over all pairs, in M = B'B, less 12 phi1 of each row, is the first sum:
+
+        sum_jk phi(b_j, b_k, x) = (tr M - x'M x)^2 / 2 + tr M^2 - 2 x'M^2 x.
+    """
+
+    def __init__(self, loss, batch_size, rng):
+        self.loss = loss
+        self.X = rng.standard_normal((batch_size, loss.d))
+        self.y = loss.teacher(self.X)
+
+    @quiet
+    def value_and_grad(self, theta: ArrayLike) -> tuple[float, np.ndarray]:
+        """(value, gradient) at ``theta``."""
+        B, X, y, loss = self.loss._rows(theta), self.X, self.y / len(self.y), self.loss
+        M, n, T = B.T @ B, np.sum(B * B, axis=1), X @ B.T
+        square, total = T * T, y.sum()
+        gap = n.sum() - square.sum(axis=1)  # tr M - x'M x
+        moment = (X.T * y) @ X
+        pairs = y @ gap**2 / 2 + total * np.sum(M * M) - 2 * np.sum(M * (M @ moment))
+        weight = y * gap
+        dM = weight.sum() * np.eye(loss.d) - (X.T * weight) @ X + 2 * total * M - 2 * (M @ moment + moment @ M)
+        second, fourth = y @ square, y @ (square * square)
+        own = total * n**2 / 8 - n * second / 4 + fourth / 24
+        cubes = (square * T * y[:, None]).T @ X
+        down = (total * n / 2 - second / 2)[:, None] * B - n[:, None] / 2 * (B @ moment) + cubes / 6
+        value = -(pairs - (12 + loss.mu) * own.sum()) + loss.lam * np.sum((n - 1) ** 2)
+        gradient = -(2 * B @ dM - (12 + loss.mu) * down) + 4 * loss.lam * (n - 1)[:, None] * B
+        return float(value), gradient.ravel()
+
+
+def recovery_error(B: np.ndarray, B_star: np.ndarray) -> float:
+    """Ge, Lee & Ma's error e(Q) of rows ``B`` (k, d), given the teacher's ``B_star`` (k*, d); 0 where they agree.
+
+    Q = B B*' for rows of length 1, and e(Q) = min(1 - min_i max_j |Q_ij|, 1 - min_j max_i |Q_ij|).
+
+    >>> recovery_error(np.array([[0.0, -2.0], [1.0, 0.0]]), np.eye(2))
+    0.0
+    """
+    unit, unit_star = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (B, B_star))
+    Q = np.abs(unit @ unit_star.T)
+    return float(1 - max(Q.max(axis=0).min(), Q.max(axis=1).min()))
+
+
+class OfStudent:
+    """G less its `floor`, of a student of `vanilla`: theta is W1 (d, k), and B = W1'.
+
+    It is 0 at the teacher, as an expected loss is, and all that asks for a network's loss can ask for this one.
+    """
+
+    dtype = np.dtype(np.float64)
+
+    def __init__(self, loss):
+        self.loss, self.arch = loss, architectures.ARCHITECTURES["vanilla"]
+        exact = getattr(loss, "loss", loss)  # of a batch
+        self.teacher, self.d, self.floor = exact.teacher, exact.d, exact.floor
+
+    def _theta(self, theta):
+        theta = checks.array(theta, "theta")
+        self.arch.unflatten(theta, self.d)
+        return theta
+
+    def _order(self, theta):
+        """The indices in W1 of the entries of B."""
+        return np.arange(theta.size).reshape(self.d, -1).T.ravel()
+
+    def value(self, theta):
+        """G - `floor`."""
+        return self.value_and_grad(theta)[0]
+
+    def grad(self, theta):
+        """Its gradient, shape (n,)."""
+        return self.value_and_grad(theta)[1]
+
+    def value_and_grad(self, theta):
+        """Both."""
+        theta = self._theta(theta)
+        order, gradient = self._order(theta), np.empty_like(theta)
+        value, gradient[order] = self.loss.value_and_grad(theta[order])
+        return value - self.floor, gradient
+
+    def hessian(self, theta):
+        """Its Hessian, shape (n, n)."""
+        theta = self._theta(theta)
+        back = np.argsort(order := self._order(theta))
+        return self.loss.hessian(theta[order])[np.ix_(back, back)]
+
+    def batch(self, batch_size=BATCH, rng=None):
+        """The same of `GeLeeMaLoss.batch`."""
+        return OfStudent(self.loss.batch(batch_size, rng))
