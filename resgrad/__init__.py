@@ -21,6 +21,7 @@ _HOMES = {
     "minima.landscape": ["polish", "spectrum"],
     "minima.proofs": ["Certificate", "certify"],
     "minima.symmetry": ["convert", "transform"],
+    "noise": ["expected_change", "gradient_noise", "largest_step", "noise_floor"],
     "optimizers": ["OPTIMIZERS", "SGD", "Nesterov"],
     "runs.tally": ["Census"],
     "training": ["Trajectory", "train"],

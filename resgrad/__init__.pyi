@@ -27,6 +27,10 @@ from .minima.proofs import Certificate as Certificate
 from .minima.proofs import certify as certify
 from .minima.symmetry import convert as convert
 from .minima.symmetry import transform as transform
+from .noise import expected_change as expected_change
+from .noise import gradient_noise as gradient_noise
+from .noise import largest_step as largest_step
+from .noise import noise_floor as noise_floor
 from .optimizers import OPTIMIZERS as OPTIMIZERS
 from .optimizers import SGD as SGD
 from .optimizers import Nesterov as Nesterov

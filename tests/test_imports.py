@@ -17,13 +17,14 @@ FLOORS = [  # a file may import from its own floor and those above it in this li
     {"kernels.policy"},
     {"kernels.lanes"},
     {"kernels.pairs", "kernels.plain", "kernels.steps", "kernels.threads"},
-    {"kernels.narrow", "kernels.wide", "kernels.population", "kernels.hessian", "kernels.digits", "kernels.biased"},
+    {"kernels.narrow", "kernels.wide", "kernels.population", "kernels.hessian", "kernels.digits"}
+    | {"kernels.biased", "kernels.moments"},
     {"kernels.loops"},
     {"kernels"},
-    {"architectures", "duals"},
+    {"architectures", "duals", "inputs"},
     {"losses", "designed", "gelee_ma", "optimizers", "draws", "anyloss"},
     {"training", "gradcheck.check", "gradcheck.calls", "gradcheck.differences", "gradcheck.report"},
-    {"flow"},
+    {"flow", "noise"},
     {
         *("minima.symmetry", "minima.alignment", "minima.problem", "minima.landscape", "minima.convexity"),
         *("minima.basins", "minima.balls", "minima.proofs"),

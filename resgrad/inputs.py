@@ -1,0 +1,72 @@
+"""Correlated inputs: x ~ N(0, S) is x = L z with z ~ N(0, I) and S = L L'.
+
+F(L z) is the network with units L'U and linear part L'C, so every expectation over z holds for it, and gradients in
+U and C come back as L times those.
+"""
+
+import numpy as np
+
+from . import checks
+
+SYMMETRIC = 1e-12  # of the largest entry: how far a product that ought to be symmetric may be from it
+POWER = "power:"
+
+
+def factor(covariance, d):
+    """L (d, d), lower triangular with L L' = S, or None for the identity.
+
+    Parameters
+    ----------
+    covariance : None, array_like of shape (d, d), or str
+        None is the identity.  "power:ALPHA" is diagonal, with eigenvalues i^-ALPHA for i = 1 ... d, scaled to trace d,
+        ALPHA a real number.
+    d : int
+
+    Raises
+    ------
+    ValueError, TypeError
+        For another shape, or a matrix that is not symmetric and positive definite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> factor([[4.0, 2.0], [2.0, 2.0]], 2)
+    array([[2., 0.],
+           [1., 1.]])
+    >>> np.round(factor("power:1", 3) ** 2, 4)
+    array([[1.6364, 0.    , 0.    ],
+           [0.    , 0.8182, 0.    ],
+           [0.    , 0.    , 0.5455]])
+    """
+    if covariance is None:
+        return None
+    if isinstance(covariance, str):
+        return np.diag(np.sqrt(_power(covariance, d)))
+    S = checks.array(covariance, "covariance", (d, d))
+    if np.max(np.abs(S - S.T)) > SYMMETRIC * np.max(np.abs(S)):
+        i, j = map(int, np.unravel_index(np.argmax(np.abs(S - S.T)), S.shape))
+        raise ValueError(
+            f"covariance holds {S[i, j]} at index ({i}, {j}) and {S[j, i]} at ({j}, {i}), but must be symmetric"
+        )
+    try:
+        return np.linalg.cholesky(S)
+    except np.linalg.LinAlgError:
+        least = np.linalg.eigvalsh(S)[0]
+        raise ValueError(f"covariance has the eigenvalue {least:.3g}, but must be positive definite") from None
+
+
+def _power(text, d):
+    """The eigenvalues that "power:ALPHA" names."""
+    try:
+        if not text.startswith(POWER):
+            raise ValueError
+        alpha = checks.real(float(text.removeprefix(POWER)), "covariance")
+    except ValueError:
+        wanted = "a matrix, or power:ALPHA with a real number ALPHA"
+        raise ValueError(f"covariance is {checks.shown(text)}, but must be {wanted}") from None
+    powers = -alpha * np.log(np.arange(1, d + 1))
+    values = np.exp(powers - powers.max())  # i^-ALPHA may be beyond 1e308
+    values *= d / values.sum()
+    if not values.all():
+        raise ValueError(f"covariance is {text!r}, but with d={d} its smallest eigenvalue is 0 in floating point")
+    return values

@@ -1,0 +1,202 @@
+"""The noise of SGD, exactly: how far one sample's gradient is from the expected one, and what follows for a step.
+
+Of a step theta <- theta - lr g, g the mean of B fresh samples' gradients, only two numbers enter what it does to the
+distance from theta*: the expected gradient G, and V = E|g_1 - G|^2 of one sample, `gradient_noise`:
+
+    E|theta - lr g - theta*|^2 - |theta - theta*|^2 = -2 lr G.(theta - theta*) + lr^2 (|G|^2 + V / B).      (1)
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import checks
+from .kernels import moments
+from .losses import OnlineLoss, PopulationLoss
+
+NEAR = 1e-4  # of theta: far enough to see how V grows from a minimum, near enough to see nothing else
+
+
+def _squares(loss, theta, noise):
+    """E|g|^2 of one sample's gradient, with this label noise."""
+    arch = loss.arch
+    U, A = arch.canonical(theta, loss.d)
+    U_star, A_star, linear = loss.units_star
+    of_units, of_readout, _ = moments.squared_gradients(U, A, U_star, A_star, linear, noise=noise)
+    return float(np.sum(of_units) + arch.readout_rate(loss.d) * np.sum(of_readout))
+
+
+def _checked(loss, theta):
+    """The exact loss, theta and the label noise; or the reason why there is no formula."""
+    if not isinstance(loss, (OnlineLoss, PopulationLoss)):
+        raise TypeError(f"loss is {checks.shown(loss)}, but must be an rg.PopulationLoss or an rg.OnlineLoss")
+    exact = loss.population if isinstance(loss, OnlineLoss) else loss
+    if getattr(exact.arch, "bias", False) or getattr(exact.teacher.arch, "bias", False):
+        raise ValueError("loss has hidden biases, but the noise of its gradient has a closed form only without them")
+    if getattr(loss, "covariance", None) is not None:
+        raise ValueError("loss has a covariance, but the noise of its gradient has a closed form only for N(0, I)")
+    return exact, exact._theta(theta), float(getattr(loss, "noise", 0.0))
+
+
+def gradient_noise(loss: PopulationLoss | OnlineLoss, theta: ArrayLike) -> float:
+    """E|g - grad|^2 of the gradient g of one fresh sample, in closed form: the trace of its covariance.
+
+    That of the mean of B samples is 1/B of it.
+
+    Parameters
+    ----------
+    loss : PopulationLoss or OnlineLoss
+        Any architecture without biases; with its label noise.
+    theta : array_like, shape (n,)
+
+    Returns
+    -------
+    float
+        O(k (k + k*) (k + k* + d)) time.  It is the difference of terms of the size of |theta|^4 d, and good to 1e-14
+        of them: without label noise, it loses its digits where the loss falls below 1e-12 of its scale.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a loss with biases or with correlated inputs, or of another kind.
+
+    Notes
+    -----
+    Formulas (M1)-(M3) of ``resgrad.kernels.moments``: the moments of three relu units are elementary functions of their
+    three angles, and E[|x|^2 f(x)] = (d + n) E[f(x)] for f homogeneous of degree n.
+
+    Examples
+    --------
+    One unit, its teacher at twice its length: g = -2 x relu(x) has mean -1 and E g^2 = 4 E[1 x^4] = 6.
+
+    >>> import resgrad as rg
+    >>> loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", [2.0], d=1))
+    >>> round(rg.gradient_noise(loss, [1.0]), 12)
+    5.0
+    """
+    exact, theta, noise = _checked(loss, theta)
+    gradient = exact.grad(theta)
+    return max(0.0, _squares(exact, theta, noise) - float(gradient @ gradient))
+
+
+def _way(loss, theta, theta_star):
+    """G.(theta - theta*), |G|^2 and V."""
+    exact, theta, _ = _checked(loss, theta)
+    star, gradient = checks.array(theta_star, "theta_star", theta.shape), exact.grad(theta)
+    return float(gradient @ (theta - star)), float(gradient @ gradient), gradient_noise(loss, theta)
+
+
+def expected_change(
+    loss: PopulationLoss | OnlineLoss, theta: ArrayLike, theta_star: ArrayLike, lr: float, batch_size: int
+) -> float:
+    """What one step of SGD adds to |theta - theta*|^2 on average, exactly; (1) of the module.
+
+    Parameters
+    ----------
+    loss : PopulationLoss or OnlineLoss
+    theta, theta_star : array_like, shape (n,)
+        ``theta_star`` may be any point; a teacher's is meant, `resgrad.align`\\ ed to theta where it has symmetries.
+    lr : float
+    batch_size : int
+        Fresh samples of a step.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `gradient_noise`, and for arguments out of range.
+
+    Examples
+    --------
+    >>> import resgrad as rg
+    >>> loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", [2.0], d=1))
+    >>> round(rg.expected_change(loss, [1.0], [2.0], lr=0.1, batch_size=5), 12)
+    -0.18
+    """
+    lr, batch_size = checks.real(lr, "lr", above=0), checks.integer(batch_size, "batch_size")
+    along, square, noise = _way(loss, theta, theta_star)
+    return -2 * lr * along + lr**2 * (square + noise / batch_size)
+
+
+def largest_step(loss: PopulationLoss | OnlineLoss, theta: ArrayLike, theta_star: ArrayLike, batch_size: int) -> float:
+    """The step size below which one step of SGD shrinks |theta - theta*|^2 on average.
+
+    Parameters and errors are those of `expected_change`.
+
+    Returns
+    -------
+    float
+        2 G.(theta - theta*) / (|G|^2 + V / B); 0 where the gradient does not point to theta*, infinity where there is
+        neither gradient nor noise.
+
+    Examples
+    --------
+    >>> import resgrad as rg
+    >>> loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", [2.0], d=1))
+    >>> round(rg.largest_step(loss, [1.0], [2.0], batch_size=5), 12)
+    1.0
+    """
+    batch_size = checks.integer(batch_size, "batch_size")
+    along, square, noise = _way(loss, theta, theta_star)
+    return max(0.0, 2 * along / (square + noise / batch_size)) if square + noise > 0 else np.inf
+
+
+def noise_floor(loss: PopulationLoss | OnlineLoss, theta: ArrayLike, lr: float, batch_size: int) -> float:
+    """The expected loss, without the labels' own noise, around which SGD at a constant step size settles.
+
+    Parameters
+    ----------
+    loss : PopulationLoss or OnlineLoss
+        With label noise; without it the floor is 0.
+    theta : array_like, shape (n,)
+        A global minimum: the teacher, in the student's parameters.
+    lr : float
+    batch_size : int
+
+    Returns
+    -------
+    float
+        Infinity where the step is so long that the noise feeds on itself.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `gradient_noise`; and where the loss at ``theta`` is not 0.
+
+    Notes
+    -----
+    At a minimum with loss 0 the noise of the gradient has the covariance 2 sigma^2 H, H the Hessian, so that
+    the linearized steps settle at the covariance S = (lr sigma^2 / B) (1 - lr H / 2)^-1.  Away from it there is more
+    noise, delta'M delta for a displacement delta.  The floor is tr(H S) / 2 with S scaled such that a step leaves
+    E|delta|^2 as it is:
+
+        2 lr tr(H S) = lr^2 (tr(H^2 S) + (2 sigma^2 tr H + tr(M S) - tr(H^2 S)) / B),
+
+    which is right to second order in lr.  M comes from `gradient_noise` a little way off along each eigenvector.
+    To first order the floor is lr sigma^2 tr(H) / (2 B).
+
+    Examples
+    --------
+    >>> import resgrad as rg
+    >>> loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", [2.0], d=1))
+    >>> rg.noise_floor(loss, [2.0], lr=0.1, batch_size=5)  # no label noise
+    0.0
+    """
+    exact, theta, noise = _checked(loss, theta)
+    lr, batch_size = checks.real(lr, "lr", above=0), checks.integer(batch_size, "batch_size")
+    return _floor(exact, theta, noise, lr, batch_size)
+
+
+def _floor(loss, theta, noise, lr, batch_size):
+    """`noise_floor`, for any standard deviation ``noise`` of the labels."""
+    scale = loss.value(np.zeros_like(theta)) + float(theta @ theta)
+    if (value := loss.value(theta)) > 1e-20 * scale:
+        raise ValueError(f"theta has the loss {value:.3g}, but must be a global minimum, of loss 0")
+    h, vectors = np.linalg.eigh(loss.hessian(theta))
+    h, step = np.maximum(h, 0.0), NEAR * max(1.0, np.abs(theta).max())
+    if lr * h[-1] >= 2:
+        return np.inf
+    sides = [[_squares(loss, theta + sign * step * way, 0.0) for sign in (1, -1)] for way in vectors.T]
+    M, shape = np.mean(sides, axis=1) / step**2, 1 / (1 - lr * h / 2)
+    drain = 2 * np.sum(h * shape) - lr * ((1 - 1 / batch_size) * np.sum(h**2 * shape) + np.sum(M * shape) / batch_size)
+    if drain <= 0:
+        return np.inf if noise else 0.0
+    return float(lr * noise**2 * np.sum(h) * np.sum(h * shape) / (batch_size * drain))
