@@ -18,11 +18,10 @@ NEAR = 1e-4  # of theta: far enough to see how V grows from a minimum, near enou
 
 def _squares(loss, theta, noise):
     """E|g|^2 of one sample's gradient, with this label noise."""
-    arch = loss.arch
-    U, A = arch.canonical(theta, loss.d)
-    U_star, A_star, linear = loss.units_star
-    of_units, of_readout, _ = moments.squared_gradients(U, A, U_star, A_star, linear, noise=noise)
-    return float(np.sum(of_units) + arch.readout_rate(loss.d) * np.sum(of_readout))
+    arch, (U_star, A_star, D) = loss.arch, loss.units_star
+    U, A, C = loss._weights(theta)
+    of = moments.squared_gradients(U, A, U_star, A_star, D + C if arch.trains_skip else D, arch.slopes, noise)
+    return float(np.sum(of[0]) + arch.readout_rate(loss.d) * np.sum(of[1]) + arch.trains_skip * of[2])
 
 
 def _checked(loss, theta):
@@ -30,7 +29,7 @@ def _checked(loss, theta):
     if not isinstance(loss, (OnlineLoss, PopulationLoss)):
         raise TypeError(f"loss is {checks.shown(loss)}, but must be an rg.PopulationLoss or an rg.OnlineLoss")
     exact = loss.population if isinstance(loss, OnlineLoss) else loss
-    if getattr(exact.arch, "bias", False) or getattr(exact.teacher.arch, "bias", False):
+    if exact.arch.bias or exact.teacher.arch.bias:
         raise ValueError("loss has hidden biases, but the noise of its gradient has a closed form only without them")
     if getattr(loss, "covariance", None) is not None:
         raise ValueError("loss has a covariance, but the noise of its gradient has a closed form only for N(0, I)")

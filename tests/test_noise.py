@@ -26,6 +26,9 @@ PAIRS = [
     ("modresnet", "resnet", 2, 4, 1, 0.0),
     ("half", "modresnet", 3, 3, 3, 0.3),
     ("resnet-sum", "vanilla", 6, 2, 1, 0.1),
+    ("modresnet-free", "resnet", 3, 2, 3, 0.2),
+    ("two-weight-free", "even", 4, 4, 3, 0.0),
+    ("even", "even", 3, 3, 3, 0.3),
 ]
 
 
@@ -45,11 +48,13 @@ def gradients(loss, theta, X, errors):
 
 def squares(loss, theta, X, errors):
     """|g|^2 for every row of X."""
-    U, A = loss.arch.canonical(theta, loss.d)
+    U, A, _ = loss.arch.canonical(theta, loss.d)
     R = (rg.Network(loss.arch, theta, loss.d)(X) - loss.teacher(X) + errors).reshape(len(X), -1)
-    z, factor = X @ U, loss.arch.readout_rate(loss.d)
-    of_units = np.sum(X * X, axis=1) * np.sum(((R @ A.T) * (z > 0)) ** 2, axis=1)
-    return 4 * (of_units + factor * np.sum(np.maximum(z, 0) ** 2, axis=1) * np.sum(R * R, axis=1))
+    z, (p, n), size, square = X @ U, loss.arch.slopes, np.sum(X * X, axis=1), np.sum(R * R, axis=1)
+    rise, factor = np.where(z > 0, p, n), loss.arch.readout_rate(loss.d)
+    of_units = size * np.sum(((R @ A.T) * rise) ** 2, axis=1)
+    of_readout = np.sum((rise * z) ** 2, axis=1) * square
+    return 4 * (of_units + factor * of_readout + loss.arch.trains_skip * size * square)
 
 
 def errors_of(loss, count, rng):
