@@ -146,9 +146,7 @@ def pull_back(student, dU, dA, dC, d, k):
     columns = {"ones": [], "row sums": [0] * d, "matrix": range(d)}[readout]
     blocks = {
         "W1": [dU[j][i] for i in range(d) for j in range(k)],
-        "W2": [
-            dA[j][0 if readout == "row sums" else i] for j in range(k) for i in range(d if readout != "ones" else 0)
-        ],
+        "W2": [dA[j][i] for j in range(k) for i in columns],
         "C": [entry for row in dC for entry in row],
     }
     return [entry for matrix in naive.TWINS[student][1] for entry in blocks[matrix]]

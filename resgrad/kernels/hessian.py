@@ -24,11 +24,13 @@ def population_hessian(U, A, C, U_star, A_star, D, slopes):
     D = D + C if len(C) else D
     ZQ, live, eye = U @ A - U_star @ A_star, norm[:k] > 0, np.eye
     pairs = (p - n) ** 2 * _hessian(U, A, unit, norm, Q, np.zeros_like(D))
-    uu, ua = 2 * p * n * np.einsum("jo,lo,ie->ijel", A, A, eye(d)), 2 * p * n * np.einsum("il,jo->ijlo", U, A)
+    slope = np.where(live, p + n, 2 * n)  # twice the mean of s'(z); s'(0) = n
+    both = (np.outer(slope, slope) - (p - n) ** 2 * np.outer(live, live)) / 2  # 2 p n for two live units
+    uu = np.einsum("jl,ie->ijel", both * np.einsum("jo,lo->jl", A, A), eye(d))
+    ua = np.einsum("jl,il,jo->ijlo", both, U, A)
     aa = 2 * p * n * np.einsum("ij,il,op->jolp", U, U, eye(m))
     M, flat = (p + n) * D + 2 * p * n * ZQ, n * (2 * D + (p + n) * ZQ)
     ua += np.einsum("jl,ijo->ijlo", eye(k), np.where(live[:, None], M[:, None, :], flat[:, None, :]))
-    slope = np.where(live, p + n, 2 * n)  # of s'(z) averaged; s'(0) = n
     rows = U.size + A.size
     hessian = np.zeros((rows + skip, rows + skip))
     hessian[: U.size, : U.size] = uu.reshape(U.size, -1)
