@@ -8,7 +8,7 @@ import numpy as np
 import resgrad as rg
 from resgrad.runs import plots
 
-D, STEPS = 10, 20_000
+D, MOST = 10, 20_000
 ENDS = {6: "a run into the spurious minimum", 0: "a run to the teacher"}  # by the seed of its start
 DEGREES = {0: "#8a8a8a", 1: "#0072B2", 2: "#D55E00", 4: "#009E73", 6: "#CC79A7"}  # the odd ones from 3 on are empty
 MORE = "#222222"
@@ -17,7 +17,7 @@ MORE = "#222222"
 def problem():
     """(loss, the most frequent spurious minimum, polished)."""
     loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.eye(D).ravel(), d=D))
-    run = rg.train(loss, rg.draw("vanilla", "normal", D, rng=6), rg.SGD(0.05), STEPS)
+    run = rg.train(loss, rg.draw("vanilla", "normal", D, rng=6), rg.SGD(0.05), MOST)
     return loss, rg.polish(loss, run.theta)
 
 
@@ -43,7 +43,7 @@ def draw():
     with plots.figure(3, height=3.1, width_ratios=(1.2, 1.2, 0.8)) as (picture, panels):
         for axes, (seed, title) in zip(panels, ENDS.items()):
             start = rg.draw("vanilla", "normal", D, rng=seed)
-            run = rg.train(loss, start, rg.SGD(0.05), STEPS, observe={"parts": lambda theta: parts(loss, theta)})
+            run = rg.train(loss, start, rg.SGD(0.05), MOST, observe={"parts": lambda theta: parts(loss, theta)})
             for name, color, part in zip(names, colors, run.observed["parts"].T):
                 axes.plot(1 + run.steps, np.maximum(part, 1e-18), color=color, label=name, lw=1.4)
             axes.set(xscale="log", yscale="log", ylim=(1e-8, 1e2), xlabel="1 + step", title=title)

@@ -17,7 +17,16 @@ from resgrad.runs import plots
 from resgrad.runs.protocol import resolve, simulate, table
 
 HOME = pathlib.Path(figures.__file__).parent
-TOY = {"D": 3, "SEEDS": 2, "RUNS": 4, "KS": (2, 14), "PAIRS": 5, "STARTS": (0.0, 0.5, 1.0), "MOST": 1000}
+TOY = {
+    "D": 3,
+    "SEEDS": 2,
+    "RUNS": 4,
+    "KS": (2, 14),
+    "PAIRS": 5,
+    "STARTS": (0.0, 0.5, 1.0),
+    "MOST": 1000,
+    "SIZES": (2, 3),
+}
 DRAWN_WHOLE = {"block"}  # it holds its run against the closed form, which no toy meets
 
 

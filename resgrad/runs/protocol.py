@@ -93,11 +93,12 @@ _PHASES = _SGD | {
 }  # fmt: skip
 LI_YUAN = {"li": _LI_YUAN, "vanilla": _LI_YUAN | {"init": "spectral"}}
 # Ge, Lee & Ma (2017), section 6: an orthonormal teacher, fresh batches of a size that depends on the loss.
-_DESIGN = {"d": 50, "data": "online", "teacher": "identity", "init": "normal", "steps": 4000}
+_DESIGN = {"d": 50, "data": "online", "teacher": "identity", "init": "normal"}
 BY_LOSS = {  # what its runs have besides
-    "relu": {"batch_size": 256, "lr": 2e-3, "steps": 20_000}, "even": {"batch_size": 8192, "lr": 0.02},
-    "hermite24": {"batch_size": 8192, "lr": 0.02, "rows": "unit"},
-    "ge-lee-ma": {"batch_size": 262_144, "lr": 5e-3},
+    "relu": {"batch_size": 256, "lr": 2e-3, "steps": 20_000},
+    "even": {"batch_size": 8192, "lr": 2e-3, "steps": 30_000},
+    "hermite24": {"batch_size": 8192, "lr": 2e-3, "steps": 30_000, "rows": "unit"},
+    "ge-lee-ma": {"batch_size": 262_144, "lr": 5e-4, "steps": 30_000},  # a larger lr diverges: y phi has heavy tails
 }  # fmt: skip
 PRESETS = {
     "default": DEFAULT,
