@@ -52,7 +52,7 @@ def draw():
         bars = panels[2].barh(names, shares, color=colors, height=0.6)
         panels[2].bar_label(bars, fmt=lambda share: f"{share:.1%}", padding=3, fontsize=8.5)
         panels[2].invert_yaxis()
-        panels[2].set(xlim=(0, 0.75), ylabel="degree", title=f"at that minimum: loss {point.loss:.4f}", xticks=[])
+        panels[2].set(xlim=(0, 0.75), ylabel="degree", title="at that minimum", xticks=[])
         panels[2].grid(False)
         return picture
 

@@ -165,9 +165,12 @@ class GeLeeMaBatch:
 def recovery_error(B: np.ndarray, B_star: np.ndarray) -> float:
     """Ge, Lee & Ma's error e(Q) of rows ``B`` (k, d), given the teacher's ``B_star`` (k*, d); 0 where they agree.
 
-    Q = B B*' for rows of length 1, and e(Q) = min(1 - min_i max_j |Q_ij|, 1 - min_j max_i |Q_ij|).
+    Q = B B*' for rows of length 1, and e(Q) = min(1 - min_i max_j |Q_ij|, 1 - min_j max_i |Q_ij|).  As the smaller of
+    the two it is also 0 where rows of B share one of B*, and others of B* are missed.
 
     >>> recovery_error(np.array([[0.0, -2.0], [1.0, 0.0]]), np.eye(2))
+    0.0
+    >>> recovery_error(np.array([[0.0, -2.0], [0.0, 1.0]]), np.eye(2))  # no row finds the first
     0.0
     """
     unit, unit_star = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (B, B_star))

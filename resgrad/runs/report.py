@@ -101,8 +101,8 @@ def verdict(summary):
             words = "The gradient points away from the teacher at the end.\n"
     if config.get("loss", "relu") != "relu":
         return (
-            f"{words}e(Q) = {result['recovery_final']:.2g}. This is 1 - |cos| of the angle between a unit of the\n"
-            "teacher and the nearest of the student, at its worst: 0 if all are found, whatever their signs."
+            f"{words}e(Q) = {result['recovery_final']:.2g}. This is 0 where every unit of the teacher has one\n"
+            "of the student in its direction, up to sign, or every unit of the student one of the teacher."
         )
     if not is_zero(result):
         words += f"The expected loss is {result['population_loss_final']:.3g}, not zero.\n"
