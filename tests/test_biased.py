@@ -399,21 +399,28 @@ def test_hessian_is_how_the_gradient_changes(case, slopes):
 
 
 @pytest.mark.parametrize("d, k, k_star, m", [(3, 3, 3, 1), (5, 4, 2, 5), (1, 2, 3, 1), (10, 10, 10, 10)])
-def test_without_biases_it_is_the_other_kernel(d, k, k_star, m):
+@pytest.mark.parametrize("slopes", [(1.0, 0.0), (0.5, -0.5), (1.0, 0.1)])
+def test_without_biases_it_is_the_other_kernel(d, k, k_star, m, slopes):
     U, A, U_star, A_star, D = case = network(d, k, k_star, m, size=0.0)
     U[:-1, 0] = -2 * U_star[:-1, 0]
-    inner = U[:-1].copy(), A, U_star[:-1].copy(), A_star, D[:-1].copy()
-    dU, dA = np.empty((d, k)), np.empty((k, m))
-    population_gradient(*inner, dU, dA)
-    got_U, got_A, _ = biased.biased_gradient(*case)
-    assert np.max(np.abs(got_U[:-1] - dU)) < CENTERED * np.max(np.abs(dU))
-    assert np.max(np.abs(got_A - dA)) < CENTERED * np.max(np.abs(dA))
+    if slopes == (1.0, 0.0):
+        U[:-1, -1] = 0.0  # a dead unit
+    C = np.random.default_rng(1).standard_normal((d, m))
+    inner = U[:-1].copy(), A, C, U_star[:-1].copy(), A_star, D[:-1] - C, slopes
+    gradient = tuple(map(np.empty_like, inner[:3]))
+    population_gradient(*inner, *gradient)
+    dU, dA, dC = biased.biased_gradient(*case, slopes)
+    for got, wanted in zip((dU[:-1], dA, dC[:-1]), gradient):
+        assert np.max(np.abs(got - wanted)) < CENTERED * np.max(np.abs(wanted))
     wanted = population_hessian(*inner)
-    index = np.r_[: d * k, (d + 1) * k : (d + 1) * k + k * m]
-    H = biased.biased_hessian(*case)[np.ix_(index, index)]
+    at_A, at_C = U.size, U.size + A.size
+    index = np.r_[: d * k, at_A:at_C, at_C : at_C + d * m]
+    H = biased.biased_hessian(*case, slopes)[np.ix_(index, index)]
     assert np.max(np.abs(H - wanted)) < CENTERED * np.max(np.abs(wanted))
-    value, _ = population_value_plain(np.hstack([inner[0], inner[2]]).T.copy(), np.vstack([A, -A_star]), inner[4])
-    assert abs(biased.biased_value(*case) - value) < CENTERED * value * 10  # value: of terms that partly cancel
+    Z, Q = np.hstack([U[:-1], U_star[:-1]]).T.copy(), np.vstack([A, -A_star])
+    value, _ = population_value_plain(Z, Q, D[:-1].copy(), slopes)
+    scale, _ = population_value_plain(Z, np.abs(Q), np.abs(D[:-1]), (1.0, 0.0))
+    assert abs(biased.biased_value(*case, slopes) - value) < CENTERED * scale
 
 
 @pytest.mark.parametrize("slopes", [(0.5, -0.5), (1.0, 0.1), (0.3, 2.0)])

@@ -233,6 +233,25 @@ def test_the_floor_grows_with_the_step_and_falls_with_the_batch(arch):
     assert rg.noise_floor(loss, star, 1e3, 10) == np.inf
 
 
+@pytest.mark.parametrize("d", [1, 3])
+@pytest.mark.parametrize("batch", [1, 3, 10**9])
+def test_the_floor_of_one_unit_is_exact(d, batch):
+    """H = I there, and E[1 x x' S x x'] = s (d + 2) / 2 I for S = s I: a recursion for E|delta|^2 in one number."""
+    loss, lr, sigma = pair("vanilla", "vanilla", d, 1, 1)[0], 0.1, 0.02
+    loss.noise = sigma
+    wanted = lr * sigma**2 * d / batch / (2 - lr * (1 + (2 * (d + 2) - 1) / batch))
+    assert abs(rg.noise_floor(loss, loss.teacher.theta, lr, batch) / wanted - 1) < 10 * noise.NEAR
+
+
+def test_the_floor_of_large_batches_is_that_of_additive_noise():
+    loss, _ = pair("two-weight", "two-weight", 3)
+    star, loss.noise, batch = loss.teacher.theta, 0.02, 10**12
+    h = np.linalg.eigvalsh(loss.hessian(star))
+    lr = 1.5 / h[-1]
+    wanted = lr * 0.02**2 / batch * np.sum(h / (2 - lr * h))
+    assert abs(rg.noise_floor(loss, star, lr, batch) / wanted - 1) < 1e-9
+
+
 # ------------------------------------------------------------------------------------ errors
 
 

@@ -59,8 +59,7 @@ def squared_gradients(U, A, U_star, A_star, D, slopes=(1.0, 0.0), noise=0.0):
     Z, Q = np.hstack([Z, linear, -linear]), np.vstack([(p - n) * Q, eye[some], -eye[some]])
     (z, length), (w, norm) = directions(Z.T), directions(U.T)
     Q = Q * length[:, None]
-    dead = norm == 0
-    w[dead, 0] = 1.0  # any direction: there s' = n on both sides
+    dead = norm == 0  # there s' = n, and both sides together, at right angles to all, are the whole space
     third, fourth = np.zeros(len(w)), np.zeros(len(w))
     for side, slope in ((1.0, np.where(dead, n, p)), (-1.0, np.full(len(w), n))):
         if slope.any():
