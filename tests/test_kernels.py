@@ -7,7 +7,19 @@ import mpmath
 import naive
 import numpy as np
 import pytest
-from conftest import RECORDS, compiled, every_arch, every_dtype, output, point, relative_error, same_outputs, samples
+from conftest import (
+    RECORDS,
+    compiled,
+    every_arch,
+    every_dtype,
+    every_loop,
+    every_record,
+    output,
+    point,
+    relative_error,
+    same_outputs,
+    samples,
+)
 
 import resgrad as rg
 from resgrad import kernels, training
@@ -31,7 +43,7 @@ every_momentum = pytest.mark.parametrize("momentum", [0.0, 0.9])
 
 
 def assert_equals_twin(arch, theta, X, Y):
-    value, gradient = rg.EmpiricalLoss(arch, X, Y).value_and_grad(theta)
+    value, gradient = rg.EmpiricalLoss(RECORDS[arch], X, Y).value_and_grad(theta)
     naive_value, naive_gradient = naive.loss_and_gradient(arch, theta, X, Y)
     assert isinstance(value, float) and gradient.dtype == X.dtype and gradient.shape == theta.shape
     assert abs(value - naive_value) <= TWIN[X.dtype.type] * naive_value
@@ -41,7 +53,7 @@ def assert_equals_twin(arch, theta, X, Y):
 # --------------------------------------------------------------------------- loss and gradient
 
 
-@every_arch
+@every_record
 @every_dtype
 @pytest.mark.parametrize("width", [2, 3, 5])
 def test_loss_and_gradient_equal_the_twin_for_every_batch_size(arch, dtype, width):
@@ -50,7 +62,7 @@ def test_loss_and_gradient_equal_the_twin_for_every_batch_size(arch, dtype, widt
         assert_equals_twin(arch, theta, *samples(arch, B, 3, dtype=dtype))
 
 
-@every_arch
+@every_record
 @every_dtype
 @pytest.mark.parametrize("d, width", [(1, 1), (1, 4), (33, 2)])
 def test_loss_and_gradient_equal_the_twin_in_thin_shapes(arch, dtype, d, width):
@@ -64,18 +76,20 @@ def test_a_data_set_of_several_blocks_is_one_mean(arch, dtype, extra):
     assert_equals_twin(arch, point(arch, 3, dtype=dtype), *samples(arch, policy.BLOCK + extra, 3, dtype=dtype))
 
 
-@every_arch
-def test_the_derivative_of_relu_at_zero_is_zero(arch):
-    """A unit that is exactly zero gets no gradient in W1; dyadic numbers leave no room for rounding."""
-    record = rg.ARCHITECTURES[arch]
+@every_record
+def test_the_derivative_at_zero_is_the_lower_slope(arch):
+    """relu'(0) = 0: a unit that is exactly zero gets no gradient in W1; dyadic numbers leave no room for rounding."""
+    record = RECORDS[arch]
     W1 = np.array([[-1.0, 0.5, 0.0], [0.0, -1.25, 0.0], [0.0, 0.5, -1.0]]) + (1 - record.identity) * np.eye(3)
     W2 = np.array([[1.0, 0.5, -2.0], [0.25, 1.0, 1.0], [2.0, -1.0, 3.0]])  # units 0 and 2 are zero
-    theta = record.flatten(W1, W2) if record.trains_readout else record.flatten(W1)
-    X, Y = np.round(np.array(samples(arch, 8, 3)[0]) * 4) / 4, np.round(samples(arch, 8, 3)[1] * 4) / 4
-    gradient = rg.EmpiricalLoss(arch, X, Y).grad(theta)
+    C = np.array([[1.0, 0.0, -0.5], [0.25, 1.0, 2.0], [-1.0, 0.5, 1.0]])[:, : record.outputs(3)]
+    blocks = {"W1": W1, "W2": W2, "C": C}
+    theta = record.flatten(**{name: blocks[name] for name in record.shapes(3)})
+    X, Y = (np.round(part * 4) / 4 for part in samples(arch, 8, 3))
+    gradient = rg.EmpiricalLoss(record, X, Y).grad(theta)
     dW1, dW2, *_ = record.unflatten(gradient, 3)
     assert np.array_equal(gradient, naive.loss_and_gradient(arch, theta, X, Y)[1])
-    assert not dW1[:, [0, 2]].any() and dW1[:, 1].any()
+    assert dW1[:, [0, 2]].any() == (record.slopes[1] != 0) and dW1[:, 1].any()
     assert dW2 is None or (not dW2[[0, 2]].any() and dW2[1].any())
 
 
@@ -92,7 +106,7 @@ def test_a_zero_sample_adds_nothing_to_the_gradient(arch):
 # ------------------------------------------------------------------------------ training loops
 
 
-@every_arch
+@every_loop
 @every_dtype
 @every_momentum
 @every_shape
@@ -100,7 +114,9 @@ def test_training_on_a_data_set_is_naive_training_on_theta(arch, dtype, momentum
     X, Y = samples(arch, N_SAMPLES, shape["d"], dtype=dtype)
     theta0, lr = point(arch, **shape, dtype=dtype), LR / shape["width"]
     optimizer, losses = rg.Nesterov(lr, momentum), []
-    run = rg.train(rg.EmpiricalLoss(arch, X, Y), theta0, optimizer, N_STEPS, BATCH, seed=3, record_every=N_STEPS)
+    run = rg.train(
+        rg.EmpiricalLoss(RECORDS[arch], X, Y), theta0, optimizer, N_STEPS, BATCH, seed=3, record_every=N_STEPS
+    )
     batches = itertools.islice(naive.epochs(N_SAMPLES, BATCH, rg.streams(3).batches), N_STEPS)
 
     def gradient(theta, rows):
@@ -115,15 +131,15 @@ def test_training_on_a_data_set_is_naive_training_on_theta(arch, dtype, momentum
     assert relative_error(run.theta, wanted) < STEPS[dtype]
 
 
-@every_arch
+@every_loop
 @every_dtype
 @every_momentum
 @every_shape
 def test_online_training_is_naive_training_on_the_same_samples(arch, dtype, momentum, shape):
     """The kernel's samples are NumPy's: one row of standard normals after the other."""
-    teacher = rg.Network(arch, point(arch, shape["d"], 2, seed=1, dtype=dtype), shape["d"])
+    teacher = rg.Network(RECORDS[arch], point(arch, shape["d"], 2, seed=1, dtype=dtype), shape["d"])
     theta0, lr = point(arch, **shape, dtype=dtype), LR / shape["width"]
-    loss, optimizer, losses = rg.OnlineLoss(arch, teacher, dtype), rg.Nesterov(lr, momentum), []
+    loss, optimizer, losses = rg.OnlineLoss(RECORDS[arch], teacher, dtype), rg.Nesterov(lr, momentum), []
     run = rg.train(loss, theta0, optimizer, N_STEPS, BATCH, seed=3, record_every=N_STEPS)
     batches = rg.streams(3).batches.standard_normal((N_STEPS, BATCH, shape["d"])).astype(dtype)
 
@@ -146,12 +162,16 @@ def test_online_training_is_naive_training_on_the_same_samples(arch, dtype, mome
         ("two-weight", "vanilla"),
         ("resnet", "modresnet"),
         ("half", "resnet"),
+        ("vanilla-free", "modresnet-sum"),  # C is learned from a fixed skip,
+        ("two-weight", "li-free"),  # a trained one is not,
+        ("li-free", "even"),  # and other slopes are partly linear
+        ("leaky", "even"),
     ],
 )
 @every_shape
 def test_online_training_with_another_architecture_as_teacher(student, teacher, shape):
     d = shape["d"]
-    star = rg.Network(teacher, point(teacher, d, 2, seed=1), d)
+    star = rg.Network(RECORDS[teacher], point(teacher, d, 2, seed=1), d)
     theta0, lr = point(student, **shape), LR / shape["width"]
     run = rg.train(rg.OnlineLoss(RECORDS[student], star), theta0, rg.SGD(lr), N_STEPS, BATCH, seed=4)
     batches = rg.streams(4).batches.standard_normal((N_STEPS, BATCH, d))
@@ -184,12 +204,12 @@ def test_narrow_steps_in_several_tiles_and_registers_are_naive(dtype, source):
     assert relative_error(run.theta - theta0, wanted - theta0) < 10 * STEPS[dtype]
 
 
-@every_arch
+@every_loop
 def test_the_first_window_is_the_mean_of_its_batch_losses(arch):
     """Two epochs and a bit at theta(t): the recorded losses are those of the batches, before each step."""
     X, Y = samples(arch, N_SAMPLES, 3)
     theta0 = point(arch, **SMALL)
-    run = rg.train(rg.EmpiricalLoss(arch, X, Y), theta0, rg.SGD(LR), N_STEPS, BATCH, seed=3, record_every=4)
+    run = rg.train(rg.EmpiricalLoss(RECORDS[arch], X, Y), theta0, rg.SGD(LR), N_STEPS, BATCH, seed=3, record_every=4)
     batches, theta, losses = naive.epochs(N_SAMPLES, BATCH, rg.streams(3).batches), theta0, []
     for _, rows in zip(range(N_STEPS), batches):
         value, gradient = naive.loss_and_gradient(arch, theta, X[rows], Y[rows])
@@ -203,35 +223,35 @@ def test_the_first_window_is_the_mean_of_its_batch_losses(arch):
 
 @compiled
 @every_dtype
-@pytest.mark.parametrize("arch", ["two-weight", "modresnet"], ids=["m = 1", "m = d"])
+@pytest.mark.parametrize("arch", ["two-weight", "modresnet", "modresnet-free", "leaky"])
 @pytest.mark.parametrize("source", ["data set", "fresh samples"])
 @pytest.mark.parametrize("d, width", [(1, 1), (3, 4)])
 @pytest.mark.parametrize("batch", [1, BATCH, 17])
 def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
     """The wide loop takes any shape, so all can be compared on small ones; 17 samples fill two registers."""
-    m, k_star = rg.ARCHITECTURES[arch].outputs(d), 2 if source == "fresh samples" else 0
+    record, k_star = RECORDS[arch], 2 if source == "fresh samples" else 0
+    m, skip, slopes = record.outputs(d), d * record.trains_skip, record.slopes
     X, Y = samples(arch, 40, d, dtype=dtype)
-    rows = rg.EmpiricalLoss(arch, X, Y).rows if source == "data set" else np.empty((0, 0), dtype)
-    teacher = rg.OnlineLoss(
-        arch, rg.Network("resnet-sum" if arch == "two-weight" else "resnet", point("resnet", d, 2, seed=1), d), dtype
-    ).units_star
+    rows = rg.EmpiricalLoss(record, X, Y).rows if source == "data set" else np.empty((0, 0), dtype)
+    other = rg.ARCHITECTURES["resnet-sum" if m == 1 else "resnet"]  # whose skip differs from that of two-weight
+    teacher = rg.OnlineLoss(record, rg.Network(other, point("resnet", d, 2, seed=1), d), dtype).units_star
     order = np.random.default_rng(0).permutation(40) if source == "data set" else np.empty(0, np.int64)
-    rates, results = tuple(map(dtype, (0.01, 0.02, 0.9))), []
-    small, size = narrow.narrow_loop(d, width, m, k_star), d * width + width * m
+    rates, results = tuple(map(dtype, (0.01, 0.02, 0.03, 0.9))), []
+    small, size = narrow.narrow_loop(d, width, m, k_star, skip, slopes), d * width + width * m + skip * m
     for loop, parts, scratch in (
-        (plain.sampled_loop(d, width, m, k_star)[0], 1, None),
+        (plain.sampled_loop(d, width, m, k_star, skip, slopes)[0], 1, None),
         (small, 1, narrow.narrow_scratch(1, size, batch, dtype)),
         (small, 2, narrow.narrow_scratch(2, size, batch, dtype)),
-        (wide.wide_loop, 1, wide.wide_scratch(1, d, width, k_star, m, batch, dtype)),
-        (wide.wide_loop, 2, wide.wide_scratch(2, d, width, k_star, m, batch, dtype)),
+        (wide.wide_loop, 1, wide.wide_scratch(1, d, width, k_star, m, skip, slopes, batch, dtype)),
+        (wide.wide_loop, 2, wide.wide_scratch(2, d, width, k_star, m, skip, slopes, batch, dtype)),
     ):
         if source == "fresh samples" and loop is small and parts == 2:
             continue  # both would have to draw
-        U, A, _ = rg.ARCHITECTURES[arch].canonical(point(arch, d, width, dtype=dtype), d)
-        moving, marks = (U, A, np.zeros_like(U), np.zeros_like(A)), np.zeros((1, 16), np.int64)
-        rng = np.random.default_rng(5)
-        total = loop(0, marks, scratch, rows, order, 0, rng, teacher, *moving, rates, batch, 3, 1.5)
-        results.append([np.array([total]), *moving])
+        w = record.coordinates(point(arch, d, width, dtype=dtype), d)
+        W, V = (record.split(moving, d) for moving in (w, np.zeros_like(w)))
+        marks, rng = np.zeros((1, 16), np.int64), np.random.default_rng(5)
+        total = loop(0, marks, scratch, rows, order, 0, rng, teacher, W, V, rates, batch, 3, 1.5)
+        results.append([np.array([total]), *(part for part in W + V if part.size)])
     for result in results[1:]:
         for got, wanted in zip(result, results[0]):
             assert relative_error(got, wanted) < STEPS[dtype]
@@ -288,7 +308,7 @@ def test_only_wide_networks_take_the_wide_loops():
         (
             lambda d, k: kernels.population_loop(d, k, 2 * k, 1)[0],
             policy.EXACT_NARROW,
-            population._population_loop(0, 0, 0, 0),
+            population._population_loop(0, 0, 0, 0, True),
         ),
     ):
         assert loop(limit + 1, 1) is loop(1, limit + 1) is extra
@@ -305,28 +325,30 @@ COMPILED = [
     digits._plain_sum,
     wide.wide_loop,
     *(narrow.narrow_loop(3, 4, m, k_star) for m in (1, 3) for k_star in (0, 2)),
-    *(population._population_loop(3, 4, 6, m) for m in (1, 3)),
+    *(narrow.narrow_loop(3, 4, 1, k_star, 3, (1.0, 0.25)) for k_star in (0, 2)),
+    *(population._population_loop(3, 4, 6, m, False) for m in (1, 3)),
+    population._population_loop(3, 4, 6, 1, True),
 ]
 
 
 @compiled
 @every_dtype
-@pytest.mark.parametrize("arch", ["li", "two-weight", "modresnet"])
+@pytest.mark.parametrize("arch", ["li", "two-weight", "modresnet", "leaky"])
 def test_nothing_is_compiled_twice(arch, dtype):
     """Neither other layouts and flags of the inputs, nor optimizers, losses and read-outs, add a signature."""
-    d, width, other = 3, 4, {"li": "vanilla"}.get(arch, arch)
+    d, width, other = 3, 4, RECORDS[{"li": "vanilla"}.get(arch, arch)]
     X, Y = samples(arch, N_SAMPLES, d, dtype=dtype)
     theta = point(arch, d, width, dtype=dtype)
-    teacher = rg.Network(arch, point(arch, d, 2, seed=1, dtype=dtype), d)
+    teacher = rg.Network(RECORDS[arch], point(arch, d, 2, seed=1, dtype=dtype), d)
 
     def use(X, Y, theta, teacher, optimizer, batch_size, seed):
-        losses = (rg.EmpiricalLoss(arch, X, Y), rg.OnlineLoss(arch, teacher, dtype))
+        losses = (rg.EmpiricalLoss(RECORDS[arch], X, Y), rg.OnlineLoss(RECORDS[arch], teacher, dtype))
         for loss in losses:
             rg.train(loss, theta, optimizer, 3, batch_size, seed=seed)
-        exact = rg.PopulationLoss(arch, teacher)
+        exact = rg.PopulationLoss(RECORDS[arch], teacher)
         rg.train(exact, theta, optimizer, 3)
         exact.hessian(theta)
-        exact.value(np.resize(teacher.theta, theta.shape))
+        exact.value(point(arch, d, width, seed=1))
         teacher(X)
 
     use(X, Y, theta, teacher, rg.SGD(0.01), 5, 0)
@@ -337,7 +359,7 @@ def test_nothing_is_compiled_twice(arch, dtype):
         frozen,
         Y[::-1],
         theta[::-1],
-        rg.Network(other, point(other, d, 2, seed=2), d),
+        rg.Network(other, point(other.name, d, 2, seed=2), d),
         rg.Nesterov(1, 0.5),
         None,
         np.random.default_rng(0),
@@ -356,36 +378,38 @@ def test_training_leaves_its_inputs_alone():
 
 
 @compiled
-@every_arch
+@every_loop
 def test_the_exact_loop_is_the_same_for_one_shape_and_for_all(arch):
-    teacher = rg.Network(arch, point(arch, 3, 2, seed=1), 3)
-    loss, ends = rg.PopulationLoss(arch, teacher), []
-    m = loss.arch.outputs(3)
-    loops = [population._population_loop(*shape) for shape in ((3, 4, 6, m), (0, 0, 0, 0))]
-    for loop in (*loops, plain.population_loop(3, 4, 6, m)[0]):
-        U, A, _ = loss.arch.canonical(point(arch, 3, 4), 3)
-        moving, scratch = (U, A, np.zeros_like(U), np.zeros_like(A)), (np.empty((2, 4, 3 + m)), 2)
-        loop(0, np.zeros((1, 16), np.int64), scratch, loss.units_star, *moving, (0.01, 0.01, 0.5), 20)
-        ends.append(np.concatenate([part.ravel() for part in moving]))
+    record, ends = RECORDS[arch], []
+    loss, m = rg.PopulationLoss(record, rg.Network(record, point(arch, 3, 2, seed=1), 3)), record.outputs(3)
+    moving = record.trains_skip or record.slopes != (1, 0)
+    loops = [population._population_loop(*shape) for shape in ((3, 4, 6, m, moving), (0, 0, 0, 0, True))]
+    for loop in (*loops, plain.population_loop(3, 4, 6, m, 0, record.slopes)[0]):
+        w = record.coordinates(point(arch, 3, 4), 3)
+        v, scratch = np.zeros_like(w), (np.empty((2, 4, 3 + m)), 2, record.slopes)
+        weights = [record.split(part, 3) for part in (w, v)]
+        loop(0, np.zeros((1, 16), np.int64), scratch, loss.units_star, *weights, (0.01, 0.01, 0.01, 0.5), 20)
+        ends.append(np.concatenate([w, v]))
     assert relative_error(ends[0], ends[1]) < 1e-14  # a few EPS: sums are in another order
     assert relative_error(ends[0], ends[2]) < 1e-13  # and angles by another formula
 
 
-@every_arch
+@every_record
 @every_dtype
 def test_the_gradients_are_the_plain_ones(arch, dtype):
     """On a data set and in expectation, of a wide network, too."""
+    record = RECORDS[arch]
     for d, width in ((3, 4), (40, 35)):
-        loss = rg.EmpiricalLoss(arch, *samples(arch, 21, d, dtype=dtype))
-        exact = rg.PopulationLoss(arch, rg.Network(arch, point(arch, d, 2, seed=1), d))
+        loss = rg.EmpiricalLoss(record, *samples(arch, 21, d, dtype=dtype))
+        exact = rg.PopulationLoss(record, rg.Network(record, point(arch, d, 2, seed=1), d))
         theta = point(arch, d, width, dtype=dtype)
-        U, A, _ = loss.arch.canonical(theta, d)
-        value, dU, dA = plain.sampled_gradient(U, A, loss.rows[:, :d], loss.rows[:, d:])
+        weights = record.split(record.coordinates(theta, d), d)
+        value, *gradient = plain.sampled_gradient(*weights, loss.rows[:, :d], loss.rows[:, d:], record.slopes)
         assert abs(loss.value(theta) - value) <= TWIN[dtype] * value
         assert loss.value(theta) == loss.value_and_grad(theta)[0]  # to the last bit
-        assert relative_error(loss.grad(theta), loss.arch.pull_back(dU, dA)) < TWIN[dtype]
-        U, A, _ = loss.arch.canonical(theta.astype(float), d)
-        wanted = loss.arch.pull_back(*plain.exact_gradient(U, A, *exact.units_star))
+        assert relative_error(loss.grad(theta), record.pull_back(*gradient)) < TWIN[dtype]
+        weights = record.split(record.coordinates(theta.astype(float), d), d)
+        wanted = record.pull_back(*plain.exact_gradient(*weights, *exact.units_star, record.slopes))
         assert relative_error(exact.grad(theta), wanted) < TWIN[np.float64]
 
 
