@@ -84,12 +84,15 @@ def ball(value, radius=0.0):
 
 @every_name
 @pytest.mark.parametrize("radius", [0.0, 1e-9, 1e-3])
-@pytest.mark.parametrize("at_teacher", [False, True])
-def test_the_enclosures_hold_what_they_enclose(name, radius, at_teacher):
-    """At the teacher, pairs of units can be parallel in the box.  Teachers may have other slopes."""
+@pytest.mark.parametrize("where", ["generic", "teacher", "parallel"])
+def test_the_enclosures_hold_what_they_enclose(name, radius, where):
+    """At the teacher its units and the student's can be parallel in the box.  Teachers may have other slopes."""
     arch, d, rng = RECORDS[name], 2, np.random.default_rng(1)
     loss, theta = task(name, d)
-    if not at_teacher:
+    if where == "parallel":  # within 1e-4: two of the student's units
+        W1 = arch.unflatten(theta, d).W1
+        W1[:, 1] = W1[:, 0] + arch.identity * np.array([1, -1]) + 1e-4 * rng.standard_normal(d)
+    if where == "generic":
         theta = theta + 0.3 * rng.standard_normal(theta.size)
         if arch.readout != "vector":
             loss = rg.PopulationLoss(arch, rg.Network("even", rg.draw("even", "normal", d, 3, rng=2), d))
@@ -111,8 +114,8 @@ def test_the_enclosures_hold_what_they_enclose(name, radius, at_teacher):
         h = mpf(10) ** -14
         for i, enclosed in enumerate(box.gradient()):
             slope = (value(along(i, h)) - value(along(i, -h))) / (2 * h)
-            assert enclosed.overlaps(ball(slope, 1e-16 if at_teacher and radius == 0 else 1e-24))
-        if at_teacher and radius == 0:
+            assert enclosed.overlaps(ball(slope, 1e-16 if where != "generic" and radius == 0 else 1e-22))
+        if where != "generic" and radius == 0:
             return  # the second derivative has a kink there
         rows = box.hessian()
         entries = [(i, e) for i in range(len(columns)) for e in range(i, len(columns))]
@@ -138,6 +141,20 @@ def test_other_activations_are_enclosed(name, kernel):
     assert proof.kind == ("" if kernel == "hermite2" and name != "resnet" else "teacher"), proof
     with pytest.raises(TypeError, match="a KernelLoss with free rows"):
         rg.certify(rg.KernelLoss(name, loss.teacher, kernel, unit_rows=True), theta_star)
+
+
+def test_units_that_may_be_parallel_are_enclosed():
+    """Along an axis, where s m m' and s m n' are all that some entries have."""
+    axis, rng, radius = np.array([[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]), np.random.default_rng(0), 1e-3
+    loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", 2 * axis[:, :1].ravel(), 3))
+    with balls.precision():
+        upper = balls.Box(balls.Numbers.of(loss, axis.ravel()), radius).hessian()
+        low, high = (np.array([[float(getattr(e, end)()) for e in row] for row in upper]) for end in ("lower", "upper"))
+    order = np.arange(6).reshape(3, 2).T.ravel()  # x has one unit after the other
+    for _ in range(50):
+        hessian = loss.hessian(axis.ravel() + rng.uniform(-radius, radius, 6))[np.ix_(order, order)]
+        inside = (low - 1e-12 <= hessian) & (hessian <= high + 1e-12)
+        assert np.triu(~inside).sum() == 0
 
 
 def test_the_critical_point_is_where_the_proof_says():
@@ -183,7 +200,9 @@ def test_the_teacher_is_certified_and_so_are_its_images(name, d):
     for theta in (theta_star, image(name, theta_star, d, np.random.default_rng(d))):
         proof = rg.certify(loss, theta)
         assert (proof.proved, proof.kind, proof.loss, proof.why) == (True, "teacher", (0.0, 0.0), "")
-        assert proof.radius > 1e-11 and proof.min_eigenvalue[0] > 0
+        longest = np.linalg.norm(RECORDS[name].canonical(theta, d)[0], axis=0).max()
+        limit = proofs.REACH * longest / (3 if RECORDS[name].trains_readout else 1)
+        assert 1e-11 < proof.radius < limit * (1 + 1e-12) and proof.min_eigenvalue[0] > 0
 
 
 @pytest.mark.parametrize("name", ["vanilla-free", "two-weight-free", "resnet-free", "even", "leaky"])
@@ -357,7 +376,20 @@ def test_how_far_from_a_critical_point_a_proof_reaches():
     assert 0.9e-8 < rg.certify(loss, theta).radius <= 1e-8
 
 
-@pytest.mark.parametrize("off, right", [(1e-9, True), (1e-7, False)])
+def test_a_radius_is_a_quarter_of_what_the_hessian_allows():
+    """`WIDER`, where `REACH` does not end it before: next to two units of the teacher that are nearly parallel."""
+    theta = np.array([[1.0, 1.0, 0.0], [0.0, 0.01, 1.0], [0.0, 0.0, 1.0]]).ravel()
+    loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", theta, 3))
+    proof = rg.certify(loss, theta)
+    assert proof.kind == "teacher" and proof.radius < 0.9e-8
+    order = np.arange(9).reshape(3, 3).T.ravel()  # x has one unit after the other
+    with balls.precision():
+        upper = balls.Box(balls.Numbers.of(loss, theta), proof.radius).hessian()
+        change = proofs._deviation(upper, loss.hessian(theta)[np.ix_(order, order)])
+    assert 0.1 < change / proof.min_eigenvalue[0] < 0.5
+
+
+@pytest.mark.parametrize("off, right", [(5e-9, True), (5e-8, False)])
 def test_how_far_off_the_hessian_may_be(off, right):
     theta = np.eye(4).ravel()
     loss = Liar("vanilla", rg.Network("vanilla", theta, 4))
