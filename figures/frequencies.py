@@ -1,8 +1,12 @@
 """How often the post's networks reach loss zero; ``python -m figures.frequencies`` prints the table.
 
 The post has one run of each.  Here d = 10, its starts U(-1/sqrt(d), 1/sqrt(d)), exact expected loss,
-Nesterov; every run draws a new teacher.
+Nesterov, then gradient flow; every run draws a new teacher.
+
+A thousand runs a bar take hours.  Where there is a directory runs/figures they are kept there, and go on from there.
 """
+
+from pathlib import Path
 
 import resgrad as rg
 from resgrad.runs import plots
@@ -11,7 +15,8 @@ from resgrad.runs.tally import OUTCOMES
 from . import POST
 
 TEACHERS = ("uniform", "normal", "small")
-D, RUNS, STEPS, SEED = 10, 100, 300_000, 0
+D, RUNS, SEED = 10, 1000, 0
+KEPT = Path("runs/figures")
 LABELS = {
     "uniform": "$w^* \\sim U[0, 1)$", "normal": "$w^* \\sim N(0, 1/d)$",
     "small": "$w^* \\sim N(0, 0.01/d)$",
@@ -19,21 +24,24 @@ LABELS = {
 SHADES = {"spurious": "#6b6b6b", "saddle": plots.INK, "unconverged": "#d9d9d9"}
 
 
+def census(arch, teacher, d, runs):
+    """The Census of one bar or point, all of it or what is missing of it."""
+    out = KEPT / f"{arch}-{teacher}-{d}" if KEPT.is_dir() else None
+    return rg.census(arch, d, runs, SEED, teacher=teacher, out=out, resume=out is not None)
+
+
 def censuses():
     """{(arch, teacher): Census}."""
-    return {
-        (arch, teacher): rg.census(arch, D, RUNS, SEED, teacher=teacher, steps=STEPS)
-        for arch in POST for teacher in TEACHERS
-    }  # fmt: skip
+    return {(arch, teacher): census(arch, teacher, D, RUNS) for arch in POST for teacher in TEACHERS}
 
 
 def table(found):
     """Shares of zero loss with their 95 % Wilson intervals, and the other outcomes, for people."""
     lines = [f"{'':12}{'teacher':10}{'zero loss':>10}{'95 % interval':>18}"]
-    lines[0] += f"{'spurious':>10}{'saddle':>8}{'not converged':>15}"
-    for (arch, teacher), census in found.items():
-        share, low, high = (100 * p for p in census.share("global"))
-        others = "{spurious:10}{saddle:8}{unconverged:15}".format(**census.counts)
+    lines[0] += f"{'spurious':>10}{'saddle':>8}{'not converged':>15}{'degenerate':>12}"
+    for (arch, teacher), one in found.items():
+        share, low, high = (100 * p for p in one.share("global"))
+        others = "{spurious:10}{saddle:8}{unconverged:15}".format(**one.counts) + f"{one.degenerate:12}"
         lines.append(f"{arch:12}{teacher:10}{share:8.1f} %{f'{low:.1f} - {high:.1f} %':>18}{others}")
     return "\n".join(lines)
 
@@ -43,12 +51,12 @@ def draw():
     with plots.figure(3, height=2.5, sharey=True) as (picture, panels):
         for axes, teacher in zip(panels, TEACHERS):
             for row, arch in enumerate(POST):
-                census, left = found[arch, teacher], 0.0
+                one, left = found[arch, teacher], 0.0
                 for name in OUTCOMES:
-                    share = census.counts[name] / RUNS
+                    share = one.counts[name] / RUNS
                     axes.barh(row, share, left=left, height=0.62, color=SHADES.get(name, plots.COLORS[arch]))
                     left += share
-                share, low, high = census.share("global")
+                share, low, high = one.share("global")
                 axes.plot([low, high], [row, row], color=plots.INK, lw=1.2)
             axes.set(xlim=(0, 1), yticks=range(len(POST)), yticklabels=POST, title=LABELS[teacher], axisbelow=True)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

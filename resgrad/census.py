@@ -92,8 +92,9 @@ def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, see
         `Network`, or the path of a weights.npz, of any architecture; ``init``: a kind of `draw`;
         ``data``: "population", "online" or "dataset", with ``batch_size`` and ``samples``;
         ``optimizer``: a record, or a name with ``lr`` (default: see `basins.descend`) and ``momentum``;
-        ``steps``, at most (100,000); ``loss``: "relu", "even", "hermite24" or "ge-lee-ma" (see `resgrad.designed`),
-        with ``rows``, "free" or "unit", and ``mu`` and ``lam``.
+        ``steps``, at most: 10,000 for the expected loss, where gradient flow takes over then, else 100,000;
+        ``loss``: "relu", "even", "hermite24" or "ge-lee-ma" (see `resgrad.designed`), with ``rows``, "free" or
+        "unit", and ``mu`` and ``lam``.
 
     Returns
     -------
@@ -109,8 +110,13 @@ def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, see
 
     Notes
     -----
-    A run stops after ``steps``, or before, when Newton's method is certain of the basin that first-order descent is
-    in; `basins.descend` says when it is.  There is no tolerance to choose.
+    A run stops when Newton's method is certain of the basin that it is in; `basins.descend` says when it is.  There is
+    no tolerance to choose.  Where ``steps`` are not enough, as in a long valley, a run on the expected loss goes on
+    along gradient flow, the limit of small steps, with a stiff solver.  So its basin is the one of gradient flow from
+    there on; BASINS.
+
+    Where the loss falls for ever, but like a power of time, the minimum is degenerate: it counts like any other, and
+    `Census.exponent` has the power.
 
     A family is all spurious minima with the same loss and the same Hessian spectrum (`basins.group`): the symmetries
     of units and of coordinates change neither.  If each run draws a teacher of its own, losses differ from run to
@@ -166,7 +172,7 @@ def _make(task, executor, workers, out, resume, quiet, certify):
                 made.save(directory)
             shares = {name: dict(zip(("share", "low", "high"), found.share(name))) for name in OUTCOMES}
             content = {"config": dataclasses.asdict(found.config), "version": __version__, **found.counts}
-            content |= {"families": found.families, "shares": shares}
+            content |= {"degenerate": found.degenerate, "families": found.families, "shares": shares}
             content |= {"failures": found.failures} if found.failures else {}
             files.write_json(directory / "census.json", content)
             arrays = {name: getattr(found, name) for name in (*COLUMNS, "family")}
@@ -193,7 +199,7 @@ def _parser():
         lam="of ge-lee-ma (1)",
         optimizer="nesterov (for vanilla: sgd) or sgd",
         lr="step size (from the largest curvature)",
-        steps="first-order steps at most (100000)",
+        steps="first-order steps at most (100000; for population 10000, then gradient flow)",
     )
     parser.add_argument("--k", type=int, help="dimension and teacher units of the preset")
     parser.add_argument("--teacher-width", type=int, metavar="WIDTH", help="units of the teacher (d)")

@@ -15,6 +15,7 @@ import shlex
 import signal
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from conftest import finish, output
 import resgrad as rg
 from resgrad import blas, draws
 from resgrad import census as census_module
-from resgrad.minima import basins, symmetry
+from resgrad.minima import basins
 from resgrad.runs import files, tally, tasks
 from resgrad.runs import journal as journal_module
 
@@ -115,8 +116,9 @@ def test_next_to_a_saddle_the_destination_is_certain_only_for_who_stays():
 
 
 def test_no_verdict_before_its_time():
+    """Batches know no flow to go on along."""
     kinds = {"d": 6, "runs": 3, "quiet": True}
-    assert census("vanilla", steps=20, **kinds).counts["unconverged"] == 3
+    assert census("vanilla", data="online", steps=20, **kinds).counts["unconverged"] == 3
     diverged = census("vanilla", lr=50.0, **kinds)
     assert diverged.counts["unconverged"] == 3
     assert str(diverged)
@@ -134,13 +136,91 @@ def test_a_teacher_may_be_zero():
     assert census("resnet", 3, runs=3, teacher="zero", quiet=True).counts["global"] == 3
 
 
-def test_a_run_whose_units_all_died_is_at_a_saddle():
-    """Run 118 loses its only unit on the way; `zero` starts without any.  The loss falls where a unit grows."""
+def test_a_run_whose_units_all_died_is_judged_by_what_would_happen_if_they_grew():
+    """Run 118 loses its only unit on the way, whose a < 0 is of no use; of `zero` starts any may grow."""
     task = tasks.prepare("resnet-sum", 2, runs=200, width=1, teacher="normal")
     ((_, basin),) = tasks.work(dataclasses.replace(task, numbers=(118,)))
-    assert basin.outcome == "saddle" and symmetry.tangent("resnet-sum", basin.theta, 2).shape == (4, 1)
+    assert basin.outcome == "spurious" and not basin.theta[:2].any() and basin.theta[2:].sum() < 0
     found = census("resnet", 3, init="zero", runs=2, steps=2000, quiet=True)
     assert found.counts["saddle"] == 2 and not found.theta.any()
+
+
+def test_where_steps_do_not_pay_the_run_goes_on_along_the_flow():
+    """The published protocol: the flow from step 1 on, and from when few runs are left, has the basins of the steps."""
+    kinds = {"d": 8, "runs": 12, "seed": 4, "quiet": True, **PROTOCOL}
+    stepped, flowed = census(**kinds, steps=30_000), census(**kinds, steps=1)
+    assert (stepped.steps > 100).all() and (flowed.steps == 1).all()
+    assert np.abs(stepped.theta - flowed.theta).max() < 1e-6
+    assert census("two-weight", 5, teacher="normal", runs=10, steps=500, quiet=True).counts["unconverged"] == 0
+
+
+def test_a_saddle_on_the_way_is_left_along_the_flow():
+    loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.eye(2).ravel(), 2))
+    assert basins.descend(loss, loss, np.array([0.3 + 1e-6, 0.3, 0.2, 0.2]), 400, lr=0.05).outcome == "global"
+
+
+def test_two_units_learn_one_like_the_cube_of_time():
+    """Xu & Du (2023): the loss falls like T^-3."""
+    found = census("vanilla", 5, width=2, teacher_width=1, teacher="normal", runs=4, quiet=True)
+    assert found.counts["global"] == 4 and found.exponent == pytest.approx(3, abs=0.01)
+    assert "4 minima are degenerate: the loss falls like t^-p, p = " in str(found)
+
+
+def test_a_minimum_of_full_rank_has_no_exponent(small):
+    assert (small.exponent == np.inf).all()
+    assert np.isnan(census("vanilla", 6, lr=50.0, runs=1, quiet=True).exponent).all()
+
+
+# ---------------------------------------------------- each constant, moved tenfold, fails one of these
+
+
+def power(q):
+    """|x - 1|^q, as anybody's function."""
+    return SimpleNamespace(
+        value=lambda x: float(np.sum(np.abs(x - 1) ** q)),
+        grad=lambda x: q * np.sign(x - 1) * np.abs(x - 1) ** (q - 1),
+        hessian=lambda x: np.diag(q * (q - 1) * np.abs(x - 1) ** (q - 2)),
+    )
+
+
+@pytest.mark.parametrize(("q", "certain"), [(2, True), (3, True), (12, False)])
+def test_how_far_newtons_method_may_go(q, certain):
+    """REACH: the minimum is q - 1 first steps away."""
+    assert (basins.destination(power(q), np.array([1.5])) is not None) == certain
+
+
+@pytest.mark.parametrize(("off", "certain"), [(3e-5, True), (3e-4, False)])
+def test_how_near_a_run_must_be_to_a_saddle(off, certain):
+    """HANDOVER."""
+    saddle = SimpleNamespace(
+        value=lambda x: (x[0] - 1) ** 2 - (x[1] - 1) ** 2,
+        grad=lambda x: np.array([2 * (x[0] - 1), -2 * (x[1] - 1)]),
+        hessian=lambda x: np.diag([2.0, -2.0]),
+    )
+    found = basins.destination(saddle, np.array([1.0, 1.0 + off * 2**0.5]))
+    assert (found is not None and found.verdict == "saddle") == certain
+
+
+@pytest.mark.parametrize(("rates", "certain"), [((1.96, 1.99), True), ((1.7, 1.99), False), ((0.99, 0.99), False)])
+def test_when_two_decades_have_one_exponent(rates, certain):
+    """AGREE."""
+    found = basins._power(10 ** -np.array([0, rates[0], sum(rates)]))
+    assert found == (pytest.approx(2 * rates[1] - 1) if certain else None)
+
+
+@pytest.mark.parametrize(("apart", "families"), [(3e-8, 1), (3e-7, 2)])
+def test_how_similar_a_family_is(apart, families):
+    """SAME."""
+    assert len(set(basins.group(np.array([[1.0], [1.0 + apart]])).tolist())) == families
+
+
+def test_the_step_is_half_of_what_the_largest_curvature_allows():
+    """STEP."""
+    loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.eye(3).ravel(), 3))
+    start = rg.draw("vanilla", "normal", 3, rng=0)
+    curvature = max(np.linalg.eigvalsh(loss.hessian(theta))[-1] for theta in (start, loss.teacher.theta))
+    one, two = (basins.descend(loss, loss, start, 5000, lr, 0.5) for lr in (None, 0.75 * 0.5 / curvature))
+    assert one.theta.tobytes() == two.theta.tobytes() and one.steps == two.steps
 
 
 # --------------------------------------------------------------------------------------- families

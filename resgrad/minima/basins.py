@@ -12,6 +12,8 @@ from .symmetry import EPS
 LOOK = 200  # first-order steps between two looks at the gradient
 WAIT = 1.2  # a point that was not accepted is looked at again after this many times the steps made so far
 POWERS = range(3, 13)  # times at which the flow is looked at, as powers of 10, in units of 1 / curvature
+EFFORT = 5000  # gradients that the flow of a run may take.  Most take a few hundred
+SHORT = 1e-6  # of the units' length: the flow leads a unit with so short a u to u = 0, in finite time
 RTOL = 1e-6  # of the flow, relative to the size of theta, too.  Its valleys attract, so that errors do not add up
 HANDOVER = 1e-4  # of the largest gradient norm so far: below it Newton's method may take over
 REACH = 3.0  # first Newton steps to the minimum: 1 where the loss is quadratic, 2 where it is cubic
@@ -88,12 +90,15 @@ def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.E
             look = WAIT * state.step
         if last:
             break
-    time = 0.0
+    time, across = 0.0, _Across(exact)
     for power in POWERS if flows else ():
         try:
-            theta, time = _flow(exact, theta, 10.0**power / curvature - time, RTOL), 10.0**power / curvature
-        except RuntimeError:  # of the solver
-            break
+            theta = _flow(across, theta, 10.0**power / curvature - time, RTOL)
+        except RuntimeError:
+            theta = Problem(exact, theta).without(across.last, SHORT)  # dead, and without a gradient, from now on
+            if theta is across.last:
+                break
+        time = 10.0**power / curvature
         norm = float(np.linalg.norm(exact.grad(theta)))
         point = _polish(exact, theta, norm, HANDOVER * peak, power == POWERS[-1])
         if point is not None:
@@ -119,32 +124,51 @@ def _apart(one, other):
     return np.linalg.norm(one - other) > EPS**0.5 * np.linalg.norm(other)
 
 
-def _flow(exact, theta, time, rtol):
-    """Where gradient flow leads from ``theta`` in ``time``."""
+class _Across:
+    """A loss for `gradient_flow` whose gradient has no rounding errors along the orbit, which long steps magnify.
+
+    RuntimeError where a unit dies, since the flow has a kink there, or where the flow takes too long.
+    """
+
+    def __init__(self, exact):
+        self.exact, self.left, self.value, self.hessian = exact, EFFORT, exact.value, exact.hessian
+
+    def grad(self, theta):
+        self.left, self.last = self.left - 1, theta
+        if self.left < 0 or Problem(self.exact, theta).without(theta, SHORT) is not theta:
+            raise RuntimeError
+        g, orbit = self.exact.grad(theta), symmetry.tangent(self.exact.arch, theta, self.exact.d)
+        return g - orbit @ (orbit.T @ g)
+
+
+def _flow(across, theta, time, rtol):
+    """Where gradient flow leads from ``theta`` in ``time``; RuntimeError if that takes too long."""
     size = float(np.abs(theta).max()) or 1.0
-    return flow.gradient_flow(exact, theta, time, t_eval=[time], rtol=rtol, atol=1e-3 * rtol * size).theta
+    return flow.gradient_flow(across, theta, time, t_eval=[time], rtol=rtol, atol=1e-3 * rtol * size).theta
 
 
 def _exponent(exact, theta, curvature):
-    """p where from ``theta`` on the loss falls like t^-p, inf where it falls faster, nan where it does neither.
-
-    The loss falls by |g|^2 in unit time, so that |g| falls like t^-(p + 1)/2, faster than 1 / t.
-    """
-    view = Problem(exact, theta).at(theta)
-    norms, rates, time = [], [0.0], 0.0
-    for power in POWERS:
+    """p where from ``theta`` on the loss falls like t^-p, inf where it falls faster, nan where that is not certain."""
+    view, norms, time, across = Problem(exact, theta).at(theta), [], 0.0, _Across(exact)
+    for n in POWERS:
         try:
-            theta, time = _flow(exact, theta, 10.0**power / curvature - time, 1e-4 * RTOL), 10.0**power / curvature
+            theta, time = _flow(across, theta, 10.0**n / curvature - time, 1e-2 * RTOL), 10.0**n / curvature
         except RuntimeError:
             break
         norms.append(np.linalg.norm(view.grad(theta / view.scale)))
         if norms[-1] <= landscape.CRITICAL:
             return np.inf
-        if len(norms) > 1:
-            rates.append(np.log10(norms[-2] / norms[-1]))
-            if rates[-1] > 1 and abs(rates[-1] - rates[-2]) <= AGREE:
-                return float(2 * rates[-1] - 1)
+        if (power := _power(norms)) is not None:
+            return power
     return np.nan
+
+
+def _power(norms):
+    """p where |g| at times that grow tenfold falls like t^-(p + 1)/2, since the loss falls by |g|^2 a time; or None."""
+    if len(norms) < 3:
+        return None
+    before, now = np.log10(norms[-3] / norms[-2]), np.log10(norms[-2] / norms[-1])
+    return float(2 * now - 1) if now > 1 and abs(now - before) <= AGREE else None
 
 
 def destination(exact: losses.PopulationLoss, theta: np.ndarray) -> landscape.Polished | None:

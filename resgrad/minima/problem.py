@@ -94,10 +94,10 @@ class Problem:
         return symmetry.gauge(self.arch, theta, self.d, self.least)
 
     def without(self, theta, tolerance):
-        """``theta``, fixed units of at most ``tolerance`` times the largest replaced by u = 0."""
-        length = self.lengths(theta)
+        """``theta``, but units with a u of at most ``tolerance`` have u = 0."""
+        length, tolerance = self.lengths(theta), tolerance * self.at(theta).scale[0]
         U = symmetry.Units.of(self.arch, theta, self.d).u  # where what is zero but for rounding is zero
-        short = (length > 0) & (symmetry.lengths(U) <= tolerance * max(length.max(), self.least))
+        short = (length > 0) & (symmetry.lengths(U) <= tolerance)
         if not short.any():
             return theta
         theta = theta.copy()

@@ -62,7 +62,8 @@ class Census:
     failures : dict
         {run: message} of the runs that an error ended.
     outcome, loss, grad_norm, min_eigenvalue, exponent, steps : ndarray, shape (runs,)
-        See `basins.Basin`.
+        See `basins.Basin`.  A finite ``exponent`` p is that of a degenerate minimum, where the loss falls like t^-p: it
+        counts as "global" or "spurious" like any other.
     family : ndarray of int, shape (runs,)
         Index into ``families``; -1 where the run found no spurious minimum.
     theta : ndarray, shape (runs, n)
@@ -98,6 +99,11 @@ class Census:
         failures = {run: basin.message for run, basin in enumerate(found) if basin.outcome == FAILED}
         return cls(config, counts, families, failures, family, **columns)
 
+    @property
+    def degenerate(self) -> int:
+        """How many runs ended at a degenerate minimum."""
+        return int(np.isfinite(self.exponent).sum())
+
     def share(self, outcome: str) -> tuple[float, float, float]:
         """(share, low, high) of an outcome: its share of the runs and the 95 % Wilson interval."""
         from scipy.stats import binomtest
@@ -125,6 +131,10 @@ class Census:
             lines.append(f"{label:20}{self.counts[name]:7,}{share:8.1f} %{f'{low:.1f} - {high:.1f} %':>18}")
         if published := self.published():
             lines += ["", "spurious, as published by Safran & Shamir (2018): {:.1%}; z = {:+.2f}".format(*published)]
+        powers = self.exponent[np.isfinite(self.exponent)]
+        if powers.size:
+            told = f"{powers.min():.2f}" + (f" to {powers.max():.2f}" if np.ptp(powers) > 0.005 else "")
+            lines += ["", f"{powers.size:,} minima are degenerate: the loss falls like t^-p, p = {told}"]
         if self.families:
             lines += ["", f"{'family':>6}{'runs':>8}{'loss':>17}{'smallest eigenvalue':>22}{'first run':>12}"]
         for n, family in enumerate(self.families[:12]):

@@ -13,6 +13,8 @@ from ..minima import basins
 from . import files, protocol
 from .tally import FAILED, Config
 
+STEPS = 100_000, 10_000  # first-order steps: all of them, and those before gradient flow takes over
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
@@ -38,7 +40,7 @@ class Task:
 
 def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_width=None, init=None,
             data="population", optimizer=None, lr=None, momentum=None, batch_size=None, samples=None,
-            steps=100_000, loss="relu", rows="free", mu=None, lam=None):  # fmt: skip
+            steps=None, loss="relu", rows="free", mu=None, lam=None):  # fmt: skip
     """The `Task` of a whole census, every argument checked; see `resgrad.census` for what they mean."""
     arch = architectures.resolve(arch)
     control = arch.readout == "fixed" and not (arch.identity or arch.bias)  # vanilla, and with another linear part
@@ -51,6 +53,7 @@ def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_wid
     init = init or ("normal" if control else "fan-in")
     if not draws.known(init):  # nor is a file
         raise checks.suggest(init, "init", draws.DRAWS)
+    steps = STEPS[data == "population" and loss == "relu"] if steps is None else steps
     given = {"width": width, "momentum": momentum, "batch_size": batch_size, "samples": samples, "mu": mu, "lam": lam}
     base = protocol.resolve(
         arch, d=d, data=data, steps=steps, seed=seed, optimizer=optimizer, lr=1.0 if lr is None else lr,
