@@ -306,9 +306,13 @@ def test_convexity_region_counts_what_it_says(arch):
         deltas = []
         for W, W_star in pairs:
             W, W_star = (gamma * x / np.linalg.svd(x)[1][0] for x in (W, W_star))
-            loss = rg.PopulationLoss(arch, rg.Network(arch, W_star.ravel(), 4))
-            gap = W_star - W
-            deltas.append(-loss.grad(W.ravel()) @ gap.ravel() / np.sum(gap**2))
+            theta, theta_star = W.ravel(), W_star.ravel()
+            if rg.ARCHITECTURES[arch].trains_skip:
+                theta, theta_star = np.r_[theta, (W_star - W).sum(axis=1) / 2], np.r_[theta_star, np.zeros(4)]
+            loss = rg.PopulationLoss(arch, rg.Network(arch, theta_star, 4))
+            grad, gap = loss.grad(theta), theta_star - theta
+            assert np.abs(grad[16:]).max(initial=0) < 1e-14 * gamma  # the best skip
+            deltas.append(-grad @ gap / np.sum(gap**2))
         assert region.fraction[i] == (np.array(deltas) > 0).mean()
         assert region.smallest[i] == pytest.approx(min(deltas))
         assert region.median[i] == pytest.approx(np.median(deltas))

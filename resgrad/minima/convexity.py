@@ -99,7 +99,8 @@ def convexity_region(gammas: ArrayLike, d: int, n_pairs: int = 200, rng: np.rand
         left out.
     rng : numpy.random.Generator or int
     arch : Architecture or str
-        With a ``fixed`` read-out.
+        With a ``fixed`` read-out.  Where the skip is trained, the teacher's is 0 and the student's is the best one for
+        its W: the loss is then that of the even part (docstring of `minima`), and so is the sign of delta.
 
     Raises
     ------
@@ -126,7 +127,9 @@ def convexity_region(gammas: ArrayLike, d: int, n_pairs: int = 200, rng: np.rand
         raise ValueError(f"n_pairs is {n_pairs}, but must be larger: W* = W in every pair")
     delta = np.empty((gammas.size, len(pairs)))
     for i, j in np.ndindex(delta.shape):
-        W, W_star = gammas[i] * pairs[j].reshape(2, -1)
-        loss = losses.PopulationLoss(arch, architectures.Network(arch, W_star, d))
-        delta[i, j] = one_point(loss, W, aligned=False).delta[0]
+        W, W_star = gammas[i] * pairs[j]
+        best = sum(arch.slopes) / 2 * (W_star - W).sum(axis=1, keepdims=True) if arch.trains_skip else None
+        theta, theta_star = arch.flatten(W, C=best), arch.flatten(W_star, C=None if best is None else 0 * best)
+        loss = losses.PopulationLoss(arch, architectures.Network(arch, theta_star, d))
+        delta[i, j] = one_point(loss, theta, theta_star, aligned=False).delta[0]
     return Region(gammas, (delta > 0).mean(axis=1), delta.min(axis=1), np.median(delta, axis=1))
