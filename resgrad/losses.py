@@ -5,6 +5,7 @@ over fresh Gaussian samples (`OnlineLoss`), exactly (`PopulationLoss`).
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -39,7 +40,8 @@ class _Loss:
 
     def _weights(self, theta):
         """(U, A, C) as the kernels want them: C has no rows where it is not trained."""
-        return self.arch.split(self.arch.coordinates(self._theta(theta), self.d), self.d)
+        U, A, C = self.arch.canonical(self._theta(theta), self.d)
+        return U, A, C if self.arch.trains_skip else C[:0]
 
 
 class EmpiricalLoss(_Loss):
@@ -204,12 +206,17 @@ class PopulationLoss(_TeacherLoss):
         """
         blocks = self.arch.unflatten(theta, self.d)
         U, A = _exact_canonical(self.arch, blocks)
-        U_star, A_star = _exact_canonical(self.teacher.arch, self.teacher)
-        if self.arch.slopes != self.teacher.arch.slopes:
-            A_star = np.stack([self.units_star[1], np.zeros_like(self.units_star[1])], axis=-1)
+        U_star, A_star = self._exact_star
         D = self.units_star[2]
         D = kernels.two_sum(D, blocks.C) if self.arch.trains_skip else (D, np.zeros_like(D))
         return np.concatenate([U, U_star]), np.concatenate([A, -A_star]), np.stack(D, axis=-1)
+
+    @functools.cached_property
+    def _exact_star(self):
+        U, A = _exact_canonical(self.teacher.arch, self.teacher)
+        if self.arch.slopes != self.teacher.arch.slopes:
+            A = np.stack([self.units_star[1], np.zeros_like(self.units_star[1])], axis=-1)
+        return U, A
 
     def value_and_grad(self, theta: ArrayLike) -> tuple[float, np.ndarray]:
         """(value, gradient) at ``theta``, as ``scipy.optimize.minimize(..., jac=True)`` wants it."""

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
         "The exit code is 1 where one is wrong.",
     )
     parser.add_argument("--arch", help="one architecture; default: all")
-    parser.add_argument("--d", type=int, default=4, help="input dimension and width (default: 4)")
+    parser.add_argument("--d", type=int, default=3, help="input dimension and width (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of the teacher, the points and the data")
     options = parser.parse_args(argv)
     d, seed = checks.integer(options.d, "--d"), checks.integer(options.seed, "--seed", 0)
@@ -44,9 +44,9 @@ def _reports(arch, d, seed):
     from ..draws import dataset, draw, streams
     from ..losses import EmpiricalLoss, OnlineLoss, PopulationLoss
 
-    rng = streams(seed)
-    teacher = Network(arch, draw(arch, "normal", d, rng=rng.teacher), d)
-    theta, data = draw(arch, "normal", d, rng=rng.init), dataset(teacher, 20, rng.data)
+    rng, kind = streams(seed), "normal+normal" if arch.trains_skip else "normal"
+    teacher = Network(arch, draw(arch, kind, d, rng=rng.teacher), d)
+    theta, data = draw(arch, kind, d, rng=rng.init), dataset(teacher, 20, rng.data)
     batch = OnlineLoss(arch, teacher).batch(20, rng.batches)
     losses = EmpiricalLoss(arch, *data), batch, PopulationLoss(arch, teacher)
     for name, loss in zip(("empirical", "online", "population"), losses):
