@@ -90,14 +90,19 @@ def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.E
             look = WAIT * state.step
         if last:
             break
-    time, across = 0.0, _Across(exact)
+    time, across = 0.0, _Across(exact, theta)
     for power in POWERS if flows else ():
         try:
             theta = _flow(across, theta, 10.0**power / curvature - time, RTOL)
         except RuntimeError:
-            theta = Problem(exact, theta).without(across.last, SHORT)  # dead, and without a gradient, from now on
+            theta = across.problem.without(across.last, across.short)
             if theta is across.last:
                 break
+            scaled = across.problem.gauge(across.last)[0]  # where u is not short, but a is
+            norm = float(np.linalg.norm(exact.grad(scaled)))
+            point = _polish(exact, scaled, norm, norm, False)
+            if point is not None:  # dying for ever, next to a = 0.  Otherwise dead, and without a gradient, from now on
+                return _basin(exact, theta0, scaled, point, state.step, curvature)
         time = 10.0**power / curvature
         norm = float(np.linalg.norm(exact.grad(theta)))
         point = _polish(exact, theta, norm, HANDOVER * peak, power == POWERS[-1])
@@ -130,12 +135,15 @@ class _Across:
     RuntimeError where a unit dies, since the flow has a kink there, or where the flow takes too long.
     """
 
-    def __init__(self, exact):
+    def __init__(self, exact, theta):
         self.exact, self.left, self.value, self.hessian = exact, EFFORT, exact.value, exact.hessian
+        self.problem = Problem(exact, theta)
+        self.short = SHORT * self.problem.at(theta).scale[0]
 
     def grad(self, theta):
+        length = self.problem.lengths(theta)
         self.left, self.last = self.left - 1, theta
-        if self.left < 0 or Problem(self.exact, theta).without(theta, SHORT) is not theta:
+        if self.left < 0 or ((length > 0) & (length <= self.short)).any():
             raise RuntimeError
         g, orbit = self.exact.grad(theta), symmetry.tangent(self.exact.arch, theta, self.exact.d)
         return g - orbit @ (orbit.T @ g)
@@ -149,7 +157,8 @@ def _flow(across, theta, time, rtol):
 
 def _exponent(exact, theta, curvature):
     """p where from ``theta`` on the loss falls like t^-p, inf where it falls faster, nan where that is not certain."""
-    view, norms, time, across = Problem(exact, theta).at(theta), [], 0.0, _Across(exact)
+    across, norms, time = _Across(exact, theta), [], 0.0
+    view = across.problem.at(theta)
     for n in POWERS:
         try:
             theta, time = _flow(across, theta, 10.0**n / curvature - time, 1e-2 * RTOL), 10.0**n / curvature

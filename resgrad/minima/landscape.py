@@ -203,7 +203,9 @@ def polish(loss: Any, theta: ArrayLike, max_steps: int = 1000) -> Polished:
     theta = problem.gauge(theta)[0]
     verdict, index, nullity = _judge(problem, theta)
     if verdict == "unconverged" and problem.arch is not None and not problem.arch.trains_readout:
-        short = problem.without(theta, EPS**0.5)  # at a kink descent cannot arrive, since its gradient never vanishes
+        short = problem.without(
+            theta, EPS**0.5 * problem.at(theta).scale[0]
+        )  # at a kink descent cannot arrive, since its gradient never vanishes
         if short is not theta:
             view = problem.at(short)
             short = view.theta(_newton(view, short / view.scale)[0])

@@ -90,12 +90,12 @@ class Problem:
         if self.arch is None:
             return theta, {}
         if not self.arch.trains_readout:
-            return self.without(theta, EPS), {}
+            return self.without(theta, EPS * self.at(theta).scale[0]), {}
         return symmetry.gauge(self.arch, theta, self.d, self.least)
 
     def without(self, theta, tolerance):
         """``theta``, but units with a u of at most ``tolerance`` have u = 0."""
-        length, tolerance = self.lengths(theta), tolerance * self.at(theta).scale[0]
+        length = self.lengths(theta)
         U = symmetry.Units.of(self.arch, theta, self.d).u  # where what is zero but for rounding is zero
         short = (length > 0) & (symmetry.lengths(U) <= tolerance)
         if not short.any():
