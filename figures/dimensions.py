@@ -8,21 +8,23 @@ from resgrad.runs import plots
 from . import POST
 from .frequencies import LABELS, TEACHERS, census
 
-KS, RUNS = (2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20), 200
+DIMENSIONS, RUNS = (2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20), 200
 
 
 def censuses():
     """{(arch, teacher, d): Census}, the cheap ones first."""
-    return {(arch, teacher, d): census(arch, teacher, d, RUNS) for d in KS for arch in POST for teacher in TEACHERS}
+    return {
+        (arch, teacher, d): census(arch, teacher, d, RUNS) for d in DIMENSIONS for arch in POST for teacher in TEACHERS
+    }
 
 
 def table(found):
     """Shares of zero loss, a row for each network and teacher, a column for each d; "?": not converged."""
-    lines = [f"{'d':23}" + "".join(f"{d:8}" for d in KS)]
+    lines = [f"{'d':23}" + "".join(f"{d:8}" for d in DIMENSIONS)]
     for arch in POST:
         for teacher in TEACHERS:
             cells = ""
-            for d in KS:
+            for d in DIMENSIONS:
                 one = found[arch, teacher, d]
                 unknown = one.counts["unconverged"]
                 cells += f"{one.share('global')[0]:.0%}{f'{unknown}?' if unknown else ''}".rjust(8)
@@ -35,9 +37,9 @@ def draw():
     with plots.figure(3, height=2.9, sharey=True) as (picture, panels):
         for axes, teacher in zip(panels, TEACHERS):
             for arch in POST:
-                share, low, high = zip(*(found[arch, teacher, d].share("global") for d in KS))
-                axes.fill_between(KS, low, high, color=plots.COLORS[arch], alpha=0.15, lw=0)
-                axes.plot(KS, share, "o-", color=plots.COLORS[arch], ms=3, label=arch)
+                share, low, high = zip(*(found[arch, teacher, d].share("global") for d in DIMENSIONS))
+                axes.fill_between(DIMENSIONS, low, high, color=plots.COLORS[arch], alpha=0.15, lw=0)
+                axes.plot(DIMENSIONS, share, "o-", color=plots.COLORS[arch], ms=3, label=arch)
             axes.set(xlabel="d", ylim=(-0.03, 1.03), title=LABELS[teacher])
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         panels[0].set_ylabel("runs that reach loss zero")

@@ -113,7 +113,8 @@ def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, see
     A run stops when Newton's method is certain of the basin that it is in; `basins.descend` says when it is.  There is
     no tolerance to choose.  Where ``steps`` are not enough, as in a long valley, a run on the expected loss goes on
     along gradient flow, the limit of small steps, with a stiff solver.  So its basin is the one of gradient flow from
-    there on; BASINS.
+    there on.  Steps of half of 1 / curvature follow the flow closely, but where it passes next to a saddle the two may
+    part: ``steps=1`` makes a census of gradient flow itself, to compare.
 
     Where the loss falls for ever, but like a power of time, the minimum is degenerate: it counts like any other, and
     `Census.exponent` has the power.
