@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 import resgrad as rg
+from resgrad.gelee_ma import missed
 from resgrad.runs import plots
 
 SIZES, RUNS, MOST = (5, 10, 15, 20, 25, 30), 200, 5000
@@ -60,8 +61,7 @@ def outcome(name, kind, k, seed):
     options = {"maxiter": MOST, "maxfun": 2 * MOST, "gtol": 1e-10, "ftol": 0, "maxcor": 20}
     end = minimize(loss.value_and_grad, theta0, jac=True, method="L-BFGS-B", options=options).x
     slope, zero = np.linalg.norm(loss.grad(theta0)), loss.value(end) < ZERO * loss.value(theta0)
-    unit, unit_star = (array / np.linalg.norm(array, axis=1, keepdims=True) for array in (rows(end), units))
-    if (zero or name.startswith("G")) and np.abs(unit @ unit_star.T).max(axis=0).min() > 1 - FOUND:
+    if (zero or name.startswith("G")) and missed(rows(end), units) < FOUND:
         return "found"
     return "missed" if np.linalg.norm(loss.grad(end)) < REST * slope else "moving"
 

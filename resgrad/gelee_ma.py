@@ -166,16 +166,30 @@ def recovery_error(B: np.ndarray, B_star: np.ndarray) -> float:
     """Ge, Lee & Ma's error e(Q) of rows ``B`` (k, d), given the teacher's ``B_star`` (k*, d); 0 where they agree.
 
     Q = B B*' for rows of length 1, and e(Q) = min(1 - min_i max_j |Q_ij|, 1 - min_j max_i |Q_ij|).  As the smaller of
-    the two it is also 0 where rows of B share one of B*, and others of B* are missed.
+    the two it is also 0 where rows of B share one of B*, and others of B* are missed: see `missed`.
 
     >>> recovery_error(np.array([[0.0, -2.0], [1.0, 0.0]]), np.eye(2))
     0.0
     >>> recovery_error(np.array([[0.0, -2.0], [0.0, 1.0]]), np.eye(2))  # no row finds the first
     0.0
     """
-    unit, unit_star = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (B, B_star))
-    Q = np.abs(unit @ unit_star.T)
+    Q = _cosines(B, B_star)
     return float(1 - max(Q.max(axis=0).min(), Q.max(axis=1).min()))
+
+
+def missed(B: np.ndarray, B_star: np.ndarray) -> float:
+    """1 - |cos| of the angle between a row of ``B_star`` and the nearest of ``B``, at its worst: 0 if all are found.
+
+    >>> missed(np.array([[0.0, -2.0], [0.0, 1.0]]), np.eye(2))
+    1.0
+    """
+    return float(1 - _cosines(B, B_star).max(axis=0).min())
+
+
+def _cosines(B, B_star):
+    """|cos| of the angles of all rows, (k, k*)."""
+    unit, unit_star = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (B, B_star))
+    return np.abs(unit @ unit_star.T)
 
 
 class OfStudent:

@@ -328,7 +328,7 @@ def test_a_run_on_a_designed_loss_leaves_its_files_and_goes_on(line, data, tmp_p
     assert run(tmp_path / "whole", "--verify") == 0
     summary = json.loads((tmp_path / "whole" / "run.json").read_text())
     assert summary["result"]["units_permuted"] is None and "distance_final" not in summary["result"]
-    assert 0 <= summary["result"]["recovery_final"] < 1
+    assert 0 <= summary["result"]["recovery_final"] <= summary["result"]["missed_final"] < 1
     config = protocol.Config(**summary["config"])
     again = experiment._parser().given(protocol.command_line(config).split()[3:])
     assert protocol.resolve(**{name: value for name, value in again.items() if name in vars(config)}) == config

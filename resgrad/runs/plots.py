@@ -110,9 +110,9 @@ def losses(axes, history, color):
 
 
 def distances(axes, history, color):
-    """The distances of a run against the step, or e(Q) where there are none."""
+    """The distances of a run against the step, or of the teacher's directions."""
     if "distance" not in history:
-        return _curves(axes, "directions of the teacher's units", history, recovery={"color": color, "label": "e(Q)"})
+        return _curves(axes, "1 - |cos|", history, missed={"color": color, "label": "teacher's unit missed most"})
     raw, aligned = {"color": color, "ls": "--", "label": "raw"}, {"color": color, "label": "modulo symmetry"}
     _curves(axes, "distance from the teacher", history, distance=raw, aligned_distance=aligned)
 

@@ -287,9 +287,10 @@ def simulate(
         columns["aligned_distance"] = lambda theta: alignment.align(config.arch, theta, theta_star, config.d).distance
     if config.loss != "relu" or config.preset == "ge-lee-ma":
         units_star = teacher.canonical()[0].T
-        columns["recovery"] = lambda theta: gelee_ma.recovery_error(
-            loss.arch.canonical(theta, config.d)[0].T, units_star
-        )
+        for name, measure in (("recovery", gelee_ma.recovery_error), ("missed", gelee_ma.missed)):
+            columns[name] = lambda theta, measure=measure: measure(
+                loss.arch.canonical(theta, config.d)[0].T, units_star
+            )
     if config.preset.startswith("li-yuan"):  # record the paper's quantities, too
 
         @functools.lru_cache(maxsize=1)  # three columns ask for the same

@@ -27,6 +27,7 @@ QUANTITIES = {  # columns of ``history.csv`` whose start and end the summary sho
     "distance": "distance from the teacher",
     "aligned_distance": "    modulo its symmetries",
     "recovery": "e(Q), of Ge, Lee & Ma",
+    "missed": "teacher's unit missed most",
 }
 SYMMETRY = {
     "fixed": "a permutation of its units",
@@ -101,8 +102,8 @@ def verdict(summary):
             words = "The gradient points away from the teacher at the end.\n"
     if config.get("loss", "relu") != "relu":
         return (
-            f"{words}e(Q) = {result['recovery_final']:.2g}. This is 0 where every unit of the teacher has one\n"
-            "of the student in its direction, up to sign, or every unit of the student one of the teacher."
+            f"{words}Of all units of the teacher one is missed most: from it to the nearest of the student, up to sign,\n"
+            f"1 - |cos| is {result['missed_final']:.2g}.  (e(Q) may be 0 where units of the student share one of the teacher.)"
         )
     if not is_zero(result):
         words += f"The expected loss is {result['population_loss_final']:.3g}, not zero.\n"
