@@ -13,7 +13,7 @@ import weakref
 
 import numpy as np
 import pytest
-from conftest import every_dtype, output, point, samples
+from conftest import RECORDS, every_dtype, output, point, samples
 
 import resgrad as rg
 from resgrad import blas, kernels, training
@@ -42,26 +42,26 @@ def team(monkeypatch):
     return set_size
 
 
-def job(source, d, width, dtype=np.float64):
+def job(source, d, width, dtype=np.float64, arch="modresnet"):
     """(loss, theta0) of a small problem on ``source``."""
-    teacher = rg.Network("resnet", point("resnet", d, 3, seed=1), d)
+    record, teacher = RECORDS[arch], rg.Network("resnet", point("resnet", d, 3, seed=1), d)
     loss = {
-        "data set": lambda: rg.EmpiricalLoss("modresnet", *samples("modresnet", 53, d, dtype=dtype)),
-        "fresh samples": lambda: rg.OnlineLoss("modresnet", teacher, dtype),
-        "expectation": lambda: rg.PopulationLoss("modresnet", teacher),
+        "data set": lambda: rg.EmpiricalLoss(record, *samples(arch, 53, d, dtype=dtype)),
+        "fresh samples": lambda: rg.OnlineLoss(record, teacher, dtype),
+        "expectation": lambda: rg.PopulationLoss(record, teacher),
     }[source]()
-    return loss, point("modresnet", d, width, dtype=dtype)
+    return loss, point(arch, d, width, dtype=dtype)
 
 
-def made(source, d, width, dtype, calls):
-    """The bytes after the steps of all ``calls``, and how many threads met."""
-    loss, theta0 = job(source, d, width, dtype)
+def made(source, d, width, dtype, calls, arch="modresnet"):
+    """The bytes after the steps of all ``calls``."""
+    loss, theta0 = job(source, d, width, dtype, arch)
     state = training.State.start(loss, theta0, np.random.default_rng(5))
     advance = training.advancer(loss, rg.Nesterov(1e-3, 0.9), None if source == "expectation" else 20, width)
     with blas.one_thread():
         for n_steps in calls:
             advance(state, n_steps)
-    return [state.window_loss, *(part.tobytes() for part in (state.U, state.A, state.VU, state.VA))]
+    return state.window_loss, state.w.tobytes(), state.v.tobytes()
 
 
 @every_dtype
@@ -73,6 +73,18 @@ def test_bits_do_not_depend_on_the_threads_nor_on_where_calls_are_split(dtype, s
         team(size)
         ends.append(made(source, 14, width, dtype, calls))
     assert all(end == ends[0] for end in ends[1:])
+
+
+@every_dtype
+@pytest.mark.parametrize("source", ["data set", "fresh samples", "expectation"])
+@pytest.mark.parametrize("arch", ["modresnet-free", "even", "leaky"])
+@pytest.mark.parametrize("d, width", [(14, 9), (policy.NARROW + 6, policy.NARROW + 1)], ids=["narrow", "wide"])
+def test_nor_do_those_of_a_trained_skip_and_of_other_slopes(dtype, source, arch, d, width, team):
+    ends = []
+    for size, calls in ((1, [7]), (2, [1, 6])):
+        team(size)
+        ends.append(made(source, d, width, dtype, calls, arch))
+    assert ends[0] == ends[1]
 
 
 def test_parts_depend_on_the_shape_alone_and_are_a_power_of_two(team):
@@ -346,7 +358,7 @@ def test_helped_calls_on_a_busy_machine_hang_nowhere_and_get_no_bit_wrong(calls,
                 with pytest.raises(ArithmeticError):
                     threads.together(work, 2)
             advance(state := fresh(), 12)
-            assert state.U.tobytes() == wanted.U.tobytes() and state.window_loss == wanted.window_loss
+            assert state.w.tobytes() == wanted.w.tobytes() and state.window_loss == wanted.window_loss
 
 
 TRAIN = """

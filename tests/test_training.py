@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import TRAINED_READOUT, every_arch, point, relative_error, samples
+from conftest import RECORDS, TRAINED_READOUT, every_arch, every_loop, point, relative_error, samples
 
 import resgrad as rg
 from resgrad import kernels, training
@@ -30,13 +30,14 @@ class Foreign:
 
 def problem(kind, arch="two-weight"):
     """(loss, batch size) of one kind."""
-    teacher = rg.Network(arch, point(arch, D, 2, seed=1), D)
+    record = RECORDS[arch]
+    teacher = rg.Network(record, point(arch, D, 2, seed=1), D)
     return {
-        "empirical": lambda: (rg.EmpiricalLoss(arch, *samples(arch, N_SAMPLES, D)), BATCH),
-        "online": lambda: (rg.OnlineLoss(arch, teacher), BATCH),
-        "population": lambda: (rg.PopulationLoss(arch, teacher), None),
-        "plain": lambda: (Foreign(arch, teacher), None),
-        "plain batches": lambda: (Foreign(arch, teacher), BATCH),
+        "empirical": lambda: (rg.EmpiricalLoss(record, *samples(arch, N_SAMPLES, D)), BATCH),
+        "online": lambda: (rg.OnlineLoss(record, teacher), BATCH),
+        "population": lambda: (rg.PopulationLoss(record, teacher), None),
+        "plain": lambda: (Foreign(record, teacher), None),
+        "plain batches": lambda: (Foreign(record, teacher), BATCH),
     }[kind]()
 
 
@@ -106,7 +107,7 @@ def test_a_longer_run_begins_with_the_records_of_a_shorter_one(kind):
 # --------------------------------------------------------------------------------- determinism
 
 
-@every_arch
+@every_loop
 @every_kind
 def test_the_same_arguments_give_the_same_bytes(arch, kind):
     assert_same_bytes(run(kind, 40, arch=arch, seed=3), run(kind, 40, arch=arch, seed=3))
@@ -185,8 +186,8 @@ def test_a_finished_run_can_be_extended(kind, record_every, n_steps):
 
 
 @every_kind
-@pytest.mark.parametrize("arch", ["vanilla", "modresnet"])
-def test_other_readouts_resume_too(kind, arch, stepwise):
+@pytest.mark.parametrize("arch", ["vanilla", "modresnet", "modresnet-free", "leaky"])
+def test_other_architectures_resume_too(kind, arch, stepwise):
     keeper = Keeper()
     whole = run(kind, 13, arch=arch, progress=keeper)
     assert_same_bytes(run(kind, 13, arch=arch, resume=keeper.kept[6]), whole)
@@ -306,12 +307,31 @@ def test_one_seed_is_one_teacher_and_one_start_for_every_source_of_data(arch):
     ],
 )
 def test_draws_have_the_distribution_they_name(arch, kind, low, high, deviation):
-    theta = rg.draw(arch, kind, d=100, rng=0)
-    assert theta.size == rg.ARCHITECTURES[arch].size(100)
-    assert low <= theta.min() <= theta.max() <= high
+    """W1 and W2; a trained skip starts where a fixed one is."""
+    record, theta = rg.ARCHITECTURES[arch], rg.draw(arch, kind, d=100, rng=0)
+    assert theta.size == record.size(100)
+    W1, W2, C, _ = record.unflatten(theta, 100)
+    assert C is None or np.array_equal(C, record.skip_map(100))
+    entries = np.concatenate([block.ravel() for block in (W1, W2) if block is not None])
+    assert low <= entries.min() <= entries.max() <= high
     center = 0.5 if kind == "uniform" else 0.0
-    noise = 5 * deviation / np.sqrt(theta.size)  # five standard errors; the deviation's is no larger
-    assert abs(theta.mean() - center) <= noise and abs(theta.std() - deviation) <= noise
+    noise = 5 * deviation / np.sqrt(entries.size)  # five standard errors; the deviation's is no larger
+    assert abs(entries.mean() - center) <= noise and abs(entries.std() - deviation) <= noise
+
+
+@pytest.mark.parametrize("arch", [name for name, a in rg.ARCHITECTURES.items() if a.trains_skip])
+def test_two_kinds_draw_the_units_and_what_is_added_to_the_skip(arch):
+    """The units are those of the first kind alone, from the same stream."""
+    record = rg.ARCHITECTURES[arch]
+    one, both, other = (
+        record.unflatten(rg.draw(arch, kind, 30, 4, rng=0), 30) for kind in ("normal", "normal+small", "normal+uniform")
+    )
+    for name in ("W1", "W2"):
+        assert all(np.array_equal(getattr(one, name), getattr(drawn, name)) for drawn in (both, other))
+    added, uniform = (drawn.C - record.skip_map(30) for drawn in (both, other))
+    size = 0.1 / np.sqrt(30)
+    assert abs(added.std() - size) < 5 * size / np.sqrt(2 * added.size) and len(np.unique(added)) == added.size
+    assert 0 <= uniform.min() < uniform.max() < 1 and uniform.std() > 0.1
 
 
 @every_arch
@@ -333,7 +353,7 @@ def test_a_data_set_is_gaussian_inputs_and_the_teachers_outputs(arch, dtype):
 # -------------------------------------------------------------------------------- how runs stop
 
 
-@every_arch
+@every_loop
 @every_kind
 @pytest.mark.parametrize("optimizer", [rg.SGD(1e3), rg.Nesterov(1e3, 0.9)], ids=["sgd", "nesterov"])
 def test_divergence_is_said_and_not_recorded(arch, kind, optimizer):
@@ -427,7 +447,7 @@ def test_what_a_flow_is_asked_may_be_written_to():
     assert flows[0].theta.tobytes() == flows[1].theta.tobytes()
 
 
-@every_arch
+@every_loop
 @pytest.mark.parametrize("plain, fused", [("plain", "population"), ("plain batches", "online")])
 def test_a_plain_loop_makes_the_steps_of_the_fused_one(arch, plain, fused):
     """On the same samples, too; to rounding, which 40 steps have not yet magnified."""
@@ -469,26 +489,26 @@ def test_a_start_whose_loss_is_no_float_is_refused(kind):
         rg.train(loss, 1e200 * point("two-weight", D, WIDTH), OPTIMIZER, 3, batch_size)
 
 
-@every_arch
+@every_loop
 @every_kind
 @pytest.mark.parametrize("size", [5e-324, 1e-310, 1e-200])
 def test_parameters_as_small_as_floats_go_are_zeros(arch, kind, size):
     """Here every term they add is below the last digit of what it is added to, or is itself zero."""
     loss, batch_size = problem(kind, arch)
     results = [
-        rg.train(loss, start * np.ones(rg.ARCHITECTURES[arch].size(D, WIDTH)), rg.SGD(1e-3), 5, batch_size)
+        rg.train(loss, start * np.ones(RECORDS[arch].size(D, WIDTH)), rg.SGD(1e-3), 5, batch_size)
         for start in (0.0, size)
     ]
     zero, tiny = (result.loss[0] for result in results)
     assert abs(tiny - zero) <= ROUNDING * zero and np.isfinite(results[1].theta).all()
 
 
-@every_arch
+@every_loop
 @every_kind
 def test_twin_units_stay_twins(arch, kind):
     """Units that begin equal get equal gradients."""
     loss, batch_size = problem(kind, arch)
-    record, theta0 = rg.ARCHITECTURES[arch], point(arch, D, WIDTH)
+    record, theta0 = RECORDS[arch], point(arch, D, WIDTH)
     W1, W2, *_ = record.unflatten(theta0, D)
     E = record.identity * np.eye(D, WIDTH)
     W1[:, 3] = (W1 + E)[:, 1] - E[:, 3]
@@ -523,13 +543,15 @@ def gradients(arch, theta, d):
 def test_permuting_the_units_permutes_the_gradient(arch):
     d, k, order, record = 3, 4, [2, 0, 3, 1], rg.ARCHITECTURES[arch]
     theta = np.round(point(arch, d, k) * 64) / 64  # dyadic: adding and taking off the identity is exact
-    W1, W2, *_ = record.unflatten(theta, d)
     E = record.identity * np.eye(d, k)
-    permuted = record.flatten((W1 + E)[:, order] - E, *([W2[order]] if record.trains_readout else []))
+
+    def permute(blocks, E):
+        rows = None if blocks.W2 is None else blocks.W2[order]
+        return record.flatten(**blocks._replace(W1=(blocks.W1 + E)[:, order] - E, W2=rows)._asdict())
+
+    permuted = permute(record.unflatten(theta, d), E)
     for before, after in zip(gradients(arch, theta, d), gradients(arch, permuted, d)):
-        dW1, dW2, *_ = record.unflatten(before, d)
-        wanted = record.flatten(dW1[:, order], *([dW2[order]] if record.trains_readout else []))
-        assert relative_error(after, wanted) < ROUNDING
+        assert relative_error(after, permute(record.unflatten(before, d), 0 * E)) < ROUNDING
 
 
 @pytest.mark.parametrize("arch", TRAINED_READOUT)
@@ -612,6 +634,12 @@ def test_train_says_what_does_not_fit(bad, error, message):
     "make, error, message",
     [
         (lambda: rg.draw("li", "unifrm", 3), ValueError, "^kind is 'unifrm', .*did you mean 'uniform'"),
+        (lambda: rg.draw("li-free", "normal+smal", 3), ValueError, "^kind is 'normal[+]smal', but must be one of"),
+        (
+            lambda: rg.draw("li", "normal+small", 3),
+            ValueError,
+            "^kind is normal[+]small, but li trains no skip, and wants one kind only$",
+        ),
         (lambda: rg.draw("li", "zero", 0), ValueError, "^d is 0, but must be at least 1$"),
         (lambda: rg.draw("li", "zero", 3, width=0), ValueError, "^width is 0, but must be at least 1$"),
         (
@@ -669,12 +697,47 @@ def test_gradient_flow_says_what_does_not_fit(bad, message):
         rg.gradient_flow(rg.EmpiricalLoss("li", np.eye(2), np.ones(2)), np.zeros(4), 1.0)
 
 
-def test_a_scalar_student_learns_the_sum_of_a_vector_teacher():
-    teacher = rg.Network("resnet", point("resnet", D, WIDTH), D)
+@pytest.mark.parametrize("arch", ["li", "vanilla-free", "leaky", "even"])
+@pytest.mark.parametrize("of", ["resnet", "modresnet-free"])
+def test_a_scalar_student_learns_the_sum_of_a_vector_teacher(arch, of):
+    teacher, student = rg.Network(of, point(of, D, WIDTH), D), RECORDS[arch]
     X = np.random.default_rng(0).standard_normal((200_000, D))
-    theta = point("li", D)
-    exact = rg.PopulationLoss("li", teacher).value(theta)
-    errors = (rg.Network("li", theta, D)(X) - teacher(X).sum(axis=1)) ** 2
+    theta = point(arch, D)
+    exact = rg.PopulationLoss(student, teacher).value(theta)
+    errors = (rg.Network(student, theta, D)(X) - teacher(X).sum(axis=1)) ** 2
     assert abs(errors.mean() - exact) < 5 * errors.std() / len(X) ** 0.5
-    with pytest.raises(ValueError, match="li has 1 output, but resnet has"):
-        rg.PopulationLoss("resnet", rg.Network("li", theta, D))
+    batch = rg.OnlineLoss(student, teacher).batch(50, rng=0)
+    x = batch.rows[:, :D]
+    wanted = (rg.Network(student, theta, D)(x) - teacher(x).sum(axis=1)) ** 2
+    assert relative_error(batch.values(theta), wanted) < ROUNDING
+    with pytest.raises(ValueError, match=f"{arch} has 1 output, but resnet has"):
+        rg.PopulationLoss("resnet", rg.Network(student, theta, D))
+
+
+def test_a_trained_skip_learns_what_other_slopes_add():
+    """s(z) = n z + (p - n) relu(z): a relu student with a trained skip can be a teacher of other slopes."""
+    p, n = RECORDS["leaky"].slopes
+    star = point("leaky", D)
+    W1, W2, C, _ = RECORDS["leaky"].unflatten(star, D)
+    relu = rg.ARCHITECTURES["two-weight-free"]
+    theta = relu.flatten(W1 - np.eye(D), (p - n) * W2, C + n * W1 @ W2.sum(axis=1, keepdims=True))
+    loss = rg.PopulationLoss(relu, rg.Network(RECORDS["leaky"], star, D))
+    assert loss.value(theta) < 1e-29 and np.abs(loss.grad(theta)).max() < 1e-14
+    assert np.linalg.norm(loss.grad(theta + 0.1)) > 1e-2
+
+
+@pytest.mark.parametrize("arch", ["modresnet-free", "leaky"])
+@pytest.mark.parametrize("width", [WIDTH, 70], ids=["narrow", "wide"])
+@pytest.mark.parametrize("kind", ["empirical", "online"])
+def test_a_run_that_diverged_leaves_nothing_behind(arch, width, kind):
+    """The next call of the same loop has the same memory, and finds no NaN in it."""
+    (loss, batch_size), ends = problem(kind, arch), []
+    for starts in ((1.0,), (1e200, 1.0)):
+        advance = training.advancer(loss, OPTIMIZER, batch_size, width)
+        for size in starts:
+            state = training.State.start(loss, size * point(arch, D, width), np.random.default_rng(0))
+            advance(state, 7)
+            ends.append(state)
+    assert not np.isfinite(ends[1].w).all()
+    assert np.isfinite(ends[0].w).all() and ends[2].w.tobytes() == ends[0].w.tobytes()
+    assert ends[2].v.tobytes() == ends[0].v.tobytes() and ends[2].window_loss == ends[0].window_loss
