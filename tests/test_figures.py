@@ -19,6 +19,7 @@ from resgrad.runs.protocol import resolve, simulate, table
 HOME = pathlib.Path(figures.__file__).parent
 TOY = {
     "DIMENSIONS": (2, 3),
+    "DS": (2, 3),
     "D": 3,
     "SEEDS": 2,
     "RUNS": 4,
