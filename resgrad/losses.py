@@ -120,6 +120,9 @@ class _TeacherLoss(_Loss):
         self.arch = architectures.resolve(arch)
         if not isinstance(teacher, Network):
             raise TypeError(f"teacher is {checks.shown(teacher)}, but must be a resgrad.Network")
+        for role, biased in (("arch", self.arch), ("teacher", teacher.arch)):
+            if biased.bias:
+                raise ValueError(f"{role} is {biased.name}, which has biases, but only EmpiricalLoss knows them")
         self.teacher, self.d = teacher, teacher.d
         if self.arch.readout != "vector" == teacher.arch.readout:  # a scalar student learns their sum
             blocks = teacher.arch.unflatten(teacher.theta, self.d)._asdict()

@@ -15,7 +15,7 @@ def program() -> None:
     streams = rg.streams(0, run=1)
     record: rg.Architecture = rg.ARCHITECTURES["li"]
     size: int = record.size(10, width=3)
-    shapes: dict[str, tuple[int, int]] = record.shapes(10)
+    shapes: dict[str, tuple[int, ...]] = record.shapes(10)
     theta_star: NDArray[np.float64] = rg.draw("li", "uniform", 10, rng=streams.teacher)
     theta0: NDArray[np.float64] = rg.draw(record, "small", d=10, width=10, rng=3)
     teacher = rg.Network("li", theta_star, 10)
