@@ -102,9 +102,8 @@ def verdict(summary):
             words = "The gradient points away from the teacher at the end.\n"
     if config.get("loss", "relu") != "relu":
         return (
-            f"{words}Of all units of the teacher one is missed most: from it to the nearest of the student, up to\n"
-            f"sign, 1 - |cos| is {result['missed_final']:.2g}.  (e(Q) may be 0 where units of the student share one\n"
-            "of the teacher.)"
+            f"{words}1 - |cos| between a unit of the teacher and the nearest of the student is at most "
+            f"{result['missed_final']:.2g}.\n(e(Q) can be 0 where units of the student share one of the teacher.)"
         )
     if not is_zero(result):
         words += f"The expected loss is {result['population_loss_final']:.3g}, not zero.\n"
