@@ -233,7 +233,9 @@ def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
     m, skip, slopes = record.outputs(d), d * record.trains_skip, record.slopes
     X, Y = samples(arch, 40, d, dtype=dtype)
     rows = rg.EmpiricalLoss(record, X, Y).rows if source == "data set" else np.empty((0, 0), dtype)
-    other = rg.ARCHITECTURES["resnet-sum" if m == 1 else "resnet"]  # whose skip differs from that of two-weight
+    other = rg.ARCHITECTURES[
+        "resnet" if record.readout == "vector" else "resnet-sum"
+    ]  # whose skip differs from that of two-weight
     teacher = rg.OnlineLoss(record, rg.Network(other, point("resnet", d, 2, seed=1), d), dtype).units_star
     order = np.random.default_rng(0).permutation(40) if source == "data set" else np.empty(0, np.int64)
     rates, results = tuple(map(dtype, (0.01, 0.02, 0.03, 0.9))), []

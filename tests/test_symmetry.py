@@ -15,11 +15,19 @@ EPS = np.finfo(float).eps
 ROUNDING = 100 * EPS  # of |theta|: a handful of roundings in every entry
 VECTOR = [name for name, arch in rg.ARCHITECTURES.items() if arch.readout == "vector"]
 SUM = [name for name, arch in rg.ARCHITECTURES.items() if arch.readout == "sum"]
-TWINS = [
-    (a, b)
-    for a, b in itertools.permutations(ARCHS, 2)
-    if all(getattr(rg.ARCHITECTURES[a], f) == getattr(rg.ARCHITECTURES[b], f) for f in ("skip", "readout"))
-]
+FREE = [name for name, arch in rg.ARCHITECTURES.items() if arch.trains_skip]
+REVERSIBLE = [*FREE, "even"]
+
+
+def convertible(source, target):
+    """Whether every function of ``source`` is one of ``target``, but for what units can make up for."""
+    a, b = rg.ARCHITECTURES[source], rg.ARCHITECTURES[target]
+    skip = b.trains_skip or (a.skip == b.skip and not a.trains_skip)
+    return source != target and (a.readout, a.slopes) == (b.readout, b.slopes) and skip
+
+
+WAYS = [pair for pair in itertools.permutations(ARCHS, 2) if convertible(*pair)]
+TWINS = [(a, b) for a, b in WAYS if convertible(b, a)]
 networks = {
     "arch": st.sampled_from(ARCHS),
     "d": st.integers(1, 6),
@@ -30,24 +38,19 @@ random_networks = given(**networks)
 
 
 def symmetric(arch, theta, d, rng, log_scale=6):
-    """(a random symmetric image of theta, its permutation, its scales)."""
+    """(a random symmetric image of theta, its permutation, its scales, the reversed units)."""
     arch = rg.ARCHITECTURES[arch]
     k = arch.width(theta.size, d)
     permutation, scales = rng.permutation(k), np.ones(k)
+    options = {}
     if arch.trains_readout:
-        scales = 10 ** rng.uniform(-log_scale, log_scale, k)
-    return (
-        rg.transform(
-            arch,
-            theta,
-            d,
-            permutation,
-            scales if arch.trains_readout else None,
-            rng.normal(size=(k, d)) if arch.readout == "sum" else None,
-        ),
-        permutation,
-        scales,
-    )
+        scales = options["scales"] = 10 ** rng.uniform(-log_scale, log_scale, k)
+    if arch.readout == "sum":
+        options["unseen"] = rng.normal(size=(k, d))
+    turned = np.flatnonzero(rng.random(k) < 0.5) if arch.name in REVERSIBLE else np.empty(0, int)
+    if arch.name in REVERSIBLE:
+        options["reverse"] = turned
+    return rg.transform(arch, theta, d, permutation, **options), permutation, scales, turned
 
 
 def pieces(arch, theta, d):
@@ -56,10 +59,12 @@ def pieces(arch, theta, d):
     return U.T, A / (d**0.5 if rg.ARCHITECTURES[arch].readout == "sum" else 1)
 
 
-def from_units(arch, U, W2=None):
-    """theta from the columns of U."""
-    W1 = U - rg.ARCHITECTURES[arch].identity * np.eye(*U.shape)
-    return rg.ARCHITECTURES[arch].flatten(W1, W2 if rg.ARCHITECTURES[arch].trains_readout else None)
+def from_units(arch, U, W2=None, C=None):
+    """theta from the columns of U, W2, and C, which is zero unless given."""
+    record, (d, k) = rg.ARCHITECTURES[arch], U.shape
+    blocks = {"W1": U - record.identity * np.eye(d, k), "W2": W2}
+    blocks["C"] = np.zeros((d, record.outputs(d))) if C is None else C
+    return record.flatten(**{name: blocks[name] for name in record.shapes(d, k)})
 
 
 # ------------------------------------------------------------------------------ exact symmetries
@@ -69,13 +74,14 @@ def from_units(arch, U, W2=None):
 @settings(max_examples=150, deadline=None)
 def test_a_symmetric_image_is_at_distance_zero(arch, d, k, seed):
     theta_star, rng = point(arch, d, k, seed), np.random.default_rng(seed)
-    theta, permutation, scales = symmetric(arch, theta_star, d, rng)
+    theta, permutation, scales, turned = symmetric(arch, theta_star, d, rng)
     size = np.linalg.norm(theta) + np.linalg.norm(theta_star) + 1
     al = rg.align(arch, theta, theta_star, d)
     assert al.distance <= ROUNDING * size
     np.testing.assert_array_equal(al.permutation, permutation)
     np.testing.assert_allclose(al.scales, scales, rtol=1e-9)
     np.testing.assert_allclose(al.teacher, theta, atol=ROUNDING * size)
+    assert al.reversed == tuple(turned.tolist()) and ("reversed" in str(al)) == (turned.size > 0)
     assert al.units_moved == (permutation != np.arange(k)).sum()
     assert al.extra == al.missing == al.dead == al.dead_star == ()
 
@@ -84,7 +90,7 @@ def test_a_symmetric_image_is_at_distance_zero(arch, d, k, seed):
 @settings(max_examples=80, deadline=None)
 def test_a_symmetric_image_is_the_same_function(arch, d, k, seed):
     theta_star, rng = point(arch, d, k, seed), np.random.default_rng(seed)
-    theta, _, _ = symmetric(arch, theta_star, d, rng, log_scale=2)
+    theta, *_ = symmetric(arch, theta_star, d, rng, log_scale=2)
     X = rng.normal(size=(20, d))
     wanted, got = rg.Network(arch, theta_star, d)(X), rg.Network(arch, theta, d)(X)
     np.testing.assert_allclose(got, wanted, atol=1e-11 * (1 + np.abs(wanted).max()))
@@ -104,7 +110,7 @@ def test_dead_and_duplicated_units_are_symmetries_too(arch, d, k, seed, dead, tw
         else:
             U[:, j] = 0.0
     theta_star = from_units(arch, U, W2)
-    theta, _, _ = symmetric(arch, theta_star, d, rng, log_scale=3)
+    theta, *_ = symmetric(arch, theta_star, d, rng, log_scale=3)
     al = rg.align(arch, theta, theta_star, d)
     size = np.linalg.norm(theta) + np.linalg.norm(theta_star) + 1
     assert al.distance <= ROUNDING * size
@@ -141,7 +147,23 @@ def hyperbola(p, q):
 
 
 def brute_force(arch, theta, theta_star, d):
-    """The distance modulo symmetry over all permutations, one pair of units at a time."""
+    """The distance modulo symmetry over all sets of reversed units."""
+    record = rg.ARCHITECTURES[arch]
+    if arch not in REVERSIBLE:
+        return over_permutations(arch, theta, theta_star, d)
+    C, distances = record.unflatten(theta, d).C, []
+    U, A, C_star = record.canonical(theta_star, d)
+    _, W2, *_ = record.unflatten(theta_star, d)
+    for signs in itertools.product([1, -1], repeat=U.shape[1]):
+        turned = np.array(signs) < 0
+        gap = 0.0 if C is None else C - C_star - sum(record.slopes) * U[:, turned] @ A[turned]
+        image = from_units(arch, U * signs, W2)
+        distances.append(np.hypot(over_permutations(arch, theta, image, d), np.linalg.norm(gap)))
+    return min(distances)
+
+
+def over_permutations(arch, theta, theta_star, d):
+    """The distance of U and W2 alone over all permutations, one pair of units at a time."""
     (us, as_), (ut, at) = pieces(arch, theta, d), pieces(arch, theta_star, d)
     k, k_star, fixed = len(us), len(ut), arch not in TRAINED_READOUT
 
@@ -207,22 +229,38 @@ def test_the_distance_is_continuous(arch, d, k, k_star, seed, log_step):
 @settings(max_examples=60, deadline=None)
 def test_it_does_not_matter_which_symmetric_teacher(arch, d, k, seed):
     theta, theta_star = point(arch, d, k, seed), point(arch, d, k, seed + 1)
-    image, _, _ = symmetric(arch, theta_star, d, np.random.default_rng(seed), log_scale=2)
+    image, *_ = symmetric(arch, theta_star, d, np.random.default_rng(seed), log_scale=2)
     first, second = (rg.align(arch, theta, x, d) for x in (theta_star, image))
     assert second.distance == pytest.approx(first.distance, rel=1e-9)
     np.testing.assert_allclose(second.teacher, first.teacher, atol=1e-9)
 
 
-@given(**networks | {"d": st.integers(2, 6)}, k_star=st.integers(1, 7))  # with d = 1 there are ties
+def work(arch, d, k, k_star, seed):
+    """Who does whose work, in two representatives of one function."""
+    theta, theta_star = point(arch, d, k, seed), point(arch, d, k_star, seed + 1)
+    scales = 10 ** np.random.default_rng(seed).uniform(-3, 3, k) if arch in TRAINED_READOUT else None
+    found = (rg.align(arch, x, theta_star, d) for x in (theta, rg.transform(arch, theta, d, scales=scales)))
+    return [(al.permutation.tolist(), al.units_moved, al.extra, al.missing) for al in found]
+
+
+SCALED = [name for name in REVERSIBLE if name in TRAINED_READOUT]
+
+
+@given(  # with d = 1 there are ties
+    **networks | {"d": st.integers(2, 6), "arch": st.sampled_from([name for name in ARCHS if name not in SCALED])},
+    k_star=st.integers(1, 7),
+)
 @settings(max_examples=150, deadline=None)
 def test_who_does_whose_work_depends_on_the_function_alone(arch, d, k, k_star, seed):
-    theta, theta_star = point(arch, d, k, seed), point(arch, d, k_star, seed + 1)
-    rng = np.random.default_rng(seed)
-    scales = 10 ** rng.uniform(-3, 3, k) if arch in TRAINED_READOUT else None
-    first = rg.align(arch, theta, theta_star, d)
-    second = rg.align(arch, rg.transform(arch, theta, d, scales=scales), theta_star, d)
-    np.testing.assert_array_equal(second.permutation, first.permutation)
-    assert (second.units_moved, second.extra, second.missing) == (first.units_moved, first.extra, first.missing)
+    first, second = work(arch, d, k, k_star, seed)
+    assert first == second
+
+
+@pytest.mark.xfail(strict=True, reason="which units are reversed is decided at the scales at hand")
+def test_so_it_does_where_units_are_reversed_and_rescaled():
+    for arch, seed in itertools.product(SCALED, range(20)):
+        first, second = work(arch, 2, 2, 3, seed)
+        assert first == second
 
 
 def test_far_from_the_orbit_the_matching_stays_while_the_nearest_image_changes():
@@ -282,7 +320,7 @@ def test_a_wider_student_with_dead_extra_units_is_the_teacher(arch):
     U, W2 = rng.normal(size=(3, 5)), rng.normal(size=(5, 3))
     theta_star = from_units(arch, U[:, :3], W2[:3])
     U[:, 3:] = 0.0
-    theta, permutation, _ = symmetric(arch, from_units(arch, U, W2), 3, rng, log_scale=2)
+    theta, permutation, *_ = symmetric(arch, from_units(arch, U, W2), 3, rng, log_scale=2)
     al = rg.align(arch, theta, theta_star, 3)
     assert al.distance <= ROUNDING * np.linalg.norm(theta)
     np.testing.assert_array_equal(al.permutation, np.where(permutation < 3, permutation, -1))
@@ -362,11 +400,64 @@ def test_align_refuses(arguments, error, message):
         ("resnet", {"scales": [1.0, -1.0]}, "must be positive"),
         ("li", {"scales": [1.0, 1.0]}, "read-out is fixed"),
         ("resnet", {"unseen": np.zeros((2, 2))}, "resnet sees all of its parameters"),
+        ("resnet", {"reverse": [0]}, "reverse is given, but resnet has no skip that makes up for it"),
+        ("even", {"reverse": [2]}, r"reverse is \[2\], but must be a list of units from 0 to 1"),
+        ("even", {"reverse": [-1]}, "must be a list of units"),
+        ("even", {"reverse": [0.0]}, "must be a list of units"),
+        ("even", {"reverse": 0}, "must be a list of units"),
     ],
 )
 def test_transform_refuses(arch, options, message):
     with pytest.raises(ValueError, match=message):
         rg.transform(arch, point(arch, 2), 2, **options)
+
+
+# --------------------------------------------------------------------------------- reversed units
+
+
+@pytest.mark.parametrize("arch", REVERSIBLE)
+def test_reversing_twice_is_nothing(arch):
+    """And the skip takes (p + n) u a' of each unit, no more."""
+    record, theta = rg.ARCHITECTURES[arch], point(arch, 4)
+    image = rg.transform(arch, theta, 4, reverse=[0, 2])
+    (U, A, C), (V, B, E) = record.canonical(theta, 4), record.canonical(image, 4)
+    np.testing.assert_allclose(V, U * [-1, 1, -1, 1], atol=4 * EPS)
+    np.testing.assert_allclose(B, A, atol=4 * EPS)
+    gain = sum(record.slopes) * (np.outer(U[:, 0], A[0]) + np.outer(U[:, 2], A[2]))
+    np.testing.assert_allclose(E - C, gain, atol=16 * EPS)
+    np.testing.assert_allclose(rg.transform(arch, image, 4, reverse=[0, 2]), theta, atol=16 * EPS)
+    assert np.array_equal(rg.transform(arch, theta, 4, reverse=[]), rg.transform(arch, theta, 4))
+
+
+@pytest.mark.parametrize("arch", REVERSIBLE)
+def test_the_losses_do_not_see_reversals(arch):
+    theta, X = point(arch, 4), samples(arch, 20, 4)[0]
+    image = rg.transform(arch, theta, 4, reverse=[1, 2])
+    teacher = rg.Network(arch, point(arch, 4, 3, seed=1), 4)
+    for loss in rg.PopulationLoss(arch, teacher), rg.EmpiricalLoss(arch, X, teacher(X)):
+        assert abs(loss.value(image) / loss.value(theta) - 1) < 1e-13
+    there = rg.PopulationLoss(arch, rg.Network(arch, theta, 4))
+    assert there.value(image) < 1e-28 and np.abs(there.grad(image)).max() < 1e-13
+    assert rg.spectrum(there, image).nullity == rg.spectrum(there, theta).nullity
+
+
+@pytest.mark.parametrize("arch", REVERSIBLE)
+def test_the_dead_are_not_reversed(arch):
+    """A unit that contributes nothing faces no direction."""
+    rng = np.random.default_rng(0)
+    U, W2 = rng.normal(size=(3, 3)), rng.normal(size=(3, 3))
+    U[:, 1] = 0.0
+    theta_star = from_units(arch, U, W2)
+    al = rg.align(arch, rg.transform(arch, theta_star, 3, reverse=[0, 1]), theta_star, 3)
+    assert al.reversed == (0,) and al.distance < ROUNDING * 10 and al.dead == (1,)
+
+
+@pytest.mark.parametrize("arch", [name for name in ARCHS if name not in REVERSIBLE])
+def test_without_a_trained_skip_nothing_is_reversed(arch):
+    theta = point(arch, 3)
+    U, A, _ = rg.ARCHITECTURES[arch].canonical(theta, 3)
+    al = rg.align(arch, from_units(arch, -U, rg.ARCHITECTURES[arch].unflatten(theta, 3).W2), theta, 3)
+    assert al.reversed == () and al.distance > 0.1
 
 
 # ------------------------------------------------------- the canonical form and the tangent space
@@ -376,9 +467,9 @@ def test_transform_refuses(arch, options, message):
 @settings(max_examples=60, deadline=None)
 def test_the_balanced_form_is_canonical_and_shortest(arch, d, k, seed):
     theta = point(arch, d, k, seed)
-    image, permutation, _ = symmetric(arch, theta, d, np.random.default_rng(seed), log_scale=2)
+    image, permutation, _, turned = symmetric(arch, theta, d, np.random.default_rng(seed), log_scale=2)
     form = symmetry.balanced(arch, theta, d)
-    permuted = rg.transform(arch, form, d, permutation)
+    permuted = rg.transform(arch, form, d, permutation, reverse=turned if arch in REVERSIBLE else None)
     np.testing.assert_allclose(symmetry.balanced(arch, image, d), permuted, atol=1e-9)
     U, A = pieces(arch, form, d)
     if arch in TRAINED_READOUT:
@@ -459,27 +550,44 @@ def test_no_training_moves_the_unseen_part(arch, optimizer, data):
 # --------------------------------------------------- architectures that differ in their identity
 
 
-@pytest.mark.parametrize(("source", "target"), TWINS)
-def test_convert_keeps_the_function_and_the_training_curve(source, target):
+@pytest.mark.parametrize(("source", "target"), WAYS)
+def test_convert_keeps_the_function(source, target):
     theta = point(source, 4, 5)
-    other = rg.convert(theta, 4, source, target)
-    X, Y = samples(source, 60, 4)
-    np.testing.assert_allclose(rg.Network(target, other, 4)(X), rg.Network(source, theta, 4)(X), atol=1e-14)
-    np.testing.assert_allclose(rg.convert(other, 4, target, source), theta, atol=4 * EPS)
+    X, _ = samples(source, 60, 4)
+    other = rg.Network(target, rg.convert(theta, 4, source, target), 4)
+    np.testing.assert_allclose(other(X), rg.Network(source, theta, 4)(X), atol=1e-14)
+
+
+@pytest.mark.parametrize(("source", "target"), TWINS)
+def test_convert_keeps_the_training_curve(source, target):
+    d = 3  # with 4 units: the shape for which other tests have compiled the loops
+    theta = point(source, d, 4)
+    other = rg.convert(theta, d, source, target)
+    X, Y = samples(source, 60, d)
+    np.testing.assert_allclose(rg.convert(other, d, target, source), theta, atol=4 * EPS)
     runs = [
         rg.train(rg.EmpiricalLoss(arch, X, Y), start, rg.Nesterov(0.003, 0.5), 300, batch_size=20, seed=7)
         for arch, start in ((source, theta), (target, other))
     ]
     np.testing.assert_allclose(runs[1].loss, runs[0].loss, rtol=1e-12)
-    back = rg.convert(runs[1].theta, 4, target, source)
+    back = rg.convert(runs[1].theta, d, target, source)
     np.testing.assert_allclose(back, runs[0].theta, atol=1e-12)
     assert runs[0].loss[-1] < 0.9 * runs[0].loss[0]
 
 
 def test_resnet_and_modresnet_are_among_the_convertible():
-    assert {("resnet", "modresnet"), ("li", "vanilla")} <= set(TWINS)
+    assert {("resnet", "modresnet"), ("li", "vanilla"), ("resnet-free", "modresnet-free")} <= set(TWINS)
+    assert set(WAYS) - set(TWINS) >= {
+        ("resnet", "resnet-free"),
+        ("vanilla", "li-free"),
+        ("resnet-sum", "two-weight-free"),
+    }
 
 
-def test_convert_refuses_different_functions():
-    with pytest.raises(ValueError, match="resnet and two-weight differ in more than their identity"):
-        rg.convert(point("resnet", 2), 2, "resnet", "two-weight")
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("resnet", "two-weight"), ("resnet-free", "resnet"), ("vanilla", "even"), ("two-weight", "resnet-sum")],
+)
+def test_convert_refuses_different_functions(source, target):
+    with pytest.raises(ValueError, match=f"{source} and {target} differ in more than their identity"):
+        rg.convert(point(source, 2), 2, source, target)

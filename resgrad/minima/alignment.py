@@ -48,6 +48,7 @@ PARALLEL = 1e-6  # |u^ - v^|: between such units the loss sees a difference of 1
 HUGE = 1e70  # its fourth power is a float
 TIE = 1e-9  # relative difference of two matchings that are equally good
 NODES = 500  # of the search for reversed units; near a copy of the teacher it takes one
+BEYOND = 1e300  # what is no number in units of length: such a unit is not reversed
 TINY = 1e-150  # the squares of TINY and of 1 / TINY are normal floats
 
 
@@ -193,13 +194,16 @@ def _unit(s, t):
     return max(TINY, max(lengths(rows).max() for rows in (s.u, s.a, t.u, t.a))) * TINY
 
 
+@np.errstate(over="ignore")  # a square that is infinite is more than any that is not
 def _reversals(s, t):
     """Which teacher units are reversed in the nearest image, boolean (k,); see the docstring of the module."""
     dead, unit = _dead(s, t), _unit(s, t)
-    costs = np.stack([_orbit_costs(s, x, dead)[0] for x in (t, t.turned(np.ones(dead.shape, bool)))])
+    costs = np.stack([_orbit_costs(s, x, dead)[0] for x in (t, replace(t, u=-t.u))])
     gains, gap = t.linear().reshape(dead.size, -1).T / unit, (s.skip - t.skip).ravel() / unit
+    beyond = np.abs(gains).max(axis=0, initial=0) > BEYOND
+    gains[:, beyond], costs[1, :, beyond] = 0.0, 1e4 * BEYOND
     size = max(np.abs(gains).max(initial=0), np.abs(gap).max(initial=0)) or 1.0
-    by_size = np.argsort(-np.linalg.norm(gains, axis=0), kind="stable")
+    by_size = np.argsort(-lengths(gains.T), kind="stable")
 
     def assigned(decided):
         """The least sum of costs where units may be reversed (1), may not (0), or are open (-1); and who is."""
@@ -237,7 +241,8 @@ def _reversals(s, t):
         open_ = by_size[decided[by_size] < 0]
         if open_.size and len(gap):
             free, left = gains[:, open_] / size, (gap - gains @ (decided > 0)) / size
-            least += 1.99 * size**2 * lsq_linear(free, left, (0, 1)).cost  # 2, but for the solver's tolerance
+            free[np.abs(free) < TINY] = 0.0
+            least += size * (1.99 * size * lsq_linear(free, left, (0, 1)).cost)  # 2, but for the solver's tolerance
         if open_.size and least < best * (1 - TIE):
             for choice in (0, 1):
                 child, made = decided.copy(), made + 1

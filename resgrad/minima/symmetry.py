@@ -82,7 +82,7 @@ class Units:
     def turned(self, which):
         """The units with those reversed that ``which``, boolean (k,), says."""
         u = np.where(which[:, None], -self.u, self.u)
-        return replace(self, u=u, skip=self.skip + self.linear()[which].sum(axis=0))
+        return replace(self, u=u, skip=self.skip + self.each(lambda rows: rows[which]).linear().sum(axis=0))
 
     def each(self, function):
         """The units whose arrays are ``function`` of these arrays."""
