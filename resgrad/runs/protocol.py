@@ -157,7 +157,7 @@ def resolve(arch: Architecture | str, preset: str = "default", **given: Any) -> 
     if arch.size(d, width) >= LARGEST:
         raise ValueError(f"width is {width}, but with d={d} must give fewer than 2^32 parameters")
     if preset == "default" and "lr" not in given:
-        power = 1 if config["teacher"] != "uniform" else 2 if name == "modresnet" else 3
+        power = 1 if config["teacher"] != "uniform" else 2 if name.removesuffix("-free") == "modresnet" else 3
         config["lr"] = float(f"{config['lr'] * (10 / max(d, width)) ** power:.2g}")
     config["seed"] = checks.integer(config["seed"], "seed", 0, float("inf"))
     config["lr"] = checks.real(config["lr"], "lr", above=0)
