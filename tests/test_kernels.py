@@ -8,6 +8,7 @@ import naive
 import numpy as np
 import pytest
 from conftest import (
+    LOOPS,
     RECORDS,
     compiled,
     every_arch,
@@ -38,7 +39,21 @@ TALL = {"d": 2 * policy.ROWS + 3, "width": 2 * policy.NARROW + 3}  # likewise, i
 N_SAMPLES, BATCH, N_STEPS = 23, 5, 12  # the fifth batch of an epoch has 3 samples; three epochs
 LR = 1e-2
 
-every_shape = pytest.mark.parametrize("shape", [SMALL, SHARED, WIDE, TALL], ids=["narrow", "shared", "wide", "tall"])
+SHAPES = {"narrow": SMALL, "shared": SHARED, "wide": WIDE, "tall": TALL}
+every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+# All but one kind: two parts in float32 sum what those of float64 do, and are left to the loops of the post.
+every_job = pytest.mark.parametrize(
+    "arch, dtype, shape",
+    [
+        pytest.param(arch, dtype, shape, id=f"{name}-{dtype.__name__}-{arch}")
+        for arch in LOOPS
+        for dtype in (np.float64, np.float32)
+        for name, shape in SHAPES.items()
+        if not (
+            dtype is np.float32 and shape is SHARED and (RECORDS[arch].trains_skip or RECORDS[arch].slopes != (1, 0))
+        )
+    ],
+)
 every_momentum = pytest.mark.parametrize("momentum", [0.0, 0.9])
 
 
@@ -106,10 +121,8 @@ def test_a_zero_sample_adds_nothing_to_the_gradient(arch):
 # ------------------------------------------------------------------------------ training loops
 
 
-@every_loop
-@every_dtype
+@every_job
 @every_momentum
-@every_shape
 def test_training_on_a_data_set_is_naive_training_on_theta(arch, dtype, momentum, shape):
     X, Y = samples(arch, N_SAMPLES, shape["d"], dtype=dtype)
     theta0, lr = point(arch, **shape, dtype=dtype), LR / shape["width"]
@@ -131,10 +144,8 @@ def test_training_on_a_data_set_is_naive_training_on_theta(arch, dtype, momentum
     assert relative_error(run.theta, wanted) < STEPS[dtype]
 
 
-@every_loop
-@every_dtype
+@every_job
 @every_momentum
-@every_shape
 def test_online_training_is_naive_training_on_the_same_samples(arch, dtype, momentum, shape):
     """The kernel's samples are NumPy's: one row of standard normals after the other."""
     teacher = rg.Network(RECORDS[arch], point(arch, shape["d"], 2, seed=1, dtype=dtype), shape["d"])

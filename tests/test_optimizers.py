@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import every_arch, point, samples
+from conftest import RECORDS, every_arch, every_loop, point, samples
 
 import resgrad as rg
 from resgrad import optimizers, training
@@ -21,11 +21,14 @@ def test_every_optimizer_has_a_case():
 
 def losses(arch):
     """One of each kind, for d = 3."""
-    teacher = rg.Network(arch, point(arch, 3, 2, seed=1), 3)
-    return rg.EmpiricalLoss(arch, *samples(arch, 23, 3)), rg.OnlineLoss(arch, teacher), rg.PopulationLoss(arch, teacher)
+    record = RECORDS[arch]
+    teacher = rg.Network(record, point(arch, 3, 2, seed=1), 3)
+    return rg.EmpiricalLoss(record, *samples(arch, 23, 3)), *(
+        kind(record, teacher) for kind in (rg.OnlineLoss, rg.PopulationLoss)
+    )
 
 
-@every_arch
+@every_loop
 @pytest.mark.parametrize("kind", [0, 1, 2], ids=["empirical", "online", "population"])
 def test_nesterov_without_momentum_is_sgd_bit_for_bit(arch, kind):
     loss, batch = losses(arch)[kind], None if kind == 2 else 5

@@ -274,20 +274,20 @@ def test_more_data_changes_neither_teacher_nor_start_nor_batches():
     assert np.array_equal(*orders)
 
 
-@every_arch
+@every_loop
 def test_one_seed_is_one_teacher_and_one_start_for_every_source_of_data(arch):
-    teachers, starts = [], []
+    record, teachers, starts = RECORDS[arch], [], []
     for kind in KINDS:
         streams = rg.streams(11)
-        theta_star = rg.draw(arch, "uniform", D, rng=streams.teacher)
-        teacher = rg.Network(arch, theta_star, D)
+        theta_star = rg.draw(record, "uniform", D, 2, streams.teacher)
+        teacher = rg.Network(record, theta_star, D)
         if kind == "empirical":
-            loss, batch_size = rg.EmpiricalLoss(arch, *rg.dataset(teacher, N_SAMPLES, streams.data)), BATCH
+            loss, batch_size = rg.EmpiricalLoss(record, *rg.dataset(teacher, N_SAMPLES, streams.data)), BATCH
         elif kind == "online":
-            loss, batch_size = rg.OnlineLoss(arch, teacher), BATCH
+            loss, batch_size = rg.OnlineLoss(record, teacher), BATCH
         else:
-            loss, batch_size = rg.PopulationLoss(arch, teacher), None
-        theta0 = rg.draw(arch, "fan-in", D, WIDTH, streams.init)
+            loss, batch_size = rg.PopulationLoss(record, teacher), None
+        theta0 = rg.draw(record, "fan-in", D, WIDTH, streams.init)
         result = rg.train(loss, theta0, rg.SGD(1e-3), 1, batch_size, streams.batches, observe=OBSERVE)
         teachers.append(theta_star)
         starts.append(result.observed["theta"][0])
