@@ -8,7 +8,7 @@ import resgrad as rg
 from resgrad.runs import plots
 from resgrad.runs.tally import OUTCOMES, PUBLISHED
 
-KS, RUNS = tuple(range(6, 21, 2)), 1000
+KS, RUNS, NORMAL_RUNS = tuple(range(6, 21, 2)), 1000, 100
 CONTROL = ("vanilla", "vanilla-free", "even")
 BASES = ("vanilla", "two-weight", "resnet", "modresnet")
 DS = (5, 10)
@@ -20,7 +20,7 @@ def censuses():
     for d in DS:
         for base in BASES:
             for arch in (base, f"{base}-free"):
-                found[arch, d, "normal"] = rg.census(arch, d, RUNS, teacher="normal", init="normal")
+                found[arch, d, "normal"] = rg.census(arch, d, NORMAL_RUNS, teacher="normal", init="normal")
     return found
 
 
@@ -55,7 +55,7 @@ def draw():
                     right.plot([x, x], [low, high], color=color, lw=1.2)
                     right.plot(x, share, mark, color=color, ms=6, mfc=color if filled else "white")
         right.set(xticks=range(len(BASES)), xticklabels=BASES, ylim=(-0.02, 1.04), xlim=(-0.5, len(BASES) - 0.5))
-        right.set_title("normal teachers; empty: as it is, filled: skip trained; o: d = 5, square: d = 10")
+        right.set_title(f"normal teachers, {NORMAL_RUNS} starts; filled: skip trained; circle: d = 5, square: 10")
         for axes in (left, right):
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         return picture

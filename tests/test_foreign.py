@@ -99,15 +99,15 @@ def test_no_right_gradient_of_a_foreign_network_is_rejected():
 
 @pytest.mark.slow
 def test_no_right_gradient_of_many_foreign_networks_is_rejected():
-    counts = verdicts(range(60 * KINDS))
-    assert counts[None].total() > 2000 and counts[None]["ok"] > 0.4 * counts[None].total()
+    counts = verdicts(range(8 * KINDS), entries=4, most=1000)
+    assert counts[None]["ok"] > 0.4 * counts[None].total()
     for mistake in MISTAKES:
         assert counts[mistake]["wrong"] > 0.8 * counts[mistake].total(), mistake
 
 
 @pytest.mark.slow
 def test_no_right_gradient_of_many_foreign_networks_in_float32_is_rejected():
-    verdicts(range(20 * KINDS), ["factor 2", "layer missing"], dtype=np.float32)
+    verdicts(range(4 * KINDS), ["factor 2", "layer missing"], entries=4, most=1000, dtype=np.float32)
 
 
 def test_no_right_gradient_of_a_foreign_network_in_float32_is_rejected():
@@ -282,3 +282,7 @@ def test_a_hessian_of_a_loss_with_a_domain():
     assert check_hessian(SimpleNamespace(grad=grad, hessian=lambda t: np.diag(-(t**-2))), theta).ok
     wrong = SimpleNamespace(grad=grad, hessian=lambda t: np.diag([-1.001, -1e10]))
     assert check_hessian(wrong, theta).failures[0].position == (0, 0)
+
+
+if __name__ == "__main__":  # two hours: 2,160 networks of up to 10,000 samples, all entries
+    verdicts(range(60 * KINDS))

@@ -11,7 +11,7 @@ import resgrad as rg
 from resgrad.draws import streams
 from resgrad.gradcheck import __main__, check_gradient, check_hessian, differences
 
-points = pytest.mark.parametrize("points", [8, pytest.param(200, marks=pytest.mark.slow)])
+points = pytest.mark.parametrize("points", [8, pytest.param(40, marks=pytest.mark.slow)])
 
 
 # ------------------------------------------------------------------------------ planted errors
