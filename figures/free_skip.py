@@ -42,9 +42,9 @@ def draw():
             left.plot(KS, share, "--" if dashed else "-", color=color)
         published = {k: 1 - share for (k, width), share in PUBLISHED.items() if k == width}
         left.plot(published.keys(), published.values(), "o", color=plots.INK, ms=4.5, zorder=3)
-        plots.tag(left, 14, 1.0, "vanilla-free and (dashed) even", plots.COLORS["vanilla-free"], xytext=(-70, -14))
-        plots.tag(left, 13, 0.37, "vanilla", plots.COLORS["vanilla"], xytext=(10, 2))
-        plots.tag(left, 12, published[12], "published", plots.INK, xytext=(-50, -14))
+        plots.tag(left, 20, 1.0, "vanilla-free, and even (dashed)", plots.COLORS["vanilla-free"], xytext=(0, -14))
+        plots.tag(left, 16, 0.15, "vanilla", plots.COLORS["vanilla"], xytext=(35, 8))
+        plots.tag(left, 12, published[12], "published", plots.INK, xytext=(-6, -12))
         left.set(xlabel="teacher units k = dimension", ylabel="share of zero-loss runs", ylim=(-0.02, 1.04), xticks=KS)
         left.set_title(f"W1* = I; {RUNS:,} starts each, bands: 95 % intervals")
         for n, base in enumerate(BASES):
@@ -55,7 +55,8 @@ def draw():
                     right.plot([x, x], [low, high], color=color, lw=1.2)
                     right.plot(x, share, mark, color=color, ms=6, mfc=color if filled else "white")
         right.set(xticks=range(len(BASES)), xticklabels=BASES, ylim=(-0.02, 1.04), xlim=(-0.5, len(BASES) - 0.5))
-        right.set_title(f"normal teachers, {NORMAL_RUNS} starts; filled: skip trained; circle: d = 5, square: 10")
+        right.set_title(f"normal teachers; {NORMAL_RUNS} starts each")
+        right.set_xlabel("circles: d = 5, squares: d = 10;  filled: with a trained skip")
         for axes in (left, right):
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         return picture
