@@ -731,7 +731,6 @@ NOT_ARGUMENTS = {
     "init is .'small'., but must be one of": {"init": ["small"]},
     "data is .., but must be one of": {"data": []},
     "d is None, but must be an integer": {"d": None},
-    "steps is None, but must be an integer": {"steps": None},
     "executor is 5, but must be a concurrent": {"executor": 5},
     "out is 5, but must be a directory": {"out": 5},
     "out is '', but must be a directory": {"out": ""},

@@ -8,7 +8,7 @@ from conftest import point, relative_error
 from scipy import linalg, optimize
 
 import resgrad as rg
-from resgrad.minima import landscape
+from resgrad.minima import problem
 
 PI = np.pi
 FREE = [name for name, arch in rg.ARCHITECTURES.items() if arch.trains_skip]
@@ -250,7 +250,7 @@ def test_theorem_1_a_fourth_unit_frees_the_even_part_and_not_vanilla():
         7.290e-3, rel=1e-3
     )
     released = plane("vanilla-free", LINES)
-    assert rg.polish(released, np.r_[worst.theta, 0, 0]).loss < landscape.GLOBAL
+    assert rg.polish(released, np.r_[worst.theta, 0, 0]).loss < problem.GLOBAL
 
 
 def test_theorem_2_its_inequalities():
@@ -275,7 +275,7 @@ def test_theorem_2_its_list_of_critical_points():
         end = rg.polish(loss, rng.standard_normal(4), max_steps=0)  # Newton's method alone finds saddles, too
         if end.verdict == "unconverged":
             continue
-        if end.loss < landscape.GLOBAL:
+        if end.loss < problem.GLOBAL:
             seen.add("teacher")
             continue
         W = end.theta.reshape(2, 2)

@@ -1,6 +1,6 @@
 """The units in which a loss is judged: neither its scale nor its symmetries change what they show."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,10 @@ class Problem:
             self.zero, self.first = -np.inf, theta
             return
         units = symmetry.Units.of(self.arch, theta, self.d)
-        silent = loss.value(units.each(np.zeros_like).theta())
+        dead = replace(units.each(np.zeros_like), skip=np.zeros_like(units.skip))
+        if self.arch.trains_skip:  # the best skip: d2loss/dC dC = 2 I
+            dead = replace(dead, skip=-self.arch.unflatten(loss.grad(dead.theta()), self.d).C / 2)
+        silent = loss.value(dead.theta())
         each = (silent / max(self.arch.readout_rate(self.d), 1)) ** 0.5 / len(units.u)
         self.least = each or units.strength().max() ** 2 or 1.0  # where the teacher is zero, the student is the scale
         self.zero = GLOBAL * (silent or self.least**2)  # a loss of at most this is zero
