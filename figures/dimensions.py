@@ -8,7 +8,7 @@ from resgrad.runs import plots
 from . import POST
 from .frequencies import LABELS, TEACHERS, census
 
-DIMENSIONS, RUNS = (2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20), 200
+DIMENSIONS, RUNS = (2, 3, 4, 5, 6, 8, 10), 40
 
 
 def censuses():
