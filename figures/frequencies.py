@@ -3,7 +3,8 @@
 The post has one run of each.  Here d = 10, its starts U(-1/sqrt(d), 1/sqrt(d)), exact expected loss,
 Nesterov, then gradient flow; every run draws a new teacher.
 
-A hundred runs a bar take ten minutes.  Where there is a directory runs/figures they are kept there, and go on from there.
+A hundred runs a bar take ten minutes.  Where there is a directory runs/figures they are kept there, and go on from
+there.
 """
 
 from pathlib import Path

@@ -317,7 +317,7 @@ def test_nothing_beyond_the_data_is_read():
 @compiled
 def test_only_wide_networks_take_the_wide_loops():
     for loop, limit, extra in (
-        (lambda d, k: kernels.sampled_loop(d, k, 1, False)[0], policy.NARROW, wide.wide_loop),
+        (lambda d, k: kernels.sampled_loop(d, k, 1)[0], policy.NARROW, wide.wide_loop),
         (
             lambda d, k: kernels.population_loop(d, k, 2 * k, 1)[0],
             policy.EXACT_NARROW,

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     from ..architectures import ARCHITECTURES, resolve
 
     archs = [resolve(options.arch)] if options.arch is not None else ARCHITECTURES.values()
-    row, doubtful, failed = "{:<14}{:<12}{:<9}{:>7}{:>6}{:>15}  {}", [], False
+    row, doubtful, failed = "{:<16}{:<12}{:<9}{:>7}{:>6}{:>15}  {}", [], False
     command.say(row.format("architecture", "loss", "point", "checked", "kinks", "max rel error", "verdict"))
     for *names, report in (line for arch in archs for line in _reports(arch, d, seed)):
         counts = sum(block.checked for block in report.blocks), len(report.kinks)
