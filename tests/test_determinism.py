@@ -70,6 +70,13 @@ def test_with_and_without_resume(small, tmp_path):
     assert numbers(tmp_path, "--resume", "--steps", "300") == small
 
 
+def test_with_and_without_resume_of_a_trained_skip(tmp_path):
+    line = ["--arch", "vanilla-free", "--data", "population", "--d", "3", "--steps"]
+    whole = numbers(tmp_path / "whole", *line, "300")
+    assert run(tmp_path / "cut", *line, "113") == 0
+    assert numbers(tmp_path / "cut", "--resume", "--steps", "300") == whole
+
+
 @pytest.mark.slow
 def test_on_a_cold_and_a_warm_cache_and_a_cold_one_is_announced(small, tmp_path):
     cold, told = command(tmp_path / "cold", *SMALL, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
