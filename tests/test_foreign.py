@@ -99,7 +99,7 @@ def test_no_right_gradient_of_a_foreign_network_is_rejected():
 
 @pytest.mark.slow
 def test_no_right_gradient_of_many_foreign_networks_is_rejected():
-    counts = verdicts(range(8 * KINDS), entries=4, most=1000)
+    counts = verdicts(range(KINDS, 6 * KINDS), most=1000)
     assert counts[None]["ok"] > 0.4 * counts[None].total()
     for mistake in MISTAKES:
         assert counts[mistake]["wrong"] > 0.8 * counts[mistake].total(), mistake
@@ -107,7 +107,7 @@ def test_no_right_gradient_of_many_foreign_networks_is_rejected():
 
 @pytest.mark.slow
 def test_no_right_gradient_of_many_foreign_networks_in_float32_is_rejected():
-    verdicts(range(4 * KINDS), ["factor 2", "layer missing"], entries=4, most=1000, dtype=np.float32)
+    verdicts(range(KINDS, 3 * KINDS), ["factor 2", "layer missing"], most=1000, dtype=np.float32)
 
 
 def test_no_right_gradient_of_a_foreign_network_in_float32_is_rejected():
