@@ -23,6 +23,7 @@ TOY = {
     "D": 3,
     "SEEDS": 2,
     "RUNS": 4,
+    "NORMAL_RUNS": 4,
     "KS": (2, 14),
     "PAIRS": 5,
     "STARTS": (0.0, 0.5, 1.0),
