@@ -11,6 +11,7 @@ import resgrad as rg
 from resgrad.minima import problem
 
 PI = np.pi
+ZERO = 1e-12  # of the loss at a global minimum; the others here have more than 1e-4
 FREE = [name for name, arch in rg.ARCHITECTURES.items() if arch.trains_skip]
 LINES = np.radians([0, 130, 260])  # three units in the plane
 
@@ -298,3 +299,25 @@ def test_searches_with_the_teachers_width_find_saddles_alone(k, teachers):
         if critical := critical_lines(beta, w_star, start):
             found, largest = found + 1, max(largest, curvature(*critical[:2], beta, w_star))
     assert found > teachers / 12 and largest < 0.9  # below 1: a direction of negative curvature
+
+
+def test_trained_readouts_keep_two_units_of_opposite_sign_on_one_line():
+    even = replace(rg.ARCHITECTURES["two-weight"], name="even part", identity=0, slopes=(0.5, -0.5))
+    free = replace(rg.ARCHITECTURES["two-weight-free"], name="free", identity=0)
+    at = lambda arch, U, a, **C: arch.flatten(U, np.repeat(np.divide(a, 2)[:, None], 2, axis=1), **C)  # noqa: E731
+    U, a = np.array([[1.3 + 2 / PI, -0.3], [0.0, 0.0]]), np.array([1.0, -1.0])
+    skip = 0.5 * (1 - U @ a)[:, None]
+    theta, theta_free = at(even, U, a), at(free, U, a, C=skip)
+    loss = rg.PopulationLoss(even, rg.Network(even, at(even, np.eye(2), np.ones(2)), 2))
+    loss_free = rg.PopulationLoss(free, rg.Network(free, at(free, np.eye(2), np.ones(2), C=np.zeros((2, 1))), 2))
+    for here, point_ in ((loss, theta), (loss_free, theta_free)):
+        assert here.value(point_) == pytest.approx((PI**2 - 4) / (4 * PI**2), rel=1e-13)
+        assert np.abs(here.grad(point_)).max() < 1e-15
+        assert np.linalg.eigvalsh(here.hessian(point_)).min() > -1e-14
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        near = at(even, U + 0.03 * rng.standard_normal((2, 2)), a + 0.03 * rng.standard_normal(2))
+        assert loss.value(near) >= loss.value(theta)
+    a = np.abs(a)  # with weights of one sign the same point is a saddle
+    U[0] = np.array([0.7, 0.3]) * (1 + 2 / PI)
+    assert np.linalg.eigvalsh(loss.hessian(at(even, U, a))).min() < -1e-2

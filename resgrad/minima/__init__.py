@@ -113,5 +113,13 @@ in (0, pi/4), and negative in (pi/4, pi/2); f >= f(pi/4) = 2^(1/2) (1 + pi/4).
   K(x) < pi/2.  So the left side is below 4.45 times -K'(x), the right side above 5.04 times: no such point.
 - One line: f' = 0 and w_1 + w_2 = 2f/pi, so V'' = -f - f'' = -2 (|sin| + |cos|) < 0: turn the units apart as in (e).
 
+**With trained read-outs, spurious minima remain.**  The weight of a unit is a_j |u_j|
+then, and two units on one line may have weights w_1 > 0 > w_2.  Turned apart by t in all, with their sum and center
+held, they change 2 pi loss by w_1 w_2 V'' t^2 / (w_1 + w_2) to second order, which is positive where V'' < 0 < w_1 +
+w_2: they hold each other (Fukumizu & Amari 2000).  For U* = I, a* = 1, d = k = 2 these are all (u_1, a_1), (u_2, a_2)
+on the line of a u*_i with w_1 + w_2 = 1 + 2/pi, the best single unit, a strict minimum (f is largest, V'' = -2).  So
+they are local minima of the even part of ``two-weight-free``, of loss (pi^2 - 4) / (4 pi^2).  Read-outs fixed at 1
+exclude them.
+
 **Open.**  k = k* in the plane, for other teachers: in searches with k = 2, 3 and 4 every critical point of positive
 loss has a direction of negative curvature (``tests/test_even_part.py``).  d > 2, where nothing orders the lines."""
