@@ -119,7 +119,7 @@ held, they change 2 pi loss by w_1 w_2 V'' t^2 / (w_1 + w_2) to second order, wh
 w_2: they hold each other (Fukumizu & Amari 2000).  For U* = I, a* = 1, d = k = 2 these are all (u_1, a_1), (u_2, a_2)
 on the line of a u*_i with w_1 + w_2 = 1 + 2/pi, the best single unit, a strict minimum (f is largest, V'' = -2).  So
 they are local minima of the even part of ``two-weight-free``, of loss (pi^2 - 4) / (4 pi^2).  Read-outs fixed at 1
-exclude them.
+exclude them.  That they exist does not say how often training ends in them.
 
 **Open.**  k = k* in the plane, for other teachers: in searches with k = 2, 3 and 4 every critical point of positive
 loss has a direction of negative curvature (``tests/test_even_part.py``).  d > 2, where nothing orders the lines."""
