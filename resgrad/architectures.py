@@ -232,6 +232,14 @@ class Architecture:
             blocks.append(dU[d])
         return np.concatenate([block.ravel() for block in blocks])
 
+    def pull_back_hessian(self, full: np.ndarray, d: int, k: int) -> np.ndarray:
+        """Hessian in theta from the one in (U, A, C), row-major, of k units without biases (eq. 5)."""
+        units, outputs = d * k, k * self.outputs(d)
+        sources = {"fixed": np.arange(0), "sum": np.repeat(np.arange(outputs), d), "vector": np.arange(outputs)}
+        after = np.arange(units + outputs, len(full) if self.trains_skip else 0)
+        index = np.concatenate([np.arange(units), units + sources[self.readout], after])  # W2 entry -> its row's A
+        return full[np.ix_(index, index)]
+
 
 ARCHITECTURES = {
     arch.name: arch

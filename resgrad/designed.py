@@ -96,14 +96,7 @@ class KernelLoss(losses._TeacherLoss):
         if self.unit_rows:
             dU = duals.dual_gradient(self.dual, U, A, *self.units_star[:2], D, self._constant)[1]
             full = _of_directions(full, U, dU, norm)
-        return self._in_theta(losses._finite(full, "Hessian"), U.size, A.size)
-
-    def _in_theta(self, full, units, outputs):
-        """The Hessian in theta from the one in (U, A, C), whose first two blocks have these sizes."""
-        sources = {"fixed": np.arange(0), "sum": np.repeat(np.arange(outputs), self.d), "vector": np.arange(outputs)}
-        after = np.arange(units + outputs, len(full) if self.arch.trains_skip else 0)
-        index = np.concatenate([np.arange(units), units + sources[self.arch.readout], after])  # (5)
-        return full[np.ix_(index, index)]
+        return self.arch.pull_back_hessian(losses._finite(full, "Hessian"), *U.shape)
 
     def retract(self, theta: ArrayLike) -> np.ndarray:
         """The same function with units of length 1, if ``unit_rows``: where `train` goes on after each step."""

@@ -234,14 +234,9 @@ class PopulationLoss(_TeacherLoss):
 
     def hessian(self, theta: ArrayLike) -> np.ndarray:
         """The exact Hessian at ``theta``, shape (n, n), symmetric; (14)-(17) and (20)."""
-        U, A, C = weights = self._weights(theta)
+        weights = self._weights(theta)
         full = _finite(kernels.population_hessian(*weights, *self.units_star, self.arch.slopes), "Hessian")
-        if self.arch.readout == "vector":
-            return full
-        sources = {"fixed": np.arange(0), "sum": np.repeat(np.arange(A.size), self.d)}[self.arch.readout]
-        after = np.arange(U.size + A.size, len(full))
-        index = np.concatenate([np.arange(U.size), U.size + sources, after])  # W2 entry -> its row's A (5)
-        return full[np.ix_(index, index)]
+        return self.arch.pull_back_hessian(full, *weights[0].shape)
 
 
 class OnlineLoss(_TeacherLoss):
