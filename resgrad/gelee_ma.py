@@ -5,15 +5,14 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import architectures, checks, duals
+from . import architectures, checks, duals, losses
 from .architectures import Network
 from .kernels.policy import quiet
-from .losses import _finite
 
 BATCH = 200  # samples, unless said otherwise
 
 
-class GeLeeMaLoss:
+class GeLeeMaLoss(losses._Loss):
     """G(B) of Ge, Lee & Ma (2017), exact for x ~ N(0, I): value, gradient and Hessian.
 
     Parameters
@@ -87,14 +86,6 @@ class GeLeeMaLoss:
         """``{"B": (k, d)}``."""
         return {"B": self._rows(theta).shape}
 
-    def value(self, theta: ArrayLike) -> float:
-        """G at ``theta``, a float."""
-        return self.value_and_grad(theta)[0]
-
-    def grad(self, theta: ArrayLike) -> np.ndarray:
-        """The gradient at ``theta``, shape (n,)."""
-        return self.value_and_grad(theta)[1]
-
     @quiet
     def value_and_grad(self, theta: ArrayLike) -> tuple[float, np.ndarray]:
         """(value, gradient) at ``theta``."""
@@ -105,7 +96,7 @@ class GeLeeMaLoss:
         value = self.cP * a @ (S * S) - (self.cP + self.cR * self.mu) * np.sum(square * square @ a)
         dinner = 4 * a * inner * (self.cP * S - (self.cP + self.cR * self.mu) * square)
         gradient = dinner @ self.rows_star + 4 * self.lam * n[:, None] * B
-        return float(value + self.lam * n @ n), _finite(gradient.ravel(), "gradient")
+        return float(value + self.lam * n @ n), losses._finite(gradient.ravel(), "gradient")
 
     @quiet
     def hessian(self, theta: ArrayLike) -> np.ndarray:
@@ -118,7 +109,7 @@ class GeLeeMaLoss:
         blocks = np.einsum("jli,ix,iy->jxly", pairs, self.rows_star, self.rows_star, optimize=True)
         rest = n[:, None, None] * np.eye(self.d) + 2 * B[:, :, None] * B[:, None, :]
         blocks[own, :, own, :] += 4 * self.lam * rest
-        return _finite(blocks.reshape(B.size, B.size), "Hessian")
+        return losses._finite(blocks.reshape(B.size, B.size), "Hessian")
 
     def batch(self, batch_size: int = BATCH, rng: np.random.Generator | int | None = None) -> "GeLeeMaBatch":
         """G from ``batch_size`` fresh samples, unbiased, from ``rng`` (a Generator or a seed)."""
@@ -192,7 +183,7 @@ def _cosines(B, B_star):
     return np.abs(unit @ unit_star.T)
 
 
-class OfStudent:
+class OfStudent(losses._Loss):
     """G less its `floor`, of a student of `vanilla`: theta is W1 (d, k), and B = W1'.
 
     It is 0 at the teacher, as an expected loss is, and all that asks for a network's loss can ask for this one.
@@ -205,25 +196,12 @@ class OfStudent:
         exact = getattr(loss, "loss", loss)  # of a batch
         self.teacher, self.d, self.floor = exact.teacher, exact.d, exact.floor
 
-    def _theta(self, theta):
-        theta = checks.array(theta, "theta")
-        self.arch.unflatten(theta, self.d)
-        return theta
-
     def _order(self, theta):
         """The indices in W1 of the entries of B."""
         return np.arange(theta.size).reshape(self.d, -1).T.ravel()
 
-    def value(self, theta):
-        """G - `floor`."""
-        return self.value_and_grad(theta)[0]
-
-    def grad(self, theta):
-        """Its gradient, shape (n,)."""
-        return self.value_and_grad(theta)[1]
-
     def value_and_grad(self, theta):
-        """Both."""
+        """(G - `floor`, its gradient)."""
         theta = self._theta(theta)
         order, gradient = self._order(theta), np.empty_like(theta)
         value, gradient[order] = self.loss.value_and_grad(theta[order])
