@@ -233,11 +233,13 @@ class Architecture:
         return np.concatenate([block.ravel() for block in blocks])
 
     def pull_back_hessian(self, full: np.ndarray, d: int, k: int) -> np.ndarray:
-        """Hessian in theta from the one in (U, A, C), row-major, of k units without biases (eq. 5)."""
-        units, outputs = d * k, k * self.outputs(d)
+        """Hessian in theta from the one in (U, A, C), row-major, of k units (eq. 5); biases are the last row of U."""
+        at_A, outputs = (d + self.bias) * k, k * self.outputs(d)
         sources = {"fixed": np.arange(0), "sum": np.repeat(np.arange(outputs), d), "vector": np.arange(outputs)}
-        after = np.arange(units + outputs, len(full) if self.trains_skip else 0)
-        index = np.concatenate([np.arange(units), units + sources[self.readout], after])  # W2 entry -> its row's A
+        after = np.arange(at_A + outputs, len(full) if self.trains_skip else 0)
+        # W2 entry -> its row's A; theta has the biases last
+        index = [np.arange(d * k), at_A + sources[self.readout], after, np.arange(d * k, at_A)]
+        index = np.concatenate(index)
         return full[np.ix_(index, index)]
 
 
@@ -257,6 +259,7 @@ ARCHITECTURES = {
         Architecture("two-weight-free", "sum(W2' relu((W1 + I)' x)) + c' x", "resgrad", 1, 0, "sum", trains_skip=True),
         Architecture("resnet-free", "W2' relu(W1' x) + C' x", "resgrad", 0, 1, "vector", trains_skip=True),
         Architecture("modresnet-free", "W2' relu((W1 + I)' x) + C' x", "resgrad", 1, 1, "vector", trains_skip=True),
+        Architecture("li-bias", "||relu((I + W1)' x + b)||_1", "the post's notebook", 1, 0, "fixed", bias=True),
         Architecture("even", "||W1' x||_1 / 2", "resgrad", 0, 0, "fixed", slopes=(0.5, -0.5)),
     )
 }

@@ -93,6 +93,8 @@ def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, see
         ``data``: "population", "online" or "dataset", with ``batch_size`` and ``samples``;
         ``optimizer``: a record, or a name with ``lr`` (default: see `basins.descend`) and ``momentum``;
         ``steps``, at most: 10,000 for the expected loss, where gradient flow takes over then, else 100,000;
+        ``covariance`` of the inputs, as for `PopulationLoss` or the path of a .npy file; ``noise``, the standard
+        deviation of noise on each label, which the losses reported do not contain;
         ``loss``: "relu", "even", "hermite24" or "ge-lee-ma" (see `resgrad.designed`), with ``rows``, "free" or
         "unit", and ``mu`` and ``lam``.
 
@@ -194,6 +196,8 @@ def _parser():
         teacher=f"{', '.join(DRAWS)} (drawn anew in each run; for vanilla: identity), or a weights.npz",
         init="where the student starts: as for --teacher, but no file (fan-in; for vanilla: normal)",
         data="population: the exact expected loss (default), online, or dataset",
+        covariance="of the inputs: power:ALPHA (eigenvalues i^-ALPHA, trace d) or a .npy file (identity)",
+        noise="standard deviation of noise on each label (0)",
         loss="relu (default), even, hermite24 or ge-lee-ma: see resgrad.designed",
         rows="unit: even and hermite24 keep units at length 1 (free)",
         mu="of ge-lee-ma (0.1)",
@@ -219,7 +223,8 @@ def _request(out, given):
             raise ValueError("resume is given without out, but must know the directory: --out DIR")
         if (out / journal.NAME).exists() or not {"arch", "preset"} & set(given):
             config = journal.read(out / journal.NAME)[0]["config"]
-            config["teacher"] = config["teacher"].rpartition(", sha256 ")[0] or config["teacher"]
+            for key in {"teacher", "covariance"} & {key for key, value in config.items() if value is not None}:
+                config[key] = config[key].rpartition(", sha256 ")[0] or config[key]
             given = {key: value for key, value in config.items() if value is not None} | given
     preset, k = given.pop("preset", None), given.pop("k", None)
     if preset is None:

@@ -64,7 +64,7 @@ class KernelLoss(losses._TeacherLoss):
         self.kernel, self.dual = kernel, duals.DUALS[checks.choice(kernel, "kernel", duals.DUALS)]
         if not isinstance(unit_rows, bool):
             raise TypeError(f"unit_rows is {checks.shown(unit_rows)}, but must be True or False")
-        if self.arch.slopes != (1, 0) or self.arch.bias or self.teacher.arch.bias:
+        if self.arch.slopes != (1, 0) or self.biased:
             raise ValueError(f"arch is {self.arch.name}, but a kernel needs units relu(u'x) to replace")
         self.unit_rows = unit_rows
         self._constant = duals.teacher_constant(self.dual, *self.units_star[:2])
@@ -214,8 +214,8 @@ def hermite_spectrum(
         loss = loss.population
     if isinstance(loss, KernelLoss):
         (U, A, D, _), dual, scale, slope = loss._network(theta), loss.dual, 1.0, loss.dual.slope
-    elif isinstance(loss, losses.PopulationLoss) and not (loss.arch.bias or loss.teacher.arch.bias):
-        U, A, C = loss.arch.canonical(loss._theta(theta), loss.d)
+    elif isinstance(loss, losses.PopulationLoss) and not loss.biased:
+        U, A, C = loss._weights(theta)
         D, dual = loss.units_star[2] + (C if loss.arch.trains_skip else 0), duals.DUALS["relu"]
         scale, slope = (loss.arch.slopes[0] - loss.arch.slopes[1]) ** 2, sum(loss.arch.slopes)
     else:

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
-from . import architectures, blas, checks
+from . import architectures, blas, checks, inputs
 from .architectures import Architecture, Network
 
 Seed = np.random.Generator | int | None
@@ -82,7 +82,8 @@ def draw(arch: Architecture | str, kind: str, d: int, width: int | None = None, 
         Entries of W1, then of W2: U[0, 1), U(-1/sqrt(d), 1/sqrt(d)), N(0, 1/d), N(0, 0.01/d),
         N(0, 0.09/d), Li & Yuan's two-phase start (square W1 only), zeros, or the identity matrix.
         Where the skip is trained, C is ``skip`` times the identity matrix (``vector``) or ones; of two kinds, as in
-        "normal+small", the second one is that of what is added to it.
+        "normal+small", the second one is that of what is added to it.  Biases are of the last kind; "uniform+zero" has
+        none, and neither have "identity" and "phases".
     d : int
     width : int, optional
         d unless given.
@@ -107,11 +108,14 @@ def draw(arch: Architecture | str, kind: str, d: int, width: int | None = None, 
     if not known(kind):
         raise checks.suggest(kind, "kind", list(DRAWS))
     kind, _, of_skip = kind.partition("+")
-    if of_skip and not arch.trains_skip:
+    if of_skip and not (arch.trains_skip or arch.bias):
         raise ValueError(f"kind is {kind}+{of_skip}, but {arch.name} trains no skip, and wants one kind only")
     blocks = {}
     for name, shape in arch.shapes(d, width).items():
-        if name != "C":
+        if name == "b":
+            last = of_skip or kind
+            blocks[name] = np.zeros(shape) if last in ("identity", "phases") else DRAWS[last](rng, shape, d)
+        elif name != "C":
             blocks[name] = DRAWS[kind](rng, shape, d)
         else:
             blocks[name] = arch.skip_map(d) + (DRAWS[of_skip](rng, shape, d) if of_skip else 0.0)
@@ -120,8 +124,9 @@ def draw(arch: Architecture | str, kind: str, d: int, width: int | None = None, 
 
 @blas.one_thread()
 def dataset(
-    teacher: Network, n_samples: int, rng: Seed = None, dtype: DTypeLike = np.float64
-) -> tuple[np.ndarray, np.ndarray]:
+    teacher: Network, n_samples: int, rng: Seed = None, dtype: DTypeLike = np.float64, *,
+    covariance: ArrayLike | str | None = None, noise: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Gaussian samples and a teacher's outputs at them.
 
     Parameters
@@ -130,6 +135,10 @@ def dataset(
     n_samples : int
     rng : numpy.random.Generator or int
     dtype : {float64, float32}
+    covariance : array_like (d, d) or str, optional
+        Of the inputs; a matrix, or "power:ALPHA": see `PopulationLoss`.  Default: the identity.
+    noise : float, optional
+        Standard deviation of Gaussian noise on each output, drawn after the inputs: it does not change them.
 
     Returns
     -------
@@ -150,6 +159,14 @@ def dataset(
     """
     if not isinstance(teacher, Network):
         raise TypeError(f"teacher is {checks.shown(teacher)}, but must be a resgrad.Network")
-    dtype, shape = checks.floating(dtype), (checks.integer(n_samples, "n_samples"), teacher.d)
-    X = checks.generator(rng).standard_normal(shape).astype(dtype, copy=False)
-    return X, teacher(X)
+    dtype, size = checks.floating(dtype), checks.integer(n_samples, "n_samples")
+    factor, noise = inputs.factor(covariance, teacher.d), checks.real(noise, "noise", 0)
+    return sampled(teacher, size, checks.generator(rng), dtype, factor, noise)
+
+
+def sampled(teacher, count, rng, dtype, factor, noise):
+    """`dataset`, its arguments checked; the inputs have the covariance L L', L the ``factor`` or None."""
+    X = rng.standard_normal((count, teacher.d))
+    X = (X if factor is None else X @ factor.T).astype(dtype, copy=False)
+    Y = teacher(X)
+    return X, Y + (noise * rng.standard_normal(Y.shape)).astype(dtype) if noise else Y

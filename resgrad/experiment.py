@@ -22,24 +22,33 @@ import numpy as np
 from . import __version__, architectures, optimizers
 from .draws import DRAWS
 from .runs import command, files
-from .runs.protocol import PRESETS, Config, expected, prepare, resolve, rows, simulate, table
+from .runs.protocol import PRESETS, Config, prepare, resolve, rows, simulate, table
 
 RUN_FILES = ("run.json", "checkpoint.npz", "history.csv", "weights.npz", "figure.png", "report.html")
 SAVE_EVERY = 3.0  # seconds between checkpoints
+NOISY = 40_000  # parameters up to which the noise of a gradient takes seconds
 VERIFY = 2.0  # seconds that --verify spends on making a run again
 
 
-def save_checkpoint(path, config, teacher, state, records, seconds):
-    """Write what a run needs to go on, bit for bit.  The data are not saved; they are drawn again."""
+def save_checkpoint(path, config, teacher, state, records, seconds, covariance=None):
+    """Write what a run needs to go on, bit for bit.  The data are not saved; they are drawn again.
+
+    The ``covariance`` is that of a file, which may change.
+    """
     header = vars(state) | {"config": dataclasses.asdict(config), "seconds": seconds}
     header["rng"] = state.rng.bit_generator.state
     arrays = {name: header.pop(name) for name, value in vars(state).items() if isinstance(value, np.ndarray)}
     arrays |= {"records": np.array(records, dtype=np.float64), "theta_star": teacher.theta}
+    if covariance is not None:
+        arrays["covariance"] = covariance
     files.write_archive(path, "checkpoint", arrays, **header)
 
 
 def load_checkpoint(path):
-    """(config, theta_star, state, records, seconds) of a checkpoint.  Raises FileError when it lacks anything."""
+    """(config, theta_star, state, records, seconds, covariance or None) of a checkpoint.
+
+    Raises FileError when it lacks anything.
+    """
     from . import training
 
     arrays, header = files.read_archive(path, "checkpoint")
@@ -49,7 +58,8 @@ def load_checkpoint(path):
         found = arrays | header | {"rng": rng, "window_loss": files.number(header["window_loss"])}
         state = training.State(**{field.name: found[field.name] for field in dataclasses.fields(training.State)})
         records = [(int(row[0]), *map(float, row[1:])) for row in arrays["records"]]
-        return Config(**header["config"]), arrays["theta_star"], state, records, float(header["seconds"])
+        config, seconds, covariance = Config(**header["config"]), float(header["seconds"]), arrays.get("covariance")
+        return config, arrays["theta_star"], state, records, seconds, covariance
     except (KeyError, TypeError, ValueError) as error:
         raise files.FileError(f"{path} is not a checkpoint that this resgrad reads: {error!r}") from None
 
@@ -70,17 +80,18 @@ def run(config: Config, out: str | Path, problem: tuple | None = None, *, resume
 
     started, out = time.perf_counter() - (resume[2] if resume else 0.0), Path(out)
     problem = problem or prepare(config)
-    with command.compilation(quiet) as compiling, _Watch(config, problem[2], out, started, quiet, replace) as watch:
-        trajectory, teacher = simulate(config, problem, progress=watch, resume=resume[:2] if resume else None)
+    _, _, teacher, exact = problem
+    with command.compilation(quiet) as compiling, _Watch(config, problem, out, started, quiet, replace) as watch:
+        trajectory, _ = simulate(config, problem, progress=watch, resume=resume[:2] if resume else None)
         if trajectory.stop_reason != "finished":  # save at once: who interrupts may not wait for the summary
             with contextlib.suppress(OSError):  # `files.rescue` tries again
                 watch.save(out)
         history, theta = table(trajectory), trajectory.theta
         seconds = time.perf_counter() - started, compiling.seconds
-        summary = _summary(config, trajectory, teacher, *(round(number, 3) for number in seconds))
+        summary = _summary(config, trajectory, exact, *(round(number, 3) for number in seconds))
         final = {"theta": theta, "theta_star": teacher.theta}
         if certify and trajectory.stop_reason == "finished":
-            end, summary["result"]["proof"] = _prove(teacher, theta)
+            end, summary["result"]["proof"] = _prove(exact, theta)
             final |= end
 
         def leave(directory):
@@ -91,7 +102,7 @@ def run(config: Config, out: str | Path, problem: tuple | None = None, *, resume
             if plot:
                 plots.leave(directory / "figure.png", plots.run_figure, history, teacher.arch, config.d)
             if report:
-                plots.leave(directory / "report.html", page, summary, history, theta, teacher)
+                plots.leave(directory / "report.html", page, summary, history, theta, exact)
 
         files.rescue(out, leave)
     return summary
@@ -100,9 +111,11 @@ def run(config: Config, out: str | Path, problem: tuple | None = None, *, resume
 class _Watch(contextlib.ExitStack):
     """What `train` calls a few times a second: it moves the progress bar, saves, and minds Ctrl-C and SIGTERM."""
 
-    def __init__(self, config, teacher, out, started, quiet, replace):
+    def __init__(self, config, problem, out, started, quiet, replace):
         super().__init__()
-        self.config, self.teacher, self.out, self.started, self.replace = config, teacher, out, started, replace
+        self.config, self.out, self.started, self.replace = config, out, started, replace
+        self.teacher, given = problem[2], getattr(problem[3], "covariance", None)
+        self.covariance = None if isinstance(given, str) else given
         self.saved, self.stop, self.latest = time.perf_counter(), False, None
         bar = command.progress_bar(quiet, total=config.steps, unit=" steps", delay=1)
         self.bar = self.enter_context(bar)
@@ -134,10 +147,11 @@ class _Watch(contextlib.ExitStack):
         self.replace = False
         if self.latest is not None and np.isfinite(self.latest[0].w).all():
             seconds = time.perf_counter() - self.started
-            save_checkpoint(directory / "checkpoint.npz", self.config, self.teacher, *self.latest, seconds)
+            about = self.config, self.teacher, *self.latest, seconds, self.covariance
+            save_checkpoint(directory / "checkpoint.npz", *about)
 
 
-def _summary(config, trajectory, teacher, seconds, compile_seconds):
+def _summary(config, trajectory, exact, seconds, compile_seconds):
     """What run.json holds.  Of a run that was resumed, ``seconds`` counts all parts, ``compile_seconds`` the last."""
     import numba
     import scipy
@@ -156,10 +170,10 @@ def _summary(config, trajectory, teacher, seconds, compile_seconds):
         result["toward_from"] = None if away + 1 == len(history["step"]) else int(history["step"][away + 1])
     result["units_permuted"] = None
     if np.isfinite(trajectory.theta).all() and config.loss == "relu":
-        found = alignment.align(config.arch, trajectory.theta, teacher.theta, config.d)
+        found = alignment.align(config.arch, trajectory.theta, exact.teacher.theta, config.d)
         result["units_permuted"] = int(found.units_moved)
         caught = trajectory.stop_reason == "finished" and not report.is_zero(result)
-        if caught and (end := report.destination(teacher, trajectory.theta)):
+        if caught and (end := report.destination(exact, trajectory.theta)):
             apart = float(np.linalg.norm(end.theta - trajectory.theta))
             result |= {"polished_verdict": end.verdict, "polished_loss": end.loss, "polished_distance": apart}
     versions = {"resgrad": __version__, "python": sys.version.split()[0]}
@@ -174,17 +188,17 @@ def _check_proof(config):
 
     if config.loss != "relu":
         raise ValueError(f"loss is {config.loss}, but a proof is about relu")
+    if config.covariance is not None:
+        raise ValueError(f"covariance is {config.covariance}, but a proof is about inputs N(0, I)")
     balls.require(architectures.resolve(config.arch), config.d, config.width)
 
 
-def _prove(teacher, theta):
+def _prove(exact, theta):
     """({name: end that the proof is about}, what run.json says of it): polished, unless the run itself ended there."""
-    from . import losses
     from .minima import landscape, proofs
     from .runs import report
 
-    exact, moved = losses.PopulationLoss(teacher.arch, teacher), 0.0
-    proof, end = proofs.certify(exact, theta), {}
+    moved, proof, end = 0.0, proofs.certify(exact, theta), {}
     if not proof.proved:
         end["theta_polished"] = landscape.polish(exact, theta).theta
         proof, moved = (
@@ -202,6 +216,8 @@ def _parser():
         teacher=f"{', '.join(DRAWS)}, or a weights.npz (normal; uniform for two-weight and modresnet*)",
         init="where the student starts: as for --teacher (small)",
         data="dataset (default), online: fresh samples, population: the exact expected loss",
+        covariance="of the inputs: power:ALPHA (eigenvalues i^-ALPHA, trace d) or a .npy file (identity)",
+        noise="standard deviation of noise on each label (0)",
         loss="relu (default), even, hermite24 or ge-lee-ma: see resgrad.designed",
         rows="unit: even and hermite24 keep units at length 1 (free)",
         mu="of ge-lee-ma (0.1)",
@@ -265,7 +281,7 @@ def main(argv=None):
         command.say(describe(summary, out))
     reason = summary["stop_reason"]
     if reason.startswith("diverged"):
-        command.tell("error", f"{reason}; {_advice(config, *problem[1:])}")
+        command.tell("error", f"{reason}; {_advice(config, problem)}")
         return 3
     if reason.startswith("interrupted"):
         command.tell(f"{reason}; go on with --resume --out {shlex.quote(str(out))}")
@@ -275,7 +291,7 @@ def main(argv=None):
 
 def _saved(out, given):
     """(config, problem, state, records, seconds) of the run in ``out``, which must agree with what is ``given``."""
-    saved, theta_star, state, *rest = load_checkpoint(out / "checkpoint.npz")
+    saved, theta_star, state, records, seconds, covariance = load_checkpoint(out / "checkpoint.npz")
     asked = resolve(**{"arch": saved.arch, "preset": saved.preset} | given)
     for key, now, then in ((key, getattr(asked, key), getattr(saved, key)) for key in given if key != "steps"):
         if now != then:
@@ -283,10 +299,10 @@ def _saved(out, given):
     config = dataclasses.replace(saved, steps=given.get("steps", saved.steps))
     if config.steps < state.step:
         raise ValueError(f"steps is {config.steps}, but the run in {out} is at {state.step} already")
-    problem = prepare(config, (theta_star, state.theta0))
+    problem = prepare(config, (theta_star, state.theta0, covariance))
     if not np.array_equal(theta_star, problem[2].theta):
         raise ValueError(f"teacher is {config.teacher}, but not the one that the run in {out} began with")
-    return config, problem, state, *rest
+    return config, problem, state, records, seconds
 
 
 def verify(out: str | Path, **given: Any) -> tuple[bool, str]:
@@ -322,17 +338,35 @@ def verify(out: str | Path, **given: Any) -> tuple[bool, str]:
     return False, f"This machine does not reproduce {span}:\n{how}"
 
 
-def _advice(config, theta0, teacher):
+def _advice(config, problem):
     """What to try instead of a step size that diverged."""
     from . import training
 
-    exact = expected(config, config.arch, teacher)
+    _, theta0, teacher, exact = problem
     points = (theta0, teacher.theta) if config.loss == "relu" else (theta0,)
     curvature = max(1e-300, *(training.curvature(exact, theta) for theta in points))
     limit = optimizers.largest_lr(curvature, config.momentum)
     at = "at the start and at the teacher" if len(points) > 1 else "at the start"
     where = f"on the expected loss, {at}, steps are stable up to {limit:.2g}"
+    shrinks = _shrinking(config, theta0, exact)
+    if shrinks < np.inf:
+        where += f"; at the start, a step of SGD shrinks the distance from the teacher on average up to {shrinks:.2g}"
+        limit = min(limit, shrinks) if shrinks > 0 else limit
     return f"try --lr {min(limit, config.lr) / 2:.2g} ({where})"
+
+
+def _shrinking(config, theta0, exact):
+    """`noise.largest_step` at the start; infinity where there are no batches, or no formula for their noise."""
+    from . import noise
+    from .minima import alignment
+
+    if config.data == "population" or config.loss != "relu" or exact.biased or exact.factor is not None:
+        return np.inf
+    if theta0.size > NOISY:
+        return np.inf
+    theta0 = theta0.astype(np.float64)
+    image = alignment.align(config.arch, theta0, exact.teacher.theta, config.d).teacher
+    return noise.largest_step(exact, theta0, image, config.batch_size)
 
 
 if __name__ == "__main__":

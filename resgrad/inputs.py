@@ -4,12 +4,39 @@ F(L z) is the network with units L'U and linear part L'C, so every expectation o
 U and C come back as L times those.
 """
 
+import hashlib
+
 import numpy as np
 
 from . import checks
 
 SYMMETRIC = 1e-12  # of the largest entry: how far a product that ought to be symmetric may be from it
-POWER = "power:"
+POWER, FILE = "power:", ".npy"  # what a command line may give
+
+
+def known(covariance):
+    """Whether a command line may give this: the path of a .npy file, or "power:" and something."""
+    return isinstance(covariance, str) and covariance.endswith(FILE) or str(covariance).startswith(POWER)
+
+
+def load(covariance, d):
+    """What `factor` takes, checked, of what a command line gives: a matrix where that is the path of a .npy file."""
+    if isinstance(covariance, str) and covariance.endswith(FILE):
+        path = covariance
+        try:
+            covariance = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"covariance is {checks.shown(path)}, which is no array: {checks.reason(error)}") from None
+    factor(covariance, d)
+    return covariance
+
+
+def label(given, covariance):
+    """A text that names a covariance, whether ``given`` as one or not, with a digest of a matrix; None for None."""
+    if covariance is None or isinstance(covariance, str):
+        return covariance
+    digest = hashlib.sha256(np.ascontiguousarray(covariance, np.float64).tobytes()).hexdigest()[:16]
+    return f"{given if isinstance(given, str) else 'matrix'}, sha256 {digest}"
 
 
 def factor(covariance, d):

@@ -10,8 +10,9 @@ import functools
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import architectures, blas, checks, kernels
+from . import architectures, blas, checks, draws, inputs, kernels, residual
 from .architectures import Architecture, Network
+from .kernels import biased, digits
 
 
 class _Loss:
@@ -114,15 +115,12 @@ class EmpiricalLoss(_Loss):
 
 
 class _TeacherLoss(_Loss):
-    """What the two losses with a teacher network share."""
+    """What the losses with a teacher network share: its units, and what is known of inputs and labels."""
 
-    def __init__(self, arch: Architecture | str, teacher: Network):
+    def __init__(self, arch: Architecture | str, teacher: Network, covariance=None, noise: float = 0.0):
         self.arch = architectures.resolve(arch)
         if not isinstance(teacher, Network):
             raise TypeError(f"teacher is {checks.shown(teacher)}, but must be a resgrad.Network")
-        for role, biased in (("arch", self.arch), ("teacher", teacher.arch)):
-            if biased.bias:
-                raise ValueError(f"{role} is {biased.name}, which has biases, but only EmpiricalLoss knows them")
         self.teacher, self.d = teacher, teacher.d
         if self.arch.readout != "vector" == teacher.arch.readout:  # a scalar student learns their sum
             blocks = teacher.arch.unflatten(teacher.theta, self.d)._asdict()
@@ -132,9 +130,19 @@ class _TeacherLoss(_Loss):
             self.teacher = teacher = Network(summed, summed.flatten(**blocks), self.d)
         if self.arch.readout == "vector" != teacher.arch.readout:
             raise ValueError(f"teacher {teacher.arch.name} has 1 output, but {self.arch.name} has {self.d}")
-        U_star, A_star, C_star = self._in_slopes(*teacher.canonical())
-        own = 0.0 if self.arch.trains_skip else self.arch.skip_map(self.d)
+        self.factor, self.noise = inputs.factor(covariance, self.d), checks.real(noise, "noise", 0)
+        self.covariance = covariance if isinstance(covariance, (str, type(None))) else np.array(covariance)
+        self.biased = self.arch.bias or teacher.arch.bias
+        self.floor = self.arch.outputs(self.d) * self.noise**2  # what the labels' noise adds to the expected loss
+        U_star, A_star, C_star = teacher.canonical()
+        U_star, A_star, C_star = self._in_slopes(self._bordered(U_star), A_star, self._bordered(C_star))
+        own = 0.0 if self.arch.trains_skip else self._bordered(self.arch.skip_map(self.d))
         self.units_star = (np.ascontiguousarray(U_star), A_star, own - C_star)
+
+    def _bordered(self, rows):
+        """U or C with a row for the biases, where any of the two networks has them; zeros unless it is there."""
+        missing = self.d + self.biased - len(rows)
+        return np.concatenate([rows, np.zeros((missing, rows.shape[1]))]) if missing > 0 else rows
 
     def _in_slopes(self, U, A, C):
         """The teacher with the student's activation s: its own is n* z + (p* - n*) (s(z) - n z) / (p - n)."""
@@ -146,7 +154,7 @@ class _TeacherLoss(_Loss):
 
 
 class PopulationLoss(_TeacherLoss):
-    """Exact expected loss for x ~ N(0, I): value, gradient and Hessian in closed form, float64.
+    """Exact expected loss for Gaussian inputs: value, gradient and Hessian in closed form, float64.
 
     Parameters
     ----------
@@ -154,11 +162,17 @@ class PopulationLoss(_TeacherLoss):
         The student's.
     teacher : Network
         Any architecture, any width.  A student with one output learns the sum of a teacher's outputs.
+    covariance : array_like (d, d) or str, optional
+        Of the inputs, x ~ N(0, S): a symmetric positive definite matrix, or "power:ALPHA", which is diagonal with
+        eigenvalues i^-ALPHA scaled to trace d.  Default: the identity.
+    noise : float, optional
+        Standard deviation sigma of Gaussian noise on each label.  It adds m sigma^2 to the loss of m outputs.
 
     Raises
     ------
     ValueError, TypeError
-        When the teacher has one output and the student d; from ``grad`` and ``hessian``, where they overflow.
+        When the teacher has one output and the student d, for a covariance or noise that is none; from ``grad`` and
+        ``hessian``, where they overflow.
 
     Notes
     -----
@@ -167,6 +181,13 @@ class PopulationLoss(_TeacherLoss):
     where plain summation would leave less than 9 of them, it is done in double-double arithmetic,
     which costs about 2 microseconds for each of the (k + k*)^2 / 2 pairs of units.  Beyond 512 units in
     all that would take minutes, and is not done: the floor of the loss is then about 1e-14.
+
+    With hidden biases, of the student or the teacher, the formulas are (B1)-(B6) of ``resgrad.kernels.biased``, and
+    the value is good to 1e-13 of its largest term.  Near a teacher of the student's width it keeps its digits: there it
+    is an integral of the Hessian on the way from the teacher, for students of up to 2,000 parameters.
+
+    Correlated inputs are x = L z with S = L L' and z ~ N(0, I): the formulas hold for L'U and L'C, and gradients come
+    back by L.
 
     The loss is smooth except where a unit vanishes: there it has a corner, and by relu'(0) = 0 the
     gradient and the Hessian of that unit are 0.  At parallel and antiparallel units (s = 0) all three
@@ -190,9 +211,41 @@ class PopulationLoss(_TeacherLoss):
     dtype = np.dtype(np.float64)
     digits, widest = 1e9, 512  # what plain summation must leave; the most units for more than that
 
+    def __init__(self, arch: Architecture | str, teacher: Network, covariance: ArrayLike | str | None = None,
+                 noise: float = 0.0):  # fmt: skip
+        super().__init__(arch, teacher, covariance, noise)
+        U_star, A_star, self._skip = self.units_star
+        self.units_star = self._white(U_star), A_star, self._white(self._skip)
+        self.plain = not self.biased and self.factor is None  # the formulas hold for theta's own U and C
+
+    def _white(self, rows):
+        """U or C for z, where x = L z, with a row for biases where there are any; as it is where it has no rows."""
+        if self.factor is not None and len(rows):
+            rows = np.concatenate([self.factor.T @ rows[: self.d], rows[self.d :]])
+        return self._bordered(rows) if len(rows) else rows
+
+    def _weights(self, theta):
+        U, A, C = weights = super()._weights(theta)
+        return weights if self.plain else (self._white(U), A, self._white(C))
+
+    def _pull_back(self, dU, dA, dC):
+        """The gradient in theta from that in `_weights`."""
+        if self.plain:
+            return self.arch.pull_back(dU, dA, dC)
+        dU, dC = dU[: self.d + self.arch.bias], dC[: self.d]
+        if self.factor is not None:
+            dU, dC = np.concatenate([self.factor @ dU[: self.d], dU[self.d :]]), self.factor[:, : len(dC)] @ dC
+        return self.arch.pull_back(dU, dA, dC)
+
     def value(self, theta: ArrayLike) -> float:
         """The expected loss at ``theta``, a float, never negative."""
-        Z, Q, D = self._residual_network(self._theta(theta))
+        return self.excess(theta) + self.floor
+
+    def excess(self, theta: ArrayLike) -> float:
+        """The expected loss at ``theta`` without the labels' noise: E|F - F*|^2, to its last digits."""
+        Z, Q, D = network = self._residual_network(self._theta(theta))
+        if self.biased:
+            return residual.biased_excess(*network, self.teacher.width, self.arch.slopes, self.arch.readout == "fixed")
         first = (array[..., 0].copy() for array in (Z, Q, D))
         plain, noise = kernels.population_value_plain(*first, self.arch.slopes)
         if not np.isfinite(noise):
@@ -208,15 +261,27 @@ class PopulationLoss(_TeacherLoss):
         its distance from the teacher.
         """
         blocks = self.arch.unflatten(theta, self.d)
-        U, A = _exact_canonical(self.arch, blocks)
+        U, A = self._exact(self.arch, blocks)
         U_star, A_star = self._exact_star
-        D = self.units_star[2]
-        D = kernels.two_sum(D, blocks.C) if self.arch.trains_skip else (D, np.zeros_like(D))
-        return np.concatenate([U, U_star]), np.concatenate([A, -A_star]), np.stack(D, axis=-1)
+        D = self._skip, np.zeros_like(self._skip)
+        if self.arch.trains_skip:
+            D = kernels.two_sum(self._skip, self._bordered(blocks.C))
+        D = np.stack(D, axis=-1)
+        if self.factor is not None:
+            D = np.ascontiguousarray(D.transpose(1, 0, 2))
+            D = np.ascontiguousarray(digits.transformed(self.factor, D).transpose(1, 0, 2))
+        return np.concatenate([U, U_star]), np.concatenate([A, -A_star]), D
+
+    def _exact(self, arch, blocks):
+        """`residual.exact_canonical`, for z and with biases where there are any."""
+        U, A = residual.exact_canonical(arch, blocks)
+        if U.shape[1] < self.d + self.biased:
+            U = np.concatenate([U, np.zeros_like(U[:, :1])], axis=1)
+        return U if self.factor is None else digits.transformed(self.factor, U), A
 
     @functools.cached_property
     def _exact_star(self):
-        U, A = _exact_canonical(self.teacher.arch, self.teacher)
+        U, A = self._exact(self.teacher.arch, self.teacher)
         if self.arch.slopes != self.teacher.arch.slopes:
             A = np.stack([self.units_star[1], np.zeros_like(self.units_star[1])], axis=-1)
         return U, A
@@ -226,21 +291,43 @@ class PopulationLoss(_TeacherLoss):
         return self.value(theta), self.grad(theta)
 
     def grad(self, theta: ArrayLike) -> np.ndarray:
-        """The exact gradient at ``theta``, shape (n,); (10), (11) and (19)."""
-        weights = self._weights(theta)
-        gradient = tuple(map(np.empty_like, weights))
-        kernels.population_gradient(*weights, *self.units_star, self.arch.slopes, *gradient)
-        return _finite(self.arch.pull_back(*gradient), "gradient")
+        """The exact gradient at ``theta``, shape (n,); (10), (11) and (19), with biases (B2)."""
+        U, A, C = weights = self._weights(theta)
+        if self.biased:
+            D = self.units_star[2] + C if len(C) else self.units_star[2]
+            gradient = biased.biased_gradient(U, A, *self.units_star[:2], D, self.arch.slopes)
+        else:
+            gradient = tuple(map(np.empty_like, weights))
+            kernels.population_gradient(*weights, *self.units_star, self.arch.slopes, *gradient)
+        return _finite(self._pull_back(*gradient), "gradient")
 
     def hessian(self, theta: ArrayLike) -> np.ndarray:
-        """The exact Hessian at ``theta``, shape (n, n), symmetric; (14)-(17) and (20)."""
-        weights = self._weights(theta)
-        full = _finite(kernels.population_hessian(*weights, *self.units_star, self.arch.slopes), "Hessian")
-        return self.arch.pull_back_hessian(full, *weights[0].shape)
+        """The exact Hessian at ``theta``, shape (n, n), symmetric; (14)-(17) and (20), with biases (B3)-(B5)."""
+        U, A, C = weights = self._weights(theta)
+        if self.biased:
+            D = self.units_star[2] + C if len(C) else self.units_star[2]
+            full = biased.biased_hessian(U, A, *self.units_star[:2], D, self.arch.slopes)
+        else:
+            full = kernels.population_hessian(*weights, *self.units_star, self.arch.slopes)
+        full = _finite(full, "Hessian")
+        if self.factor is not None:
+            full = self._from_white(full, U, A)
+        return self.arch.pull_back_hessian(full, self.d, len(A))
+
+    def _from_white(self, full, U, A):
+        """The Hessian in U and C from that in `_white` U and C."""
+        (k, m), d = A.shape, self.d
+        starts = [(0, k), (U.size + A.size, m)][: 2 if len(full) > U.size + A.size else 1]
+        for _ in range(2):
+            full = full.T.copy()
+            for start, columns in starts:
+                rows = full[start : start + d * columns]
+                rows[:] = (self.factor @ rows.reshape(d, -1)).reshape(rows.shape)
+        return (full + full.T) / 2
 
 
 class OnlineLoss(_TeacherLoss):
-    """Fresh N(0, I) samples at every training step, labeled by a teacher.
+    """Fresh Gaussian samples at every training step, labeled by a teacher.
 
     Parameters
     ----------
@@ -250,11 +337,13 @@ class OnlineLoss(_TeacherLoss):
         As for `PopulationLoss`.
     dtype : {float64, float32}
         Of the training arithmetic.
+    covariance, noise : optional
+        As for `PopulationLoss`.
 
     Raises
     ------
     ValueError, TypeError
-        When the teacher has one output and the student d, or for another dtype.
+        When the teacher has one output and the student d, or for another dtype, covariance or noise.
 
     Notes
     -----
@@ -270,11 +359,13 @@ class OnlineLoss(_TeacherLoss):
     array([0.1, 0.1, 0.1, 0.1])
     """
 
-    def __init__(self, arch: Architecture | str, teacher: Network, dtype: DTypeLike = np.float64):
-        super().__init__(arch, teacher)
+    def __init__(self, arch: Architecture | str, teacher: Network, dtype: DTypeLike = np.float64, *,
+                 covariance: ArrayLike | str | None = None, noise: float = 0.0):  # fmt: skip
+        super().__init__(arch, teacher, covariance, noise)
         self.dtype = checks.floating(dtype)
         self.units_star = tuple(np.ascontiguousarray(a, self.dtype) for a in self.units_star)
-        self.population = PopulationLoss(self.arch, teacher)
+        self.population = PopulationLoss(self.arch, teacher, covariance, noise)
+        self.ahead = self.biased or self.factor is not None or self.noise > 0  # batches that no compiled loop draws
 
     def value(self, theta: ArrayLike) -> float:
         """The expected loss at ``theta``, a float."""
@@ -290,9 +381,8 @@ class OnlineLoss(_TeacherLoss):
 
     def batch(self, batch_size: int = 200, rng: np.random.Generator | int | None = None) -> EmpiricalLoss:
         """An `EmpiricalLoss` on ``batch_size`` fresh samples from ``rng`` (a Generator or a seed)."""
-        size = checks.integer(batch_size, "batch_size"), self.d
-        X = checks.generator(rng).standard_normal(size).astype(self.dtype)
-        return EmpiricalLoss(self.arch, X, self.teacher(X))
+        size, rng = checks.integer(batch_size, "batch_size"), checks.generator(rng)
+        return EmpiricalLoss(self.arch, *draws.sampled(self.teacher, size, rng, self.dtype, self.factor, self.noise))
 
 
 def _finite(array, name):
@@ -300,22 +390,3 @@ def _finite(array, name):
     if not np.isfinite(array).all():
         raise ValueError(f"theta is so large, or a unit so small, that the {name} there is beyond 1e308")
     return array
-
-
-def _exact_canonical(arch, blocks):
-    """Rows of U' (k, d, 2) and A (k, m, 2) as unevaluated sums hi + lo, free of rounding."""
-    W1, W2 = blocks.W1, blocks.W2
-    shift = arch.identity * np.eye(*W1.shape)
-    U = np.stack(kernels.two_sum(W1.astype(np.float64), shift), axis=-1).transpose(1, 0, 2)
-    if arch.readout == "fixed":
-        A = np.ones((W1.shape[1], 1))
-    else:
-        A = W2.astype(np.float64)
-    A = np.stack([A, np.zeros_like(A)], axis=-1)
-    if arch.readout == "sum":
-        hi, lo = A[:, :1, 0], A[:, :1, 1]
-        for o in range(1, A.shape[1]):
-            hi, error = kernels.two_sum(hi, A[:, o : o + 1, 0])
-            lo = lo + error
-        A = np.stack(kernels.two_sum(hi, lo), axis=-1)
-    return np.ascontiguousarray(U), np.ascontiguousarray(A)

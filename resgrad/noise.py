@@ -29,11 +29,11 @@ def _checked(loss, theta):
     if not isinstance(loss, (OnlineLoss, PopulationLoss)):
         raise TypeError(f"loss is {checks.shown(loss)}, but must be an rg.PopulationLoss or an rg.OnlineLoss")
     exact = loss.population if isinstance(loss, OnlineLoss) else loss
-    if exact.arch.bias or exact.teacher.arch.bias:
+    if exact.biased:
         raise ValueError("loss has hidden biases, but the noise of its gradient has a closed form only without them")
-    if getattr(loss, "covariance", None) is not None:
+    if exact.factor is not None:
         raise ValueError("loss has a covariance, but the noise of its gradient has a closed form only for N(0, I)")
-    return exact, exact._theta(theta), float(getattr(loss, "noise", 0.0))
+    return exact, exact._theta(theta), loss.noise
 
 
 def gradient_noise(loss: PopulationLoss | OnlineLoss, theta: ArrayLike) -> float:
@@ -186,8 +186,8 @@ def noise_floor(loss: PopulationLoss | OnlineLoss, theta: ArrayLike, lr: float, 
 
 def _floor(loss, theta, noise, lr, batch_size):
     """`noise_floor`, for any standard deviation ``noise`` of the labels."""
-    scale = loss.value(np.zeros_like(theta)) + float(theta @ theta)
-    if (value := loss.value(theta)) > 1e-20 * scale:
+    scale = loss.excess(np.zeros_like(theta)) + float(theta @ theta)
+    if (value := loss.excess(theta)) > 1e-20 * scale:
         raise ValueError(f"theta has the loss {value:.3g}, but must be a global minimum, of loss 0")
     h, vectors = np.linalg.eigh(loss.hessian(theta))
     h, step = np.maximum(h, 0.0), NEAR * max(1.0, np.abs(theta).max())

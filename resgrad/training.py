@@ -16,9 +16,15 @@ from .optimizers import SGD, Nesterov
 
 BATCH = 200  # the post's
 DIVERGED = 1e12  # a loss this many times the first one will not come back
-FUSED = EmpiricalLoss, OnlineLoss, PopulationLoss  # what compiled loops train on
+FUSED = EmpiricalLoss, OnlineLoss, PopulationLoss  # what compiled loops train on, but see `fused`
+AHEAD = 2**20  # numbers in batches drawn ahead of the compiled loop
 WORTH = 2e6  # multiplications that take longer than waking another thread
 PATIENCE = 0.2  # seconds in compiled code between looks at progress and interruptions
+
+
+def fused(loss):
+    """Whether a compiled loop trains on ``loss``: exact descent with biases or a covariance has none."""
+    return isinstance(loss, FUSED) and getattr(loss, "plain", True)
 
 
 @dataclass
@@ -41,7 +47,7 @@ class State:
     @classmethod
     def start(cls, loss, theta0, rng):
         """Step 0 at ``theta0``."""
-        if isinstance(loss, FUSED):
+        if fused(loss):
             theta0 = loss._theta(theta0).copy()
         else:
             theta0 = anyloss.retraction(loss)(checks.array(theta0, "theta0", ("n",)).copy())
@@ -50,7 +56,7 @@ class State:
 
     def theta(self, loss):
         """The parameters now."""
-        return loss.arch.parameters(self.w, self.theta0, loss.d) if isinstance(loss, FUSED) else self.w.copy()
+        return loss.arch.parameters(self.w, self.theta0, loss.d) if fused(loss) else self.w.copy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,13 +191,13 @@ def train(
         state, records = State.start(loss, theta0, rng), []
     else:
         state, records = _resumable(loss, observe, *resume)
-    fused = isinstance(loss, FUSED)
-    advance = advancer(loss, optimizer, batch_size, loss.shapes(state.theta0)["W1"][1] if fused else None)
+    compiled = fused(loss)
+    advance = advancer(loss, optimizer, batch_size, loss.shapes(state.theta0)["W1"][1] if compiled else None)
     if isinstance(loss, losses.EmpiricalLoss):
         exact = (batch_size or len(loss.rows)) >= len(loss.rows)
     else:
-        exact = isinstance(loss, losses.PopulationLoss) or not fused and batch_size is None
-    value_of = loss.value if fused else lambda theta: anyloss.evaluated(loss, theta)[0]
+        exact = isinstance(loss, losses.PopulationLoss) or not compiled and batch_size is None
+    value_of = loss.value if compiled else lambda theta: anyloss.evaluated(loss, theta)[0]
 
     def record(value, theta):
         records.append((state.step, value, *(function(theta.copy()) for function in observe.values())))
@@ -231,12 +237,12 @@ def _resumable(loss, observe, state, records):
     """(state, records) to go on from, or the reason why they do not fit."""
     size = len(getattr(loss, "rows", ()))
     try:
-        w, dtype = _coordinates(loss, state.theta0), loss.dtype if isinstance(loss, FUSED) else np.float64
+        w, dtype = _coordinates(loss, state.theta0), loss.dtype if fused(loss) else np.float64
         fits = w.shape == state.w.shape and state.w.dtype == dtype
     except ValueError:
         fits = False
     if not fits:
-        of = f"{loss.arch.name} with d={loss.d}" if isinstance(loss, FUSED) else "the loss"
+        of = f"{loss.arch.name} with d={loss.d}" if fused(loss) else "the loss"
         raise ValueError(
             f"resume holds a run with theta of shape {state.theta0.shape}, but {of} has another shape or dtype"
         )
@@ -286,7 +292,7 @@ def _all_or_nothing(advance, state, n):
 
 def _coordinates(loss, theta):
     """What training moves."""
-    return loss.arch.coordinates(theta, loss.d) if isinstance(loss, FUSED) else theta.copy()
+    return loss.arch.coordinates(theta, loss.d) if fused(loss) else theta.copy()
 
 
 def advancer(loss, optimizer, batch_size, width=None):
@@ -296,10 +302,11 @@ def advancer(loss, optimizer, batch_size, width=None):
     """
     if batch_size is not None:
         batch_size = checks.integer(batch_size, "batch_size")
-    if not isinstance(loss, FUSED):
+    if not fused(loss):
         return anyloss.advancer(loss, optimizer, batch_size)
-    d, m, fresh = loss.d + loss.arch.bias, loss.arch.outputs(loss.d), isinstance(loss, losses.OnlineLoss)
-    k_star = loss.units_star[0].shape[1] if not isinstance(loss, losses.EmpiricalLoss) else 0
+    d, m = loss.d + loss.arch.bias, loss.arch.outputs(loss.d)
+    labeled = isinstance(loss, losses.EmpiricalLoss) or getattr(loss, "ahead", False)  # no teacher is needed
+    k_star, nobody = 0 if labeled else loss.units_star[0].shape[1], (np.zeros((1, 1), loss.dtype),) * 3
     of_arch = loss.d if loss.arch.trains_skip else 0, loss.arch.slopes
     with np.errstate(over="ignore"):  # a step size of infinity diverges at once, and is told so
         rates = optimizer.lr, optimizer.lr * loss.arch.readout_rate(loss.d), optimizer.lr, optimizer.momentum
@@ -329,11 +336,11 @@ def advancer(loss, optimizer, batch_size, width=None):
 
         advance(state, n, work)
 
-    def sampled(state, n, batch, rows, teacher):
+    def sampled(state, n, batch, rows, teacher, order, position):
         rngs = [state.rng] * parts
-        if fresh:  # every thread draws all samples, from the same state
+        if not labeled:  # every thread draws all samples, from the same state
             rngs[1:] = (copy.deepcopy(state.rng) for _ in rngs[1:])
-        data, total = (rows, state.order, state.position), state.window_loss
+        data, total = (rows, order, position), state.window_loss
 
         def work(thread, marks, scratch, weights, n):
             return loop(thread, marks, scratch, *data, rngs[thread], teacher, *weights, rates, batch, n, total)
@@ -341,24 +348,33 @@ def advancer(loss, optimizer, batch_size, width=None):
         state.window_loss = advance(state, n, work, batch, loss.dtype)
 
     def online(state, n):
-        sampled(state, n, batch_size or BATCH, np.empty((0, 0), loss.dtype), loss.units_star)
+        rows = np.empty((0, 0), loss.dtype)
+        sampled(state, n, batch_size or BATCH, rows, loss.units_star, state.order, state.position)
+
+    def ahead(state, n):
+        batch = batch_size or BATCH
+        while n:
+            count = min(n, 1 + AHEAD // (batch * (d + m)))
+            rows = np.concatenate([loss.batch(batch, state.rng).rows for _ in range(count)])
+            sampled(state, count, batch, rows, nobody, np.arange(len(rows)), 0)
+            n -= count
 
     def epochs(state, n):
-        size, nobody = len(loss.rows), np.zeros((1, 1), loss.dtype)  # labels are there; no teacher is needed
+        size = len(loss.rows)
         batch = min(batch_size or size, size)
         while n:
             if state.position >= state.order.size:
                 state.order = permutation(size, state.rng) if batch < size else np.arange(size)
                 state.position = 0
             count = min(n, -(-(size - state.position) // batch))
-            sampled(state, count, batch, loss.rows, (nobody, nobody, nobody))
+            sampled(state, count, batch, loss.rows, nobody, state.order, state.position)
             state.position += count * batch
             n -= count
 
     if isinstance(loss, losses.EmpiricalLoss):
         return epochs
     if isinstance(loss, losses.OnlineLoss):
-        return online
+        return ahead if loss.ahead else online
     if batch_size is not None:
         raise ValueError(f"batch_size is {batch_size}, but PopulationLoss draws no batches")
     return exact

@@ -6,6 +6,7 @@ and ``backward``, which maps the error e = F - y to the gradient of |e|^2.
 """
 
 import numpy as np
+import scipy.special
 
 
 def relu(z):
@@ -180,6 +181,18 @@ def even(x, W1):
     return F, backward
 
 
+def li_bias(x, W1, b):
+    """||relu((I + W1)' x + b)||_1."""
+    z = (np.eye(*W1.shape) + W1).T @ x + b
+    F = np.abs(relu(z)).sum()
+
+    def backward(e):
+        active = e * np.ones(z.size) * (z > 0)
+        return [2 * np.outer(x, active), 2 * active]
+
+    return F, backward
+
+
 def leaky(x, W1, W2, C):
     """sum(W2' s(W1' x)) + c' x with s(z) = z for z > 0 and z / 4 below: again one that users may make."""
     one = np.ones(x.size)
@@ -209,18 +222,19 @@ TWINS = {
     "resnet-free": (resnet_free, ["W1", "W2", "C"], (0, "matrix", None, (1, 0))),
     "modresnet-free": (modresnet_free, ["W1", "W2", "C"], (1, "matrix", None, (1, 0))),
     "even": (even, ["W1"], (0, "ones", 0, (0.5, -0.5))),
+    "li-bias": (li_bias, ["W1", "b"], (1, "ones", 0, (1, 0))),
     "half": (half, ["W1", "W2"], (0.5, "matrix", 0.5, (1, 0))),
     "leaky": (leaky, ["W1", "W2", "C"], (0, "row sums", None, (1, 0.25))),
 }
 
 
 def blocks(name, theta, d):
-    """[W1], [W1, W2], [W1, C] or [W1, W2, C]."""
+    """[W1] and, of W2, C and b, what the network has, in this order."""
     matrices, vector = TWINS[name][1], TWINS[name][2][1] == "matrix"
     rest = d * (d if vector else 1) if "C" in matrices else 0
-    k = (len(theta) - rest) // (d * (1 + ("W2" in matrices)))
-    shapes = {"W1": (d, k), "W2": (k, d), "C": (d, -1)}
-    ends = {"W1": d * k, "W2": d * k, "C": rest}
+    k = (len(theta) - rest) // (d * (1 + ("W2" in matrices)) + ("b" in matrices))
+    shapes = {"W1": (d, k), "W2": (k, d), "C": (d, -1), "b": (k,)}
+    ends = {"W1": d * k, "W2": d * k, "C": rest, "b": k}
     found, start = [], 0
     for matrix in matrices:
         found.append(theta[start : start + ends[matrix]].reshape(shapes[matrix]))
@@ -280,10 +294,14 @@ def epochs(size, batch, rng):
 
 
 def units(name, theta, d):
-    """The hidden units [(u_j, a_j)], the linear part C and the slopes of F(x) = sum_j a_j s(u_j'x) + C'x."""
+    """The hidden units [(u_j, a_j)], the linear part C and the slopes of F(x) = sum_j a_j s(u_j'x) + C'x.
+
+    Where there are biases, they end the u_j.
+    """
     weights = dict(zip(TWINS[name][1], blocks(name, np.asarray(theta, float), d)))
     identity, readout, linear, slopes = TWINS[name][2]
     U = weights["W1"] + identity * np.eye(*weights["W1"].shape)
+    U = np.vstack([U, weights["b"]]) if "b" in weights else U
     A = {
         "ones": lambda: np.ones((U.shape[1], 1)),
         "row sums": lambda: weights["W2"].sum(axis=1)[:, None],
@@ -312,6 +330,48 @@ def dG_du(u, v):
     return (along_u + (np.pi - phi) * v) / (2 * np.pi)
 
 
+def active_mean(u, v):
+    """E[1(z > 0) relu(y) (x, 1)] for z = (x, 1)'u and y = (x, 1)'v, u and v ending in their biases.
+
+    An integral over t, the part of x along u: given t, y is normal, and its relu has a mean in closed form.
+    """
+    (u, b), (v, c) = (u[:-1], u[-1]), (v[:-1], v[-1])
+    s, nodes, weights = np.linalg.norm(u), *np.polynomial.legendre.leggauss(40)
+    first = min(max(-b / s, -9.0), 9.0)
+    edges = np.linspace(first, 9.0, 20)
+    half = np.diff(edges) / 2
+    t = (half[:, None] * nodes + (edges[:-1] + half)[:, None]).ravel()
+    mass = (half[:, None] * weights).ravel() * np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
+    along, across = u / s, v - (v @ (u / s)) * (u / s)
+    q, mean = np.linalg.norm(across), c + t * (v @ along)
+    P, p = scipy.special.ndtr(mean / q), np.exp(-((mean / q) ** 2) / 2) / np.sqrt(2 * np.pi)
+    value = mass @ (mean * P + q * p)
+    x = along * (mass @ (t * (mean * P + q * p))) + across * (mass @ P)
+    return np.append(x, value)
+
+
+def relu_mean(u):
+    """E[relu((x, 1)'u) (x, 1)]."""
+    w, b, s = u[:-1], u[-1], np.linalg.norm(u[:-1])
+    P, p = scipy.special.ndtr(b / s), np.exp(-((b / s) ** 2) / 2) / np.sqrt(2 * np.pi)
+    return np.append(P * w, b * P + s * p)
+
+
+def active_square(u):
+    """E[1((x, 1)'u > 0) (x, 1) (x, 1)']."""
+    w, b, s = u[:-1], u[-1], np.linalg.norm(u[:-1])
+    P, p, along = scipy.special.ndtr(b / s), np.exp(-((b / s) ** 2) / 2) / np.sqrt(2 * np.pi), w / s
+    inner = P * np.eye(len(w)) - b / s * p * np.outer(along, along)
+    return np.block([[inner, p * along[:, None]], [p * along, np.array([P])]])
+
+
+def slope(u, v, d):
+    """E[1(u) relu(v) x], with a last entry for the bias where there are biases: the gradient of E[relu relu] in u."""
+    if len(u) == d:
+        return dG_du(u, v)
+    return relu_mean(u) if np.array_equal(u, v) else active_mean(u, v)
+
+
 def ramps(units, slopes):
     """The units as sums of relus: s(z) = p relu(z) - n relu(-z).  Each as (u, q, number of the unit, sign, slope)."""
     p, n = slopes
@@ -322,8 +382,11 @@ def ramps(units, slopes):
 
 
 def residual(name, theta, teacher, theta_star, d):
-    """The student's and the teacher's ramps, the latter with -a*, and D = C - C*."""
+    """The student's and the teacher's ramps, the latter with -a*, and D = C - C*; with biases for x that end in 1."""
     (students, C, slopes), (teachers, C_star, slopes_star) = units(name, theta, d), units(teacher, theta_star, d)
+    if "b" in TWINS[name][1] + TWINS[teacher][1]:
+        students, teachers = ([(np.append(u, np.zeros(d + 1 - len(u))), a) for u, a in x] for x in (students, teachers))
+        C, C_star = np.vstack([C, 0 * C[:1]]), np.vstack([C_star, 0 * C_star[:1]])
     return list(ramps(students, slopes)), list(ramps([(u, -a) for u, a in teachers], slopes_star)), C - C_star
 
 
@@ -332,9 +395,9 @@ def population_loss(name, theta, teacher, theta_star, d):
     own, other, D = residual(name, theta, teacher, theta_star, d)
     loss = np.sum(D**2)
     for u, q, *_ in own + other:
-        loss += q @ (D.T @ u)
+        loss += 2 * q @ (D.T @ (u / 2 if len(u) == d else relu_mean(u)))
         for v, r, *_ in own + other:
-            loss += (q @ r) * G(u, v)
+            loss += (q @ r) * (G(u, v) if len(u) == d else u @ slope(u, v, d))
     return loss
 
 
@@ -342,15 +405,16 @@ def population_gradient(name, theta, teacher, theta_star, d):
     """Its gradient in theta."""
     own, other, D = residual(name, theta, teacher, theta_star, d)
     k = 1 + max(j for _, _, j, _, _ in own)
-    dU, dA, dC = np.zeros((d, k)), np.zeros((k, D.shape[1])), 2 * D
+    dU, dA, dC = np.zeros((len(D), k)), np.zeros((k, D.shape[1])), 2 * D
     for u, q, *_ in own + other:
-        dC += np.outer(u, q)
-    for u, a, j, sign, slope in own:
-        du, da = D @ a, D.T @ u
+        dC += 2 * np.outer(u / 2 if len(u) == d else relu_mean(u), q)
+    for u, a, j, sign, rate in own:
+        square, mean = (np.eye(d) / 2, u / 2) if len(u) == d else (active_square(u), relu_mean(u))
+        du, da = 2 * square @ D @ a, 2 * D.T @ mean
         for v, q, *_ in own + other:
-            du += 2 * (a @ q) * dG_du(u, v)
-            da += 2 * G(u, v) * q
+            du += 2 * (a @ q) * slope(u, v, d)
+            da += 2 * (G(u, v) if len(u) == d else u @ slope(u, v, d)) * q
         dU[:, j] += sign * du
-        dA[j] += slope * da
-    found = {"W1": dU, "W2": dA if TWINS[name][2][1] == "matrix" else np.tile(dA, d), "C": dC}
+        dA[j] += rate * da
+    found = {"W1": dU[:d], "W2": dA if TWINS[name][2][1] == "matrix" else np.tile(dA, d), "C": dC[:d], "b": dU[d:]}
     return np.concatenate([found[matrix].ravel() for matrix in TWINS[name][1]])

@@ -18,10 +18,10 @@ FLOORS = [  # a file may import from its own floor and those above it in this li
     {"kernels.lanes"},
     {"kernels.pairs", "kernels.plain", "kernels.steps", "kernels.threads"},
     {"kernels.narrow", "kernels.wide", "kernels.population", "kernels.hessian", "kernels.digits"}
-    | {"kernels.biased", "kernels.moments"},
+    | {"kernels.biased", "kernels.moments", "kernels.nearby"},
     {"kernels.loops"},
     {"kernels"},
-    {"architectures", "duals", "inputs"},
+    {"architectures", "duals", "inputs", "residual"},
     {"losses", "designed", "gelee_ma", "optimizers", "draws", "anyloss"},
     {"training", "gradcheck.check", "gradcheck.calls", "gradcheck.differences", "gradcheck.report"},
     {"flow", "noise"},

@@ -35,9 +35,7 @@ PAIRS = [
 def pair(student, teacher, d, k=None, k_star=None, sigma=0.0, seed=0):
     """(loss, theta) at a generic point."""
     star = rg.Network(RECORDS[teacher], point(teacher, d, k_star, seed + 100), d)
-    loss = rg.PopulationLoss(RECORDS[student], star)
-    loss.noise = sigma
-    return loss, point(student, d, k, seed)
+    return rg.PopulationLoss(RECORDS[student], star, noise=sigma), point(student, d, k, seed)
 
 
 def gradients(loss, theta, X, errors):

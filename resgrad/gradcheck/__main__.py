@@ -48,12 +48,15 @@ def _reports(arch, d, seed):
     teacher = Network(arch, draw(arch, kind, d, rng=rng.teacher), d)
     theta, data = draw(arch, kind, d, rng=rng.init), dataset(teacher, 20, rng.data)
     batch = OnlineLoss(arch, teacher).batch(20, rng.batches)
-    losses = EmpiricalLoss(arch, *data), batch, PopulationLoss(arch, teacher)
-    for name, loss in zip(("empirical", "online", "population"), losses):
-        x, kink = getattr(loss, "rows", batch.rows)[0, :d], theta.copy()
+    about = {"covariance": "power:1", "noise": 0.5}
+    losses = {"empirical": EmpiricalLoss(arch, *data), "online": batch, "population": PopulationLoss(arch, teacher)}
+    losses |= {"correlated": PopulationLoss(arch, teacher, **about)}
+    losses |= {"its samples": OnlineLoss(arch, teacher, **about).batch(20, rng.batches)}
+    for name, loss in losses.items():
+        x, kink = getattr(loss, "rows", batch.rows)[0, : d + arch.bias], theta.copy()
         U, W1 = arch.canonical(kink, d)[0], arch.unflatten(kink, d)[0]
-        W1[:, 0] -= (x @ U[:, 0]) / (x @ x) * x  # now the first unit's pre-activation vanishes on x
-        if d == 1:
+        W1[:, 0] -= (x @ U[:, 0]) / (x[:d] @ x[:d]) * x[:d]  # now the first unit's pre-activation vanishes on x
+        if d == 1 and not arch.bias:
             W1[:, 0] = -arch.identity  # exactly 0: a unit of 1e-16, which rounding may leave, is no kink
         for point, at in (("random", theta), ("kink", kink), ("teacher", teacher.theta)):
             report = check_gradient(loss, at, seed=seed)

@@ -33,8 +33,8 @@ def two_sum(a, b):
     return s, (a - (s - t)) + (b - t)
 
 
-@jit
-def _two_product(a, b):
+@register_jitable
+def two_product(a, b):
     """a b and its rounding error (Dekker)."""
     t = 134217729.0 * a
     a_hi = t - (t - a)
@@ -55,7 +55,7 @@ def _add(x, y):
 
 @jit
 def _multiply(x, y):
-    p, e = _two_product(x[0], y[0])
+    p, e = two_product(x[0], y[0])
     return two_sum(p, e + (x[0] * y[1] + x[1] * y[0]))
 
 
@@ -82,6 +82,19 @@ def _dot(x, y):
     for i in range(x.shape[0]):
         total = _add(total, _multiply((x[i, 0], x[i, 1]), (y[i, 0], y[i, 1])))
     return total
+
+
+@jit
+def transformed(L, Z):
+    """L'z for the rows z of Z (K, d, 2), L (d, d); what they have beyond d entries stays."""
+    new, d = Z.copy(), L.shape[0]
+    for l in range(Z.shape[0]):
+        for i in range(d):
+            total = (0.0, 0.0)
+            for j in range(d):
+                total = _add(total, _multiply((L[j, i], 0.0), (Z[l, j, 0], Z[l, j, 1])))
+            new[l, i, 0], new[l, i, 1] = total
+    return new
 
 
 @jit

@@ -62,12 +62,14 @@ class Problem:
             return
         units = symmetry.Units.of(self.arch, theta, self.d)
         dead = replace(units.each(np.zeros_like), skip=np.zeros_like(units.skip))
-        if self.arch.trains_skip:  # the best skip: d2loss/dC dC = 2 I
-            dead = replace(dead, skip=-self.arch.unflatten(loss.grad(dead.theta()), self.d).C / 2)
-        silent = loss.value(dead.theta())
+        if self.arch.trains_skip:  # the best skip: d2loss/dC dC = 2 I, and 2 S for inputs of the covariance S
+            slope, L = self.arch.unflatten(loss.grad(dead.theta()), self.d).C, getattr(loss, "factor", None)
+            dead = replace(dead, skip=-slope / 2 if L is None else -np.linalg.solve(L @ L.T, slope) / 2)
+        floor = getattr(loss, "floor", 0.0)  # of the labels' noise, which no student can fit
+        silent = loss.value(dead.theta()) - floor
         each = (silent / max(self.arch.readout_rate(self.d), 1)) ** 0.5 / len(units.u)
         self.least = each or units.strength().max() ** 2 or 1.0  # where the teacher is zero, the student is the scale
-        self.zero = GLOBAL * (silent or self.least**2)  # a loss of at most this is zero
+        self.zero = floor + GLOBAL * (silent or self.least**2)  # a loss of at most this is zero
 
     def at(self, theta):
         """The loss in the units that hold at ``theta``."""
@@ -82,10 +84,11 @@ class Problem:
         blocks = self.arch.shapes(self.d, self.arch.width(theta.size, self.d))
         scale = [np.full(np.prod(shape), size if name == "C" else length) for name, shape in blocks.items()]
         zero = np.zeros(theta.size, bool)
-        dead, (W1, W2, *_) = self.lengths(theta) == 0, self.arch.unflatten(zero, self.d)
+        dead, (W1, W2, _, b) = self.lengths(theta) == 0, self.arch.unflatten(zero, self.d)
         W1[:, dead] = True
-        if W2 is not None:
-            W2[dead] = True
+        for rows in (W2, b):
+            if rows is not None:
+                rows[dead] = True
         return Scaled(self, theta, np.concatenate(scale), self.least**2, zero)
 
     def gauge(self, theta):
@@ -104,7 +107,10 @@ class Problem:
         if not short.any():
             return theta
         theta = theta.copy()
-        self.arch.unflatten(theta, self.d)[0][:, short] = -self.arch.identity * np.eye(*U.shape[::-1])[:, short]
+        W1, _, _, b = self.arch.unflatten(theta, self.d)
+        W1[:, short] = -self.arch.identity * np.eye(*W1.shape)[:, short]
+        if b is not None:
+            b[short] = 0.0
         return theta
 
     def tangent(self, theta):

@@ -126,6 +126,8 @@ def certify(loss: Any, theta: ArrayLike) -> Certificate:
     >>> rg.certify(loss, np.eye(4).ravel() + 1e-6).proved
     False
     """
+    if getattr(loss, "covariance", None) is not None:
+        raise ValueError("loss has a covariance, but proofs are for inputs N(0, I)")
     if not (isinstance(loss, losses.PopulationLoss) or hasattr(loss, "dual")) or getattr(loss, "unit_rows", False):
         raise TypeError(f"loss is {checks.shown(loss)}, but must be a PopulationLoss, or a KernelLoss with free rows")
     theta = loss._theta(theta)

@@ -15,7 +15,8 @@ from .. import checks
 SHARED = {  # options of a run and of a census: (type, help); None where the help differs between the two
     "arch": (str, None), "preset": (str, None), "d": (int, "input dimension (10)"),
     "width": (int, "hidden units of the student (d)"), "teacher": (str, None), "init": (str, None),
-    "data": (str, None), "loss": (str, None), "rows": (str, None), "mu": (float, None), "lam": (float, None),
+    "data": (str, None), "covariance": (str, None), "noise": (float, None),
+    "loss": (str, None), "rows": (str, None), "mu": (float, None), "lam": (float, None),
     "optimizer": (str, None), "lr": (float, None), "momentum": (float, "in [0, 1) (0.9)"),
     "batch-size": (int, "samples a step (200)"), "samples": (int, "size of the data set (100000)"),
     "steps": (int, None), "seed": (int, "of everything random (0)"), "out": (Path, "directory (a fresh one in runs/)"),

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import __version__, checks
 from . import files
-from .tally import FAILED, OUTCOMES
+from .tally import FAILED, OUTCOMES, Config
 
 NAME = "runs.jsonl"
 FORMAT = 1
@@ -37,7 +37,7 @@ class Journal:
     def _load(self):
         saved, records = read(self.path)
         new, old = (part["config"] | part | {"config": None} for part in (header(self.task), saved))
-        differ = [key for key in new if _content(old[key]) != _content(new[key])]
+        differ = [key for key in new if _content(old.get(key, getattr(Config, key, None))) != _content(new[key])]
         if differ and (differ != ["runs"] or new["runs"] < old["runs"]):
             told = "; ".join(f"{key} is {new[key]}, but was {old[key]}" for key in differ)
             raise ValueError(f"out is {self.path.parent}, which holds another census: {told}")

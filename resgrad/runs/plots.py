@@ -15,7 +15,7 @@ COLORS = {
     "li": "#0072B2", "resnet": "#D55E00", "two-weight": "#009E73", "modresnet": "#CC79A7", "vanilla": "#56B4E9",
     "resnet-sum": "#E69F00", "modresnet-sum": "#6A51A3",
     "li-free": "#003E66", "resnet-free": "#8A3A00", "two-weight-free": "#00573F", "modresnet-free": "#7D3F66",
-    "vanilla-free": "#1B5E85", "even": "#B07A00",
+    "vanilla-free": "#1B5E85", "even": "#B07A00", "li-bias": "#3F7FBF",
 }  # fmt: skip
 INK, FAINT, GRID = "#222222", "#8a8a8a", "#e4e4e4"
 STYLE = {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import architectures, checks, draws, optimizers
+from .. import architectures, checks, draws, inputs, optimizers
 from ..architectures import Architecture, Network
 from . import files
 
@@ -45,6 +45,8 @@ class Config:
     rows: str = "free"
     mu: float | None = None
     lam: float | None = None
+    covariance: str | None = None
+    noise: float = 0.0
 
 
 LOSSES = ("relu", "even", "hermite24", "ge-lee-ma")  # the expected loss, and those of `resgrad.designed`
@@ -73,6 +75,7 @@ DEFAULT: dict[str, dict[str, Any]] = {
     "resnet-free": {"lr": 0.02, "steps": 40_000},
     "modresnet-free": {"lr": 5e-3, "steps": 40_000, "teacher": "uniform"},
     "even": {"lr": 0.01, "init": "fan-in"},
+    "li-bias": {"lr": 0.02},
 }
 NEW = {"lr": 5e-3}  # for an architecture without an entry
 
@@ -80,9 +83,10 @@ NEW = {"lr": 5e-3}  # for an architecture without an entry
 _NOTEBOOK = {"teacher": "uniform", "init": "fan-in", "steps": 50_000, "record_every": 250}
 _SGD = {"optimizer": "sgd", "lr": 1e-4, "momentum": 0.0}
 _ONE, _TWO = _NOTEBOOK | _SGD | {"d": 5}, _NOTEBOOK | {"lr": 1e-3, "momentum": 0.01}  # weight matrices
+_LI = _ONE | {"arch": "li-bias", "teacher": "uniform+zero"}  # their layer had a bias, and the teacher none
 _BLOCK = _NOTEBOOK | _SGD | {"arch": "resnet-sum", "d": 1, "teacher": "normal"}
 NOTEBOOK = {
-    "li": _ONE, "vanilla": _ONE, "resnet": _BLOCK, "resnet-sum": _BLOCK, "two-weight": _TWO,
+    "li": _LI, "li-bias": _LI, "vanilla": _ONE, "resnet": _BLOCK, "resnet-sum": _BLOCK, "two-weight": _TWO,
     "modresnet": _TWO | {"arch": "modresnet-sum"}, "modresnet-sum": _TWO,
 }  # fmt: skip
 # Li & Yuan (2017), section 5: |W*|_2 about 0.6, and the start whose gradient first points away.
@@ -150,6 +154,10 @@ def resolve(arch: Architecture | str, preset: str = "default", **given: Any) -> 
         kind = config[role]
         if not (draws.known(kind) or isinstance(kind, str) and kind.endswith(".npz")):
             raise checks.suggest(kind, role, [*draws.DRAWS, "the path of a weights.npz"])
+    if config.get("covariance") is not None and not inputs.known(config["covariance"]):
+        wanted = "power:ALPHA or the path of a .npy file"
+        raise ValueError(f"covariance is {checks.shown(config['covariance'])}, but must be {wanted}")
+    config["noise"] = checks.real(config.get("noise", 0.0), "noise", 0)
     counts = ["d", "width", "batch_size", "samples", "steps"]
     for field in counts + ["record_every"] * (config.get("record_every") is not None):
         config[field] = checks.integer(config.get(field, config["d"]), field)  # the width is d unless given
@@ -169,7 +177,8 @@ def resolve(arch: Architecture | str, preset: str = "default", **given: Any) -> 
     return Config(**config)
 
 
-def _of_loss(name, preset, loss="relu", data=None, dtype="float64", rows="free", mu=None, lam=None, **given):
+def _of_loss(name, preset, loss="relu", data=None, dtype="float64", rows="free", mu=None, lam=None,
+             covariance=None, noise=0.0, **given):  # fmt: skip
     """What a designed loss sets in a `Config`; checks that it fits."""
     checks.choice(loss, "loss", LOSSES), checks.choice(rows, "rows", ROWS)
     own = BY_LOSS[loss] if preset == "ge-lee-ma" else {}
@@ -186,6 +195,9 @@ def _of_loss(name, preset, loss="relu", data=None, dtype="float64", rows="free",
         if data == "dataset" or dtype != "float64":
             told = "data is dataset" if data == "dataset" else f"dtype is {dtype}"
             raise ValueError(f"{told}, but loss {loss} needs population or online data in float64")
+        if covariance is not None or noise:
+            told = f"noise is {checks.shown(noise)}" if noise else f"covariance is {checks.shown(covariance)}"
+            raise ValueError(f"{told}, but loss {loss} is for inputs N(0, I) and exact labels")
         own = ({"data": "population"} if preset == "default" else {}) | own
     return own
 
@@ -204,36 +216,38 @@ def command_line(config: Config) -> str:
     return " ".join(["python -m resgrad.experiment", *options])
 
 
-def prepare(config: Config, saved: tuple = (None, None)) -> tuple:
-    """(loss, theta0, teacher) of a run; the last two are the same for every ``data``.
+def prepare(config: Config, saved: tuple = (None, None, None)) -> tuple:
+    """(loss, theta0, teacher, exact) of a run; the last three are the same for every ``data``.
 
-    ``saved`` is (theta_star, theta0) of a checkpoint; if they came from files, these are not read again.
+    ``exact`` is the expected loss, see `expected`.  ``saved`` is (theta_star, theta0, covariance) of a checkpoint; if
+    they came from files, these are not read again.
     """
     streams = draws.streams(config.seed)
     theta_star = _parameters(config, "teacher", streams.teacher, saved[0])
     theta0, teacher = _parameters(config, "init", streams.init, saved[1]), Network(config.arch, theta_star, config.d)
-    return loss_of(config, config.arch, teacher, streams.data, config.dtype), theta0, teacher
+    covariance = inputs.load(config.covariance, config.d) if saved[2] is None else saved[2]
+    loss = loss_of(config, config.arch, teacher, streams.data, config.dtype, covariance)
+    return loss, theta0, teacher, expected(config, config.arch, teacher, covariance, config.noise)
 
 
-def loss_of(config, arch, teacher, rng, dtype="float64"):
+def loss_of(config, arch, teacher, rng, dtype="float64", covariance=None):
     """The loss that a run, or one of a census, trains on: of a data set from ``rng``, fresh samples or exact."""
     from .. import losses
 
-    if getattr(config, "loss", "relu") != "relu":
-        return expected(config, arch, teacher)
-    if config.data == "dataset":
-        return losses.EmpiricalLoss(arch, *draws.dataset(teacher, config.samples, rng, dtype))
-    if config.data == "online":
-        return losses.OnlineLoss(arch, teacher, dtype)
-    return losses.PopulationLoss(arch, teacher)
+    about = {"covariance": covariance, "noise": config.noise}
+    if config.loss == "relu" and config.data == "dataset":
+        return losses.EmpiricalLoss(arch, *draws.dataset(teacher, config.samples, rng, dtype, **about))
+    if config.loss == "relu" and config.data == "online":
+        return losses.OnlineLoss(arch, teacher, dtype, **about)
+    return expected(config, arch, teacher, **about)
 
 
-def expected(config, arch, teacher):
+def expected(config, arch, teacher, covariance=None, noise=0.0):
     """The exact loss that a run descends, or has samples of."""
     from .. import designed, gelee_ma, losses
 
     if config.loss == "relu":
-        return losses.PopulationLoss(arch, teacher)
+        return losses.PopulationLoss(arch, teacher, covariance, noise)
     if config.loss == "ge-lee-ma":
         return gelee_ma.OfStudent(gelee_ma.GeLeeMaLoss(teacher, config.mu, config.lam))
     return designed.KernelLoss(arch, teacher, config.loss, config.rows == "unit")
@@ -279,9 +293,10 @@ def simulate(
     from .. import gelee_ma, training
     from ..minima import alignment, convexity
 
-    loss, theta0, teacher = problem or prepare(config)
-    population, theta_star = expected(config, config.arch, teacher), teacher.theta
-    columns = {"population_loss": population.value}
+    loss, theta0, teacher, population = problem or prepare(config)
+    theta_star, columns = teacher.theta, {"population_loss": population.value}
+    if config.noise:
+        columns["excess_loss"] = population.excess  # what the population loss is above that of the labels' noise
     if config.loss == "relu":
         columns["distance"] = lambda theta: float(np.linalg.norm(theta - theta_star))
         columns["aligned_distance"] = lambda theta: alignment.align(config.arch, theta, theta_star, config.d).distance

@@ -11,7 +11,7 @@ from decimal import ROUND_CEILING, Context
 
 import numpy as np
 
-from .. import architectures, losses
+from .. import architectures
 from ..minima import basins, landscape
 from . import command, plots, protocol
 
@@ -21,6 +21,7 @@ LARGEST = 1000  # most parameters for which a Hessian is computed: it takes seco
 QUANTITIES = {  # columns of ``history.csv`` whose start and end the summary shows; some only li-yuan* has
     "loss": "loss",
     "population_loss": "expected loss",
+    "excess_loss": "    without the labels' noise",
     "inner_product": "<-grad L, W* - W>",
     "delta": "    over the distance squared",
     "potential": "potential g",
@@ -52,6 +53,10 @@ def describe(summary, out):
         "online": f"fresh batches of {config['batch_size']}",
         "population": "the exact expected loss",
     }[config["data"]]
+    if config.get("covariance") is not None:
+        source += f", inputs of covariance {config['covariance']}"
+    if config.get("noise"):
+        source += f", labels with noise {config['noise']:g}"
     return "\n".join([
         f"{arch.name}: F(x) = {arch.formula}, d = {config['d']}, width {config['width']}",
         f"{result['steps']:,} steps of {config['optimizer']} (lr {config['lr']:g}{momentum}) on {source}, "
@@ -67,17 +72,18 @@ def describe(summary, out):
 
 def is_zero(result):
     """Whether the loss at the end of a run counts as zero."""
-    return result["population_loss_final"] <= max(ZERO * result["population_loss_initial"], 1e-24)
+    start, end = (result.get(f"excess_loss_{at}", result[f"population_loss_{at}"]) for at in ("initial", "final"))
+    return end <= max(ZERO * start, 1e-24)
 
 
 @functools.lru_cache(maxsize=1)  # the summary and the page ask for the same
-def _destination(teacher, theta):
-    return basins.destination(losses.PopulationLoss(teacher.arch, teacher), np.frombuffer(theta))
+def _destination(exact, theta):
+    return basins.destination(exact, np.frombuffer(theta))
 
 
-def destination(teacher, theta):
+def destination(exact, theta):
     """The critical point that a run which stopped at ``theta`` leads to, None if uncertain or beyond `LARGEST`."""
-    return _destination(teacher, theta.astype(np.float64).tobytes()) if theta.size <= LARGEST else None
+    return _destination(exact, theta.astype(np.float64).tobytes()) if theta.size <= LARGEST else None
 
 
 def theorem(proof, moved):
@@ -107,6 +113,8 @@ def verdict(summary):
         )
     if not is_zero(result):
         words += f"The expected loss is {result['population_loss_final']:.3g}, not zero.\n"
+        if "excess_loss_final" in result:
+            words = words.replace("zero.", f"zero: {result['excess_loss_final']:.3g} without the labels' noise.")
         if "polished_verdict" not in result:
             return f"{words}It is not certain where the run would end: --resume with more --steps goes on."
         found, apart, loss = (result[f"polished_{name}"] for name in ("verdict", "distance", "loss"))
@@ -171,9 +179,9 @@ pre {{ background: var(--box); padding: 0.8rem; overflow-x: auto }}
 """
 
 
-def page(summary, history, theta, teacher):
-    """The page, as text, from the contents of ``run.json`` and ``history.csv``, the student at the end, its teacher."""
-    result, arch, words = summary["result"], teacher.arch, verdict(summary)
+def page(summary, history, theta, exact):
+    """The page, as text, from the contents of ``run.json`` and ``history.csv``, the student at the end, its loss."""
+    result, arch, words = summary["result"], architectures.resolve(summary["config"]["arch"]), verdict(summary)
     color = plots.COLORS.get(arch.name, plots.INK)
     pictures = [
         _picture("Loss: on the batches drawn, and in expectation.", plots.losses, history, color),
@@ -182,10 +190,10 @@ def page(summary, history, theta, teacher):
     if summary["config"].get("loss", "relu") != "relu":
         words += " No spectrum is shown for this loss."
     elif theta.size <= LARGEST and not summary["stop_reason"].startswith("diverged"):
-        end, where, at = destination(teacher, theta), "its last point", theta
+        end, where, at = destination(exact, theta), "its last point", theta
         if end is not None:
             where, at = f"the {end.verdict} to which it leads", end.theta
-        found = landscape.spectrum(losses.PopulationLoss(arch, teacher), at)
+        found = landscape.spectrum(exact, at)
         caption = (
             f"The exact Hessian at {where} has {found.nullity} zero and {found.index} negative eigenvalues of "
             f"{theta.size}; symmetry predicts {found.predicted} zero ones{' (gray)' if found.predicted else ''}."

@@ -42,6 +42,8 @@ class Config:
     rows: str = "free"
     mu: float | None = None
     lam: float | None = None
+    covariance: str | None = None
+    noise: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -125,7 +127,10 @@ class Census:
     def __str__(self) -> str:
         config = self.config
         title = f"{config.arch}, d = {config.d}, width {config.width}; teacher: {config.teacher}"
-        lines = [f"{title}, width {config.teacher_width}", "", f"{'':20}{'runs':>7}{'share':>10}{'95 % interval':>18}"]
+        lines = [f"{title}, width {config.teacher_width}"]
+        if config.covariance is not None:
+            lines.append(f"inputs with covariance {config.covariance}")
+        lines += ["", f"{'':20}{'runs':>7}{'share':>10}{'95 % interval':>18}"]
         for name, label in (OUTCOMES | ({FAILED: "failed"} if self.failures else {})).items():
             share, low, high = (100 * p for p in self.share(name))
             lines.append(f"{label:20}{self.counts[name]:7,}{share:8.1f} %{f'{low:.1f} - {high:.1f} %':>18}")

@@ -8,7 +8,7 @@ import hashlib
 
 import numpy as np
 
-from .. import architectures, blas, checks, draws, optimizers
+from .. import architectures, blas, checks, draws, inputs, optimizers
 from ..minima import basins
 from . import files, protocol
 from .tally import FAILED, Config
@@ -24,6 +24,7 @@ class Task:
     arch: architectures.Architecture
     teacher: architectures.Network | None  # None: drawn anew in each run
     numbers: tuple
+    covariance: np.ndarray | str | None = None
 
     def loss(self, streams):
         """The expected loss of the run with these streams."""
@@ -31,7 +32,7 @@ class Task:
         if teacher is None:
             theta_star = draws.draw(self.arch, config.teacher, config.d, config.teacher_width, streams.teacher)
             teacher = architectures.Network(self.arch, theta_star, config.d)
-        return protocol.expected(config, self.arch, teacher)
+        return protocol.expected(config, self.arch, teacher, self.covariance)
 
     def start(self, streams):
         """Where the student of the run with these streams starts."""
@@ -40,7 +41,7 @@ class Task:
 
 def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_width=None, init=None,
             data="population", optimizer=None, lr=None, momentum=None, batch_size=None, samples=None,
-            steps=None, loss="relu", rows="free", mu=None, lam=None):  # fmt: skip
+            steps=None, loss="relu", rows="free", mu=None, lam=None, covariance=None, noise=0.0):  # fmt: skip
     """The `Task` of a whole census, every argument checked; see `resgrad.census` for what they mean."""
     arch = architectures.resolve(arch)
     control = arch.readout == "fixed" and not (arch.identity or arch.bias)  # vanilla, and with another linear part
@@ -57,16 +58,20 @@ def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_wid
     given = {"width": width, "momentum": momentum, "batch_size": batch_size, "samples": samples, "mu": mu, "lam": lam}
     base = protocol.resolve(
         arch, d=d, data=data, steps=steps, seed=seed, optimizer=optimizer, lr=1.0 if lr is None else lr,
-        init=init, loss=loss, rows=rows,
+        init=init, loss=loss, rows=rows, noise=noise,
         **{name: value for name, value in given.items() if value is not None},
     )  # fmt: skip
     teacher = ("identity" if control else base.teacher) if teacher is None else teacher
     teacher, network, units = _teacher(teacher, teacher_width, base.d)
     fields = {field.name: getattr(base, field.name, None) for field in dataclasses.fields(Config)}
+    matrix = inputs.load(covariance, base.d)
     fields |= {"teacher": teacher, "teacher_width": units, "runs": checks.integer(runs, "runs")}
+    fields |= {"covariance": inputs.label(covariance, matrix)}
     without = {"lr": lr is None, "batch_size": data == "population", "samples": data != "dataset"}
     fields |= {name: None for name in without if without[name]}
-    task, streams = Task(Config(**fields), arch, network, tuple(range(runs))), draws.streams(base.seed)
+    if loss != "relu" and matrix is not None:
+        raise ValueError(f"covariance is {fields['covariance']}, but loss {loss} is for inputs N(0, I)")
+    task, streams = Task(Config(**fields), arch, network, tuple(range(runs)), matrix), draws.streams(base.seed)
     task.loss(streams), task.start(streams)  # whether they can be made
     return task
 
@@ -99,6 +104,8 @@ def check_proofs(task):
     """Refuse a task whose minima no proof can be had of."""
     from ..minima import balls
 
+    if task.covariance is not None:
+        raise ValueError(f"covariance is {task.config.covariance}, but proofs are for inputs N(0, I)")
     teacher = task.loss(draws.streams(task.config.seed)).teacher
     for arch, width in ((task.arch, task.config.width), (teacher.arch, teacher.width)):
         balls.require(arch, task.config.d, width)
@@ -123,7 +130,7 @@ def work(task):
         streams = draws.streams(config.seed, run)
         try:
             exact = task.loss(streams)
-            loss = protocol.loss_of(config, task.arch, exact.teacher, streams.data)
+            loss = protocol.loss_of(config, task.arch, exact.teacher, streams.data, covariance=task.covariance)
             how = (config.steps, config.lr, config.momentum, config.batch_size, streams.batches)
             basin = basins.descend(exact, loss, task.start(streams), *how)
         except Exception as error:
