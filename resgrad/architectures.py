@@ -259,8 +259,8 @@ ARCHITECTURES = {
         Architecture("two-weight-free", "sum(W2' relu((W1 + I)' x)) + c' x", "resgrad", 1, 0, "sum", trains_skip=True),
         Architecture("resnet-free", "W2' relu(W1' x) + C' x", "resgrad", 0, 1, "vector", trains_skip=True),
         Architecture("modresnet-free", "W2' relu((W1 + I)' x) + C' x", "resgrad", 1, 1, "vector", trains_skip=True),
-        Architecture("li-bias", "||relu((I + W1)' x + b)||_1", "the post's notebook", 1, 0, "fixed", bias=True),
         Architecture("even", "||W1' x||_1 / 2", "resgrad", 0, 0, "fixed", slopes=(0.5, -0.5)),
+        Architecture("li-bias", "||relu((I + W1)' x + b)||_1", "the post's notebook", 1, 0, "fixed", bias=True),
     )
 }
 

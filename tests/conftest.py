@@ -13,18 +13,30 @@ import resgrad as rg
 from resgrad import experiment, kernels, training
 
 ARCHS = list(rg.ARCHITECTURES)
-RECORDS = rg.ARCHITECTURES | {  # and two of a user's own: a linear part that differs by a matrix, other slopes
-    "half": rg.Architecture("half", "W2' relu((W1 + I/2)' x) + x/2", "tests", identity=0.5, skip=0.5, readout="vector"),
-    "leaky": rg.Architecture("leaky", "sum(W2' s(W1' x)) + c' x", "tests", 0, 0.5, "sum", (1, 0.25), trains_skip=True),
-}
+RECORDS = (
+    rg.ARCHITECTURES
+    | {  # and three of a user's own: a linear part that differs by a matrix, other slopes, all blocks
+        "half": rg.Architecture(
+            "half", "W2' relu((W1 + I/2)' x) + x/2", "tests", identity=0.5, skip=0.5, readout="vector"
+        ),
+        "leaky": rg.Architecture(
+            "leaky", "sum(W2' s(W1' x)) + c' x", "tests", 0, 0.5, "sum", (1, 0.25), trains_skip=True
+        ),
+        "all": rg.Architecture(
+            "all", "W2' s((W1 + I/2)' x + b) + C' x", "tests", 0.5, 1, "vector", (1, 0.25), True, True
+        ),
+    }
+)
 # What is slow because each shape compiles a loop of its own runs over these.  The code of a loop depends on the number
 # of outputs (1 or d), and has branches for a trained skip and for slopes that are not relu's, which stand side by side:
 # "modresnet-free" and "leaky" take each of them, the others none.  "li" keeps its A.  What else the numbers of a record
 # say is done to theta before and after, by `coordinates` and `parameters`; tests of these run over all records.
 LOOPS = ["li", "two-weight", "modresnet", "modresnet-free", "leaky"]
 TRAINED_READOUT = [name for name, arch in rg.ARCHITECTURES.items() if arch.trains_readout]
+CENTERED = [name for name, arch in rg.ARCHITECTURES.items() if not arch.bias]  # whose formulas are (7)-(20)
 compiled = pytest.mark.skipif(kernels.PLAIN, reason="NUMBA_DISABLE_JIT is set")
 every_arch = pytest.mark.parametrize("arch", ARCHS)  # a new architecture enrols itself
+every_centered = pytest.mark.parametrize("arch", CENTERED)
 every_record = pytest.mark.parametrize("arch", list(RECORDS))  # and so do those of the tests
 every_loop = pytest.mark.parametrize("arch", LOOPS)
 every_dtype = pytest.mark.parametrize("dtype", [np.float64, np.float32])

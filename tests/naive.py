@@ -207,6 +207,19 @@ def leaky(x, W1, W2, C):
     return F, backward
 
 
+def all_blocks(x, W1, W2, C, b):
+    """W2' s((W1 + I/2)' x + b) + C' x with s(z) = z for z > 0 and z / 4 below: all that a record can say."""
+    z = (W1 + np.eye(*W1.shape) / 2).T @ x + b
+    h = np.where(z > 0, z, z / 4)
+    F = W2.T @ h + C.T @ x
+
+    def backward(e):
+        g = (W2 @ e) * np.where(z > 0, 1, 1 / 4)
+        return [2 * np.outer(x, g), 2 * np.outer(h, e), 2 * np.outer(x, e), 2 * g]
+
+    return F, backward
+
+
 # name: the twin, its matrices, and (identity, read-out, linear part, slopes)
 TWINS = {
     "li": (li, ["W1"], (1, "ones", 0, (1, 0))),
@@ -224,6 +237,7 @@ TWINS = {
     "even": (even, ["W1"], (0, "ones", 0, (0.5, -0.5))),
     "li-bias": (li_bias, ["W1", "b"], (1, "ones", 0, (1, 0))),
     "half": (half, ["W1", "W2"], (0.5, "matrix", 0.5, (1, 0))),
+    "all": (all_blocks, ["W1", "W2", "C", "b"], (0.5, "matrix", None, (1, 0.25))),
     "leaky": (leaky, ["W1", "W2", "C"], (0, "row sums", None, (1, 0.25))),
 }
 
@@ -233,7 +247,7 @@ def blocks(name, theta, d):
     matrices, vector = TWINS[name][1], TWINS[name][2][1] == "matrix"
     rest = d * (d if vector else 1) if "C" in matrices else 0
     k = (len(theta) - rest) // (d * (1 + ("W2" in matrices)) + ("b" in matrices))
-    shapes = {"W1": (d, k), "W2": (k, d), "C": (d, -1), "b": (k,)}
+    shapes = {"W1": (d, k), "W2": (k, d), "C": (d, d if vector else 1), "b": (k,)}
     ends = {"W1": d * k, "W2": d * k, "C": rest, "b": k}
     found, start = [], 0
     for matrix in matrices:

@@ -29,6 +29,7 @@ TABLE = """
     resnet-free      0   1   vector   1    0    True
     modresnet-free   1   1   vector   1    0    True
     even             0   0   fixed    0.5  -0.5 False
+    li-bias          1   0   fixed    1    0    False
 """
 
 
@@ -39,7 +40,7 @@ def test_the_architectures_are_these_numbers():
         (arch.name, arch.identity, arch.skip, arch.readout, arch.slopes, arch.trains_skip)
         for arch in rg.ARCHITECTURES.values()
     ]
-    assert got == wanted and not any(arch.bias for arch in rg.ARCHITECTURES.values())
+    assert got == wanted and [arch.name for arch in rg.ARCHITECTURES.values() if arch.bias] == ["li-bias"]
     assert all(name == arch.name for name, arch in rg.ARCHITECTURES.items())
 
 

@@ -53,13 +53,14 @@ def test_every_preset_resolves_for_every_architecture():
     for preset, known in protocol.PRESETS.items():
         for name in known:
             config = experiment.resolve(name, preset)
-            loss, theta0, teacher = experiment.prepare(dataclasses.replace(config, samples=1))
-            assert theta0.shape == teacher.theta.shape and loss.d == config.d
+            loss, theta0, teacher, exact = experiment.prepare(dataclasses.replace(config, samples=1))
+            assert theta0.shape == teacher.theta.shape and loss.d == exact.d == config.d
 
 
 def test_the_notebook_preset_is_the_published_protocol():
     li = experiment.resolve("li", "notebook")
-    assert (li.d, li.optimizer, li.lr, li.teacher, li.init) == (5, "sgd", 1e-4, "uniform", "fan-in")
+    assert (li.arch, li.d, li.optimizer, li.lr) == ("li-bias", 5, "sgd", 1e-4)
+    assert (li.teacher, li.init) == ("uniform+zero", "fan-in")
     block = experiment.resolve("resnet", "notebook")
     assert (block.arch, block.d, block.lr, block.teacher) == ("resnet-sum", 1, 1e-4, "normal")
     for name, summed in (("two-weight", "two-weight"), ("modresnet", "modresnet-sum")):

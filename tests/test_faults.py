@@ -432,7 +432,7 @@ def test_a_checkpoint_keeps_numbers_that_json_has_not(tmp_path):
     """As where the losses of a window overflow, but not yet the weights."""
     path = tmp_path / "checkpoint.npz"
     assert run(tmp_path, *SMALL) == 0
-    config, theta_star, state, records, seconds = experiment.load_checkpoint(path)
+    config, theta_star, state, records, seconds, _ = experiment.load_checkpoint(path)
     state.window_loss = float("inf")
     teacher = types.SimpleNamespace(theta=theta_star)
     experiment.save_checkpoint(path, config, teacher, state, records, seconds)

@@ -553,9 +553,9 @@ def test_theta_is_left_alone():
 def test_command_line_prints_one_table(capsys):
     assert __main__.main(["--d", "3", "--seed", "1"]) == 0
     head, *rows = capsys.readouterr().out.splitlines()
-    assert head.startswith("architecture") and len(rows) == 12 * len(ARCHS)
-    for kind in ("empirical", "online", "population", "Hessian"):
-        assert sum(kind in row for row in rows) == 3 * len(ARCHS)
+    assert head.startswith("architecture") and len(rows) == 21 * len(ARCHS)
+    for kind in ("empirical", "online", "population", "correlated", "its samples", "Hessian  ", "its Hessian"):
+        assert sum(kind in row for row in rows) == (6 if kind == "Hessian  " else 3) * len(ARCHS)
 
 
 @pytest.mark.parametrize("d", ["1", "2"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.optimize
-from conftest import ARCHS, RECORDS, every_arch, point, relative_error, same_outputs, samples
+from conftest import CENTERED, RECORDS, every_centered, point, relative_error, same_outputs, samples
 
 import resgrad as rg
 from resgrad import kernels
@@ -43,7 +43,7 @@ MIXED = [
     ("leaky", "leaky"),
     ("li-free", "even"),
 ]
-every_pair = pytest.mark.parametrize("student, teacher", [(arch, arch) for arch in ARCHS] + MIXED)
+every_pair = pytest.mark.parametrize("student, teacher", [(arch, arch) for arch in CENTERED] + MIXED)
 
 
 class Pair:
@@ -101,7 +101,7 @@ def test_gradient_to_the_last_digits(student, teacher, d, width, width_star):
     assert Pair.generic(student, teacher, d, width, width_star).gradient_error() < GENERIC
 
 
-@every_arch
+@every_centered
 @pytest.mark.parametrize("among", ["students", "student and teacher"])
 @pytest.mark.parametrize("sign", [1, -1], ids=["parallel", "antiparallel"])
 @pytest.mark.parametrize("offset", [1e-4, 1e-8, 1e-12, 0.0])
@@ -150,7 +150,7 @@ def test_gradient_keeps_the_digits_of_a_pair_at_every_angle(sign, width):
     assert Pair("vanilla", short.ravel(), "vanilla", v, d).gradient_error() < ALONE
 
 
-@every_arch
+@every_centered
 @pytest.mark.parametrize("size", [1e-100, 1e-30, 1e-8, 1e8, 1e30, 1e100])
 def test_gradient_of_units_of_any_length(arch, size):
     """No square over- or underflows; the errors are relative to each unit's own terms."""
@@ -162,7 +162,7 @@ def test_gradient_of_units_of_any_length(arch, size):
     assert pair.value_error()[0] < LOSS[0][1]
 
 
-@every_arch
+@every_centered
 @pytest.mark.parametrize("size", [1e-300, 1e-150, 1e-142, 1e142, 1e150])
 def test_gradient_of_units_whose_squares_leave_the_floats(arch, size):
     """Or lose digits there; the other units' terms are what they were."""
@@ -224,7 +224,7 @@ def test_hessian_beside_zero_units(student, teacher, dead):
     assert relative_error(hessian[:, moving], quotient) < DIFFERENCE and np.array_equal(hessian, hessian.T)
 
 
-@every_arch
+@every_centered
 def test_a_student_of_zeros_against_a_teacher_of_zeros(arch):
     theta = with_units(arch, np.zeros((2, 2)))
     pair, hessian = (
@@ -286,7 +286,7 @@ def global_minima(arch, star, d, rng):
         yield of_units(record, U * sign, W2, None if C is None else C + gain)
 
 
-@every_arch
+@every_centered
 @pytest.mark.parametrize("d", [3, 5])
 def test_the_loss_keeps_its_digits_on_the_way_down(arch, d):
     """Toward every kind of global minimum, from 1e-2 to 1e-28 of E|F*|^2; never negative, also there."""
@@ -337,7 +337,7 @@ def test_the_loss_keeps_its_digits_where_units_make_up_for_the_skip():
         assert_digits(Pair(student.name, theta, teacher.name, star, d))
 
 
-@every_arch
+@every_centered
 def test_a_converging_run_goes_down_cleanly(arch):
     """Newton's method reaches rounding; all along its way the loss is that of fifty digits."""
     star = point(arch, 3, seed=100)
@@ -395,7 +395,7 @@ def test_the_even_part_has_thirty_digits():
         assert pair_error(digits._even_part((c, 0.0)), wanted) < PAIR
 
 
-@every_arch
+@every_centered
 def test_a_float32_teacher_is_taken_as_it_is(arch):
     star = point(arch, 3, seed=100, dtype=np.float32)
     pair = Pair(arch, star.astype(float), arch, star, 3)
@@ -421,7 +421,7 @@ def test_hessian_is_the_difference_quotient_of_the_gradient(student, teacher, d,
     assert relative_error(pair.loss.hessian(pair.theta), quotient) < DIFFERENCE
 
 
-@every_arch
+@every_centered
 @pytest.mark.parametrize("offset", [0.0, 1e-12, 1e-8, 1e-4])
 @pytest.mark.parametrize("sign", [1, -1], ids=["parallel", "antiparallel"])
 def test_hessian_of_nearly_parallel_units_takes_the_limit(arch, sign, offset):
@@ -435,7 +435,7 @@ def test_hessian_of_nearly_parallel_units_takes_the_limit(arch, sign, offset):
     assert pair.hessian_error() < NEAR
 
 
-@every_arch
+@every_centered
 @pytest.mark.parametrize("seed", range(3))
 def test_nullity_at_the_teacher_is_the_dimension_of_the_minima(arch, seed):
     """Fixed: isolated minima.  Vector: d rescalings.  Sum: d more unseen directions for each of d - 1 columns.
@@ -464,7 +464,7 @@ def test_spectrum_of_vanilla_at_the_identity(k):
 # ------------------------------------------------------- other ways to compute the same integral
 
 
-@every_arch
+@every_centered
 def test_value_and_gradient_agree_with_sampling(arch):
     """As z-scores; the standard errors are those of the means of 200 blocks of 2000 samples."""
     pair = Pair.generic(arch, arch)
@@ -513,7 +513,7 @@ def test_training_is_naive_gradient_descent(student, teacher, momentum):
     assert run.loss[-1] == pair.loss.value(run.theta) and run.loss[0] == pair.loss.value(pair.theta)
 
 
-@pytest.mark.parametrize("arch", [arch for arch in ARCHS if not rg.ARCHITECTURES[arch].trains_skip])
+@pytest.mark.parametrize("arch", [arch for arch in CENTERED if not rg.ARCHITECTURES[arch].trains_skip])
 def test_gradient_flow_is_the_same_for_explicit_and_stiff_methods(arch):
     pair = Pair.generic(arch, arch, 2)
     times = np.linspace(0, 3, 7)
@@ -562,7 +562,7 @@ def test_gradient_flow_is_the_limit_of_small_steps():
     assert abs(gap[0] / gap[1] - 2) < 0.01  # the next order in lr, 1/2000, times a constant
 
 
-@every_arch
+@every_centered
 @pytest.mark.parametrize("method", ["L-BFGS-B", "trust-exact"])
 def test_scipys_optimizers_take_the_loss_as_it_stands(arch, method):
     star = point(arch, 3, seed=100)
@@ -628,7 +628,7 @@ def test_a_loss_says_what_does_not_fit(make, error, message):
         make()
 
 
-@every_arch
+@every_centered
 def test_a_batch_of_the_online_loss_is_a_sample_of_its_teacher(arch):
     loss = rg.OnlineLoss(arch, rg.Network(arch, point(arch, 3, seed=100), 3), np.float32)
     batch = loss.batch(7, 5)
@@ -647,7 +647,7 @@ def test_preactivations_are_the_inputs_of_the_relus():
     assert relative_error(rg.EmpiricalLoss("two-weight", X, Y).preactivations(theta), wanted) < GENERIC
 
 
-@every_arch
+@every_centered
 def test_values_are_the_squared_errors_of_the_samples(arch):
     X, Y = samples(arch, 5, 3)
     theta = point(arch, 3)
@@ -677,7 +677,7 @@ def test_plain_summation_is_never_negative_either(monkeypatch):
         assert 0 <= pair.loss.value(star) < 1e-14 * float(exact.scale(*pair.names[2:]))
 
 
-@every_arch
+@every_centered
 @pytest.mark.parametrize("size", [2.0**-52, -(2.0**-52), 3.7e-10, -0.7])
 def test_in_one_dimension_the_hessian_does_not_depend_on_how_small_a_unit_is(arch, size):
     """Units there are parallel or antiparallel: sin phi = 0, and W1 enters the gradient linearly."""

@@ -62,7 +62,7 @@ def _reports(arch, d, seed):
             report = check_gradient(loss, at, seed=seed)
             yield arch.name, name, point, report
             if hasattr(loss, "hessian") and not report.kinks:
-                yield arch.name, "Hessian", point, check_hessian(loss, at)
+                yield arch.name, "Hessian" if name == "population" else "its Hessian", point, check_hessian(loss, at)
 
 
 if __name__ == "__main__":
