@@ -13,20 +13,11 @@ import resgrad as rg
 from resgrad import experiment, kernels, training
 
 ARCHS = list(rg.ARCHITECTURES)
-RECORDS = (
-    rg.ARCHITECTURES
-    | {  # and three of a user's own: a linear part that differs by a matrix, other slopes, all blocks
-        "half": rg.Architecture(
-            "half", "W2' relu((W1 + I/2)' x) + x/2", "tests", identity=0.5, skip=0.5, readout="vector"
-        ),
-        "leaky": rg.Architecture(
-            "leaky", "sum(W2' s(W1' x)) + c' x", "tests", 0, 0.5, "sum", (1, 0.25), trains_skip=True
-        ),
-        "all": rg.Architecture(
-            "all", "W2' s((W1 + I/2)' x + b) + C' x", "tests", 0.5, 1, "vector", (1, 0.25), True, True
-        ),
-    }
-)
+RECORDS = rg.ARCHITECTURES | {  # and three of a user's own: a linear part that differs by a matrix, other slopes, all
+    "half": rg.Architecture("half", "W2' relu((W1 + I/2)' x) + x/2", "tests", identity=0.5, skip=0.5, readout="vector"),
+    "leaky": rg.Architecture("leaky", "sum(W2' s(W1' x)) + c' x", "tests", 0, 0.5, "sum", (1, 0.25), trains_skip=True),
+    "all": rg.Architecture("all", "W2' s((W1 + I/2)' x + b) + C' x", "tests", 0.5, 1, "vector", (1, 0.25), True, True),
+}
 # What is slow because each shape compiles a loop of its own runs over these.  The code of a loop depends on the number
 # of outputs (1 or d), and has branches for a trained skip and for slopes that are not relu's, which stand side by side:
 # "modresnet-free" and "leaky" take each of them, the others none.  "li" keeps its A.  What else the numbers of a record
