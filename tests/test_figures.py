@@ -29,6 +29,10 @@ TOY = {
     "STARTS": (0.0, 0.5, 1.0),
     "MOST": 1000,
     "SIZES": (2, 3),
+    "ALPHAS": (0.0, 1.0),
+    "LRS": (0.01, 0.02),
+    "BATCHES": (1, 5),
+    "SAMPLES": 300,
 }
 DRAWN_WHOLE = {"block"}  # it holds its run against the closed form, which no toy meets
 SLOW = {"block", "designed", "dimensions", "free_skip"}  # dozens of censuses or fits, however small

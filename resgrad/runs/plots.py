@@ -106,7 +106,10 @@ def steps_axis(axes, steps):
 def losses(axes, history, color):
     """The losses of a run against the step."""
     drawn = {"color": color, "label": "on the batches drawn", "alpha": 0.55}
-    _curves(axes, "loss", history, loss=drawn, population_loss={"color": INK, "lw": 1.2, "label": "expected"})
+    drawn = {"loss": drawn, "population_loss": {"color": INK, "lw": 1.2, "label": "expected"}}
+    if "excess_loss" in history:
+        drawn["excess_loss"] = {"color": INK, "lw": 1.2, "ls": "--", "label": "without the labels' noise"}
+    _curves(axes, "loss", history, **drawn)
 
 
 def distances(axes, history, color):
