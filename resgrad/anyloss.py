@@ -17,10 +17,13 @@ def retraction(loss):
     return getattr(loss, "retract", lambda theta: theta)
 
 
-def evaluated(loss, theta):
-    """(value, gradient) of any loss at ``theta``; NaN where it has none and need have none."""
+def evaluated(loss, theta, valued=True):
+    """(value, gradient) of any loss at ``theta``; NaN where it has none and need have none.
+
+    Unless it is to be ``valued``, the value is 0.
+    """
     try:
-        value, gradient = loss.value_and_grad(theta.copy())
+        value, gradient = loss.value_and_grad(theta.copy()) if valued else (0.0, loss.grad(theta.copy()))
         value, gradient = float(value), np.asarray(checks.unmasked(gradient, "gradient"))
     except (ValueError, ArithmeticError):
         if np.abs(theta).max() < FAR:
@@ -35,14 +38,14 @@ def advancer(loss, optimizer, batch_size):
     """``advance(state, n)``: n steps of (6) on theta itself, in place, as `training.advancer` has them."""
     if batch_size is not None and not hasattr(loss, "batch"):
         raise ValueError(f"batch_size is {batch_size}, but {checks.shown(loss)} has no batch(batch_size, rng)")
-    retract = retraction(loss)
+    retract, valued = retraction(loss), not hasattr(loss, "excess")  # to its last digits, a value takes much longer
 
     def advance(state, n):
         for _ in range(n):
             value = np.nan
             if np.isfinite(state.w).all():  # else the run has diverged, and the next record says so
                 here = loss if batch_size is None else loss.batch(batch_size, state.rng)
-                value, gradient = evaluated(here, state.w)
+                value, gradient = evaluated(here, state.w, valued)
                 plain.step(state.w, state.v, gradient, optimizer.lr, optimizer.momentum)
                 if np.abs(state.w).max() < FAR:
                     state.w[:] = retract(state.w.copy())

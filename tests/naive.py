@@ -351,14 +351,17 @@ def active_mean(u, v):
     """
     (u, b), (v, c) = (u[:-1], u[-1]), (v[:-1], v[-1])
     s, nodes, weights = np.linalg.norm(u), *np.polynomial.legendre.leggauss(40)
-    first = min(max(-b / s, -9.0), 9.0)
-    edges = np.linspace(first, 9.0, 20)
+    along, first = u / s, min(max(-b / s, -9.0), 9.0)
+    across, slope = v - (v @ along) * along, v @ along
+    q = np.linalg.norm(across)
+    turn = -c / slope + q / abs(slope) * np.arange(-10, 11)  # there y changes its sign, abruptly where q is small
+    edges = np.unique(np.clip(np.append(np.linspace(first, 9.0, 20), turn), first, 9.0))
     half = np.diff(edges) / 2
     t = (half[:, None] * nodes + (edges[:-1] + half)[:, None]).ravel()
     mass = (half[:, None] * weights).ravel() * np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
-    along, across = u / s, v - (v @ (u / s)) * (u / s)
-    q, mean = np.linalg.norm(across), c + t * (v @ along)
-    P, p = scipy.special.ndtr(mean / q), np.exp(-((mean / q) ** 2) / 2) / np.sqrt(2 * np.pi)
+    mean = c + t * slope
+    ratio = mean / max(q, 1e-150)
+    P, p = scipy.special.ndtr(ratio), np.exp(-(ratio**2) / 2) / np.sqrt(2 * np.pi)
     value = mass @ (mean * P + q * p)
     x = along * (mass @ (t * (mean * P + q * p))) + across * (mass @ P)
     return np.append(x, value)

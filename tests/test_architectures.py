@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import pickle
 
 import naive
@@ -87,10 +88,10 @@ def test_slopes_are_floats_whatever_pair_they_come_as():
 def test_size_counts_the_parameters(arch, d, k):
     arch = RECORDS[arch]
     m = d if arch.readout == "vector" else 1
-    trained = {"W1": True, "W2": arch.readout != "fixed", "C": arch.trains_skip}
-    wanted = {"W1": (d, k), "W2": (k, d), "C": (d, m)}
+    trained = {"W1": True, "W2": arch.readout != "fixed", "C": arch.trains_skip, "b": arch.bias}
+    wanted = {"W1": (d, k), "W2": (k, d), "C": (d, m), "b": (k,)}
     assert arch.shapes(d, k) == {name: shape for name, shape in wanted.items() if trained[name]}
-    assert arch.size(d, k) == d * k * (1 + trained["W2"]) + d * m * trained["C"]
+    assert arch.size(d, k) == d * k * (1 + trained["W2"]) + d * m * trained["C"] + k * trained["b"]
     assert arch.size(d) == arch.size(d, d) and arch.width(arch.size(d, k), d) == k
 
 
@@ -108,16 +109,16 @@ def test_flatten_undoes_unflatten(arch, dtype, d, k):
 
 @every_record
 def test_unflatten_gives_views_in_row_major_order(arch):
-    """W1, W2, C, one after the other, and None for what is not there."""
+    """W1, W2, C, b, one after the other, and None for what is not there."""
     record = RECORDS[arch]
     theta = np.arange(float(record.size(3, 2)))
     blocks, start = record.unflatten(theta, 3), 0
-    assert blocks._fields == ("W1", "W2", "C", "b") and blocks.b is None
+    assert blocks._fields == ("W1", "W2", "C", "b")
     for name, block in blocks._asdict().items():
         shape = record.shapes(3, 2).get(name)
         assert (block is None) == (shape is None)
         if shape:
-            stop = start + shape[0] * shape[1]
+            stop = start + math.prod(shape)
             assert np.array_equal(block, theta[start:stop].reshape(shape)) and np.shares_memory(block, theta)
             start = stop
     assert start == theta.size
@@ -127,9 +128,10 @@ def test_unflatten_gives_views_in_row_major_order(arch):
 def test_canonical_is_what_the_formulas_say(arch):
     """(U, A, C), copies, where C is skip I or skip 1 until it is trained."""
     record, theta = RECORDS[arch], point(arch, 3, 2)
-    W1, W2, C, _ = record.unflatten(theta, 3)
+    W1, W2, C, b = record.unflatten(theta, 3)
     U, A, linear = record.canonical(theta, 3)
-    assert np.array_equal(U, W1 + record.identity * np.eye(3, 2))
+    assert np.array_equal(U[:3], W1 + record.identity * np.eye(3, 2))
+    assert np.array_equal(U[3:], [b] if record.bias else np.empty((0, 2)))
     wanted = {"fixed": lambda: np.ones((2, 1)), "sum": lambda: W2 @ np.ones((3, 1)), "vector": lambda: W2}
     assert relative_error(A, wanted[record.readout]()) < TWIN[np.float64]
     start = record.skip * (np.eye(3) if record.readout == "vector" else np.ones((3, 1)))
@@ -146,7 +148,7 @@ def test_what_the_loops_move_is_theta(arch, dtype):
     assert w.dtype == dtype and record.parameters(w, theta0, 3).tobytes() == theta0.tobytes()
     parts = record.split(w, 3)
     assert [part.shape for part in parts] == [
-        (3, 2),
+        (3 + record.bias, 2),
         (2, record.outputs(3)),
         (3 * record.trains_skip, record.outputs(3)),
     ]
@@ -186,7 +188,8 @@ def test_a_network_equals_its_twin(arch, dtype, d, k):
 def test_a_network_is_the_sum_over_its_canonical_units(arch):
     net = rg.Network(RECORDS[arch], point(arch, 3, 5), 3)
     (U, A, C), X, (p, n) = net.canonical(), samples(arch, 7, 3)[0], RECORDS[arch].slopes
-    F = (p * np.maximum(X @ U, 0) - n * np.maximum(-X @ U, 0)) @ A + X @ C
+    z = X @ U[:3] + U[3:].sum(axis=0)  # the biases
+    F = (p * np.maximum(z, 0) - n * np.maximum(-z, 0)) @ A + X @ C
     assert relative_error(net(X), F.reshape(net(X).shape)) < TWIN[np.float64]
 
 
