@@ -24,7 +24,7 @@ def onto_kink(arch, theta, x, unit=0):
     W1 = rg.ARCHITECTURES[arch].unflatten(theta, x.size)[0]
     for _ in range(2):
         U = rg.ARCHITECTURES[arch].canonical(theta, x.size)[0]
-        W1[:, unit] -= (x @ U[:, unit]) / (x @ x) * x
+        W1[:, unit] -= (x @ U[: x.size, unit] + U[x.size :, unit].sum()) / (x @ x) * x
     return theta
 
 
@@ -79,7 +79,7 @@ def test_population_with_one_small_unit(arch, size):
     theta, teacher, _ = setting(arch, 13, d=2)
     U = rg.ARCHITECTURES[arch].canonical(theta, 2)[0]
     W1 = rg.ARCHITECTURES[arch].unflatten(theta, 2)[0]
-    W1[:, 0] += (size / np.linalg.norm(U[:, 0]) - 1) * U[:, 0]
+    W1[:, 0] += (size / np.linalg.norm(U[:2, 0]) - 1) * U[:2, 0]
     loss = rg.PopulationLoss(arch, teacher)
     for report in (check_gradient(loss, theta), check_hessian(loss, theta)):
         assert not report.failures and not report.problems, report

@@ -8,7 +8,7 @@ import resgrad as rg
 from resgrad.minima import symmetry
 
 PI = np.pi
-FIXED = [name for name, arch in rg.ARCHITECTURES.items() if arch.readout == "fixed"]
+FIXED = [name for name, arch in rg.ARCHITECTURES.items() if arch.readout == "fixed" and not arch.bias]
 
 
 def task(arch, d, kind="uniform", seed=0):
@@ -319,6 +319,11 @@ def test_convexity_region_counts_what_it_says(arch):
         assert region.median[i] == pytest.approx(np.median(deltas))
     if arch == "li":
         assert region.fraction[0] == 1 and region.smallest[1] < 0
+
+
+def test_convexity_region_with_biases_of_zero_is_that_without():
+    with_b, plain = (rg.convexity_region([0.3, 5.0], 4, n_pairs=10, rng=0, arch=arch) for arch in ("li-bias", "li"))
+    np.testing.assert_allclose(with_b, plain, rtol=1e-10)
 
 
 def test_convexity_region_leaves_out_pairs_that_coincide():

@@ -23,7 +23,8 @@ def convertible(source, target):
     """Whether every function of ``source`` is one of ``target``, but for what units can make up for."""
     a, b = rg.ARCHITECTURES[source], rg.ARCHITECTURES[target]
     skip = b.trains_skip or (a.skip == b.skip and not a.trains_skip)
-    return source != target and (a.readout, a.slopes) == (b.readout, b.slopes) and skip
+    same = (a.readout, a.slopes) == (b.readout, b.slopes) and (b.bias or not a.bias)
+    return source != target and same and skip
 
 
 WAYS = [pair for pair in itertools.permutations(ARCHS, 2) if convertible(*pair)]
@@ -64,6 +65,7 @@ def from_units(arch, U, W2=None, C=None):
     record, (d, k) = rg.ARCHITECTURES[arch], U.shape
     blocks = {"W1": U - record.identity * np.eye(d, k), "W2": W2}
     blocks["C"] = np.zeros((d, record.outputs(d))) if C is None else C
+    blocks["b"] = np.zeros(k)
     return record.flatten(**{name: blocks[name] for name in record.shapes(d, k)})
 
 

@@ -129,7 +129,8 @@ def convexity_region(gammas: ArrayLike, d: int, n_pairs: int = 200, rng: np.rand
     for i, j in np.ndindex(delta.shape):
         W, W_star = gammas[i] * pairs[j]
         best = sum(arch.slopes) / 2 * (W_star - W).sum(axis=1, keepdims=True) if arch.trains_skip else None
-        theta, theta_star = arch.flatten(W, C=best), arch.flatten(W_star, C=None if best is None else 0 * best)
+        none, b = 0 * best if arch.trains_skip else None, np.zeros(d) if arch.bias else None
+        theta, theta_star = arch.flatten(W, C=best, b=b), arch.flatten(W_star, C=none, b=b)
         loss = losses.PopulationLoss(arch, architectures.Network(arch, theta_star, d))
         delta[i, j] = one_point(loss, theta, theta_star, aligned=False).delta[0]
     return Region(gammas, (delta > 0).mean(axis=1), delta.min(axis=1), np.median(delta, axis=1))

@@ -257,10 +257,12 @@ def _grows(problem, theta):
         units = symmetry.Units.of(problem.arch, theta, problem.d)
         if not units.a[j].any():
             return True
-        for direction in np.vstack([np.eye(problem.d), -np.eye(problem.d)]):
+        every = np.eye(units.u.shape[1])  # a bias is one more entry of u
+        for direction in np.vstack([every, -every]):
             for _ in range(20):  # each turn is a step of Newton's method where h is that of one unit
                 units.u[j] = EPS**0.5 * problem.least * direction
-                slope = problem.arch.unflatten(problem.loss.grad(units.theta()), problem.d)[0][:, j]
+                blocks = problem.arch.unflatten(problem.loss.grad(units.theta()), problem.d)
+                slope = blocks.W1[:, j] if blocks.b is None else np.append(blocks.W1[:, j], blocks.b[j])
                 if slope @ direction < 0:
                     return True
                 direction = -slope / (np.linalg.norm(slope) or 1.0)

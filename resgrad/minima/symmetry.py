@@ -246,7 +246,7 @@ def convert(theta: ArrayLike, d: int, source: Architecture | str, target: Archit
 
     Architectures that differ only in their ``identity`` have the same functions, and parameters that differ by a
     translation, W1 -> W1 + (source.identity - target.identity) E: from converted starts both train along one curve.
-    The target may also train a skip that the source keeps fixed.
+    The target may also train a skip that the source keeps fixed, or have biases: those it gets are 0.
 
     Parameters
     ----------
@@ -267,12 +267,14 @@ def convert(theta: ArrayLike, d: int, source: Architecture | str, target: Archit
     array([0.5, 2. ])
     """
     source, target = architectures.resolve(source), architectures.resolve(target)
-    same = [(arch.readout, arch.slopes, arch.bias) for arch in (source, target)]
+    same = [(arch.readout, arch.slopes) for arch in (source, target)]
     fixed = target.trains_skip or (source.skip == target.skip and not source.trains_skip)
-    if same[0] != same[1] or not fixed:
+    if same[0] != same[1] or not fixed or (source.bias and not target.bias):
         raise ValueError(f"{source.name} and {target.name} differ in more than their identity")
     blocks = source.unflatten(checks.array(theta, "theta"), checks.integer(d, "d"))
     if target.trains_skip and not source.trains_skip:
         blocks = blocks._replace(C=source.skip_map(d))
+    if target.bias and not source.bias:
+        blocks = blocks._replace(b=np.zeros(blocks.W1.shape[1]))
     W1 = blocks.W1 + (source.identity - target.identity) * np.eye(*blocks.W1.shape)
     return target.flatten(**blocks._replace(W1=W1)._asdict())
