@@ -32,6 +32,7 @@ LOSSES = {
 RECORD = rg.ARCHITECTURES[ARCH]
 W1, W2, *_ = RECORD.unflatten(THETA, D)
 SGD = rg.SGD(1e-3)
+ABOUT = {"covariance": np.diag([1.0, 2.0, 0.5]), "noise": 0.1}  # inputs and labels
 
 CALLS = {  # name: (function, valid arguments)
     "Architecture": (
@@ -46,14 +47,14 @@ CALLS = {  # name: (function, valid arguments)
     "__call__": (TEACHER, {"X": X}),
     "EmpiricalLoss": (rg.EmpiricalLoss, {"arch": ARCH, "X": X, "Y": TEACHER(X)}),
     "scalar EmpiricalLoss": (rg.EmpiricalLoss, {"arch": SCALAR, "X": X, "Y": X[:, 0]}),
-    "OnlineLoss": (rg.OnlineLoss, {"arch": ARCH, "teacher": TEACHER, "dtype": "float32"}),
-    "PopulationLoss": (rg.PopulationLoss, {"arch": ARCH, "teacher": TEACHER}),
+    "OnlineLoss": (rg.OnlineLoss, {"arch": ARCH, "teacher": TEACHER, "dtype": "float32"} | ABOUT),
+    "PopulationLoss": (rg.PopulationLoss, {"arch": ARCH, "teacher": TEACHER} | ABOUT),
     "batch": (LOSSES["online"].batch, {"batch_size": 5, "rng": 0}),
     "preactivations": (LOSSES["empirical"].preactivations, {"theta": THETA}),
     "SGD": (rg.SGD, {"lr": 0.1}),
     "Nesterov": (rg.Nesterov, {"lr": 0.1, "momentum": 0.9}),
     "draw": (rg.draw, {"arch": ARCH, "kind": "normal", "d": D, "width": 2, "rng": 0}),
-    "dataset": (rg.dataset, {"teacher": TEACHER, "n_samples": 5, "rng": 0, "dtype": "float32"}),
+    "dataset": (rg.dataset, {"teacher": TEACHER, "n_samples": 5, "rng": 0, "dtype": "float32"} | ABOUT),
     "streams": (rg.streams, {"seed": 0, "run": 1}),
     "align": (rg.align, {"arch": ARCH, "theta": THETA, "theta_star": TEACHER.theta, "d": D}),
     "gradient_flow": (
