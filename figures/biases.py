@@ -11,23 +11,24 @@ import functools
 import numpy as np
 
 import resgrad as rg
+from resgrad.minima import basins
 from resgrad.runs import plots
 
-KS, RUNS = tuple(range(6, 13)), 1000
+KS, RUNS, MOST = tuple(range(6, 13)), 1000, 10_000  # steps; then gradient flow
 FREED = dataclasses.replace(rg.ARCHITECTURES["vanilla"], name="vanilla-bias", bias=True)
 SOME = 1e-9  # of the largest bias: one below has no sign
 
 
 @functools.cache
 def freed(k):
-    """[(count, loss, dL/db, the end with biases)] of every family, the most frequent first."""
+    """[(count, loss, dL/db, the `Basin` with biases)] of every family, the most frequent first."""
     found = rg.census("vanilla", k, RUNS, teacher="identity")
     teacher, rows = rg.Network("vanilla", np.eye(k).ravel(), k), []
     loss = rg.PopulationLoss(FREED, teacher)
     for family in found.families:
         theta = np.append(found.theta[family["run"]], np.zeros(k))
         slope = loss.grad(theta)[-k:]
-        rows.append((family["count"], family["loss"], slope, rg.polish(loss, theta)))
+        rows.append((family["count"], family["loss"], slope, basins.descend(loss, loss, theta, MOST)))
     return rows
 
 
@@ -42,7 +43,7 @@ def table():
     for k in KS:
         for count, loss, slope, end in freed(k):
             b, size = end.theta[-k:], np.linalg.norm(slope)
-            ends = f"{end.loss:14.8f}{signs(b):>9}{np.linalg.norm(b):8.3f}  {end.verdict}"
+            ends = f"{end.loss:14.8f}{signs(b):>9}{np.linalg.norm(b):8.3f}  {end.outcome}"
             lines.append(f"{k:3}{count:6}{loss:14.8f}{size:11.3e}{signs(-slope):>9}{ends}")
     every = [row for k in KS for row in freed(k)]
     lower = sum(end.loss < loss and np.linalg.norm(slope) > SOME for _, loss, slope, end in every)
@@ -55,7 +56,7 @@ def draw():
         for k in KS:
             for n, (_, loss, _, end) in enumerate(rows := freed(k)):
                 x = k + 0.7 * ((n + 0.5) / len(rows) - 0.5)
-                color = plots.COLORS["vanilla"] if "minimum" in end.verdict else plots.INK
+                color = plots.COLORS["vanilla"] if end.outcome == "spurious" else plots.INK
                 axes.plot([x, x], [loss, max(end.loss, 1e-12)], color=color, lw=1)
                 axes.plot(x, loss, "o", color=plots.INK, ms=2.5)
                 axes.plot(x, max(end.loss, 1e-12), "v", color=color, ms=3)
