@@ -1,7 +1,6 @@
 """How far a student is from its teacher, unit by unit, in double-double: what `biased.biased_near` starts from."""
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from .digits import two_product
 from .policy import quiet
@@ -19,6 +18,8 @@ def step_from_teacher(Z, A, Z_star, A_star, fixed):
     The way is good to the last digit.  The teacher is rounded, which moves the points of a path along the way, and
     nothing else.
     """
+    from scipy.optimize import linear_sum_assignment  # takes long to import, and few need it
+
     z, a, z_star, a_star = (array[..., 0] for array in (Z, A, Z_star, A_star))
     length, weight, length_star, weight_star = (np.linalg.norm(rows, axis=1) for rows in (z, a, z_star, a_star))
     if not (length > 0).all() or not (length_star * weight_star > 0).all():
