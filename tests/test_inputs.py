@@ -242,7 +242,7 @@ def test_a_run_resumes_and_verifies(data, covariance, tmp_path):
 
 
 def test_a_run_says_what_its_inputs_and_labels_are(tmp_path, capsys):
-    given = ["--arch", "li", *ABOUT, "--covariance", "power:1", "--data", "population", "--steps", "300"]
+    given = ["--arch", "li", *ABOUT, "--covariance", "power:1", "--data", "population", "--steps", "2000"]
     assert experiment.main([*given, "--out", str(tmp_path), "--no-plot"]) == 0
     said = capsys.readouterr().out
     assert "inputs of covariance power:1, labels with noise 0.1" in said and "without the labels' noise" in said
