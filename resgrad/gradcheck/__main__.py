@@ -48,10 +48,10 @@ def _reports(arch, d, seed):
     teacher = Network(arch, draw(arch, kind, d, rng=rng.teacher), d)
     theta, data = draw(arch, kind, d, rng=rng.init), dataset(teacher, 20, rng.data)
     batch = OnlineLoss(arch, teacher).batch(20, rng.batches)
-    about = {"covariance": "power:1", "noise": 0.5}
+    about = {"covariance": "power:1"}
     losses = {"empirical": EmpiricalLoss(arch, *data), "online": batch, "population": PopulationLoss(arch, teacher)}
     losses |= {"correlated": PopulationLoss(arch, teacher, **about)}
-    losses |= {"its samples": OnlineLoss(arch, teacher, **about).batch(20, rng.batches)}
+    losses |= {"its samples": OnlineLoss(arch, teacher, **about, noise=0.5).batch(20, rng.batches)}
     for name, loss in losses.items():
         x, kink = getattr(loss, "rows", batch.rows)[0, : d + arch.bias], theta.copy()
         U, W1 = arch.canonical(kink, d)[0], arch.unflatten(kink, d)[0]
