@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import ARCHS, every_arch
+from conftest import ARCHS, every_arch, every_centered
 
 import resgrad as rg
 from resgrad.draws import streams
@@ -127,7 +127,7 @@ def setting(name, seed, d=2, n=9):
     return theta, rg.EmpiricalLoss(arch, X, Y), X, Y
 
 
-@every_arch
+@every_centered
 def test_the_chain_rule_without_a_mistake_is_right(arch):
     theta, loss, X, Y = setting(arch, 0)
     assert check_gradient(Planted(loss, None, X, Y), theta).ok
@@ -278,7 +278,7 @@ def test_kink_reports_both_sides_and_accepts_what_lies_between():
         assert report.verdict == "wrong" and "kink: left 1, right 3" in str(report)
 
 
-@every_arch
+@every_centered
 def test_at_a_sampled_kink_only_the_bracket_is_accepted(arch):
     theta, _, X, Y = setting(arch, 3)
     X[0] = [2.0, 0.0]  # then the first unit's pre-activation on it vanishes exactly
@@ -294,7 +294,7 @@ def test_at_a_sampled_kink_only_the_bracket_is_accepted(arch):
         assert check_gradient(planted, theta).ok == ok
 
 
-@every_arch
+@every_centered
 def test_at_a_kink_with_samples_on_either_side(arch):
     """One turns on to the left, one to the right; with relu'(0) = 0 neither counts."""
     theta, _, X, Y = setting(arch, 3)
@@ -311,7 +311,7 @@ def test_at_a_kink_with_samples_on_either_side(arch):
         assert check_gradient(planted, theta).failures[0].index == 0
 
 
-@every_arch
+@every_centered
 def test_a_factor_close_to_one_is_rejected_close_to_the_teacher(arch):
     theta, _, X, _ = setting(arch, 2)
     Y = rg.Network(arch, theta, 2)(X)
