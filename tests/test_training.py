@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import RECORDS, TRAINED_READOUT, every_arch, every_loop, point, relative_error, samples
+from conftest import RECORDS, TRAINED_READOUT, every_arch, every_centered, every_loop, point, relative_error, samples
 
 import resgrad as rg
 from resgrad import kernels, training
@@ -539,7 +539,7 @@ def gradients(arch, theta, d):
     return rg.EmpiricalLoss(arch, *samples(arch, 40, d)).grad(theta), rg.PopulationLoss(arch, teacher).grad(theta)
 
 
-@every_arch
+@every_centered
 def test_permuting_the_units_permutes_the_gradient(arch):
     d, k, order, record = 3, 4, [2, 0, 3, 1], rg.ARCHITECTURES[arch]
     theta = np.round(point(arch, d, k) * 64) / 64  # dyadic: adding and taking off the identity is exact
