@@ -232,14 +232,17 @@ class Architecture:
             blocks.append(dU[d])
         return np.concatenate([block.ravel() for block in blocks])
 
-    def pull_back_hessian(self, full: np.ndarray, d: int, k: int) -> np.ndarray:
-        """Hessian in theta from the one in (U, A, C), row-major, of k units (eq. 5); biases are the last row of U."""
-        at_A, outputs = (d + self.bias) * k, k * self.outputs(d)
-        sources = {"fixed": np.arange(0), "sum": np.repeat(np.arange(outputs), d), "vector": np.arange(outputs)}
-        after = np.arange(at_A + outputs, len(full) if self.trains_skip else 0)
-        # W2 entry -> its row's A; theta has the biases last
-        index = [np.arange(d * k), at_A + sources[self.readout], after, np.arange(d * k, at_A)]
-        index = np.concatenate(index)
+    def pull_back_hessian(self, full: np.ndarray, d: int, units: tuple[int, int]) -> np.ndarray:
+        """Hessian in theta from the one in (U, A, C), row-major (eq. 5).
+
+        ``units`` is the shape of U: (d, k), or (d + 1, k) with biases as the last row of U and C.
+        """
+        (rows, k), m = units, self.outputs(d)
+        outputs = np.arange(rows * k, (rows + m) * k)
+        sources = {"fixed": outputs[:0], "sum": np.repeat(outputs, d), "vector": outputs}  # W2 entry -> its row's A
+        skip = (rows + m) * k + np.arange(d * m * self.trains_skip)
+        biases = d * k + np.arange(k * self.bias)  # the last block of theta
+        index = np.concatenate([np.arange(d * k), sources[self.readout], skip, biases])
         return full[np.ix_(index, index)]
 
 

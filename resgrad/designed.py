@@ -96,7 +96,7 @@ class KernelLoss(losses._TeacherLoss):
         if self.unit_rows:
             dU = duals.dual_gradient(self.dual, U, A, *self.units_star[:2], D, self._constant)[1]
             full = _of_directions(full, U, dU, norm)
-        return self.arch.pull_back_hessian(losses._finite(full, "Hessian"), *U.shape)
+        return self.arch.pull_back_hessian(losses._finite(full, "Hessian"), self.d, U.shape)
 
     def retract(self, theta: ArrayLike) -> np.ndarray:
         """The same function with units of length 1, if ``unit_rows``: where `train` goes on after each step."""

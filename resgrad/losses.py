@@ -312,7 +312,7 @@ class PopulationLoss(_TeacherLoss):
         full = _finite(full, "Hessian")
         if self.factor is not None:
             full = self._from_white(full, U, A)
-        return self.arch.pull_back_hessian(full, self.d, len(A))
+        return self.arch.pull_back_hessian(full, self.d, U.shape)
 
     def _from_white(self, full, U, A):
         """The Hessian in U and C from that in `_white` U and C."""
