@@ -194,7 +194,7 @@ class OfStudent(losses._Loss):
     def __init__(self, loss):
         self.loss, self.arch = loss, architectures.ARCHITECTURES["vanilla"]
         exact = getattr(loss, "loss", loss)  # of a batch
-        self.teacher, self.d, self.floor = exact.teacher, exact.d, exact.floor
+        self.teacher, self.d, self.lowest = exact.teacher, exact.d, exact.floor
 
     def _order(self, theta):
         """The indices in W1 of the entries of B."""
@@ -205,7 +205,7 @@ class OfStudent(losses._Loss):
         theta = self._theta(theta)
         order, gradient = self._order(theta), np.empty_like(theta)
         value, gradient[order] = self.loss.value_and_grad(theta[order])
-        return value - self.floor, gradient
+        return value - self.lowest, gradient
 
     def hessian(self, theta):
         """Its Hessian, shape (n, n)."""
