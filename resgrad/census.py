@@ -189,7 +189,12 @@ def _make(task, executor, workers, out, resume, quiet, certify):
 
 
 def _parser():
-    parser = command.Parser("census", "Train from many starts, count minima; files go to a fresh directory in runs/.")
+    parser = command.Parser(
+        "census",
+        "Train from many starts, count minima; files go to a fresh directory in runs/.",
+        "--arch two-weight --d 5 --runs 100",
+        "--preset safran-shamir --k 8 --runs 100",
+    )
     parser.share(
         arch=", ".join(architectures.ARCHITECTURES),
         preset="safran-shamir: the protocol of their paper, with --k",

@@ -172,6 +172,8 @@ def _summary(config, trajectory, exact, seconds, compile_seconds):
     if np.isfinite(trajectory.theta).all() and config.loss == "relu":
         found = alignment.align(config.arch, trajectory.theta, exact.teacher.theta, config.d)
         result["units_permuted"] = int(found.units_moved)
+        if found.units[0].reversible:
+            result["units_reversed"] = len(found.reversed)
         caught = trajectory.stop_reason == "finished" and not report.is_zero(result)
         if caught and (end := report.destination(exact, trajectory.theta)):
             apart = float(np.linalg.norm(end.theta - trajectory.theta))
@@ -209,7 +211,12 @@ def _prove(exact, theta):
 
 
 def _parser():
-    parser = command.Parser("experiment", "Train one student on one teacher; files go to a fresh directory in runs/.")
+    parser = command.Parser(
+        "experiment",
+        "Train one student on one teacher; files go to a fresh directory in runs/.",
+        "--arch modresnet --report",
+        "--arch vanilla-free --teacher identity --data population --certify",
+    )
     parser.share(
         arch=", ".join(architectures.ARCHITECTURES),
         preset=", ".join(PRESETS),

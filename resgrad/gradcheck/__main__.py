@@ -16,6 +16,8 @@ def main(argv: list[str] | None = None) -> int:
         "Check the gradients of every architecture, on samples and in expectation, at a "
         "random point, at a kink and at the teacher, and the Hessian against the gradient. "
         "The exit code is 1 where one is wrong.",
+        "--arch modresnet",
+        "--arch li-bias --d 5 --seed 1",
     )
     parser.add_argument("--arch", help="one architecture; default: all")
     parser.add_argument("--d", type=int, default=3, help="input dimension and width (default: 3)")

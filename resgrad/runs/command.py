@@ -25,10 +25,16 @@ WANTED = {int: "an integer", float: "a real number", Path: "a directory"}  # by 
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that takes no abbreviations.  An error is one line that names the argument; the exit code is 2."""
+    """A parser that takes no abbreviations.  An error is one line that names the argument; the exit code is 2.
 
-    def __init__(self, module, description):
-        super().__init__(prog=f"python -m resgrad.{module}", description=description, allow_abbrev=False)
+    ``examples`` are options that run as they stand; the help ends with them.
+    """
+
+    def __init__(self, module, description, *examples):
+        name = f"python -m resgrad.{module}"
+        shown = "\n".join(["examples:", *(f"  {name} {options}" for options in examples)])
+        about = {"description": description, "epilog": shown, "formatter_class": _Help}
+        super().__init__(prog=name, allow_abbrev=False, **about)
         for kind in WANTED:
             self.register("type", kind, functools.partial(_read, kind))
 
@@ -47,6 +53,13 @@ class Parser(argparse.ArgumentParser):
         named = re.match("argument --([a-z-]+): (?=is )", message)
         tell("error", f"{named[1].replace('-', '_')} {message[named.end() :]}" if named else message)
         self.exit(2)
+
+
+class _Help(argparse.HelpFormatter):
+    """Help whose examples stand one a line."""
+
+    def _fill_text(self, text, width, indent):
+        return text if text.startswith("examples:") else super()._fill_text(text, width, indent)
 
 
 def _read(kind, text):
@@ -96,8 +109,13 @@ def guarded(main):
         except (ValueError, TypeError) as error:
             tell("error", error)
             return 2
-        except (OSError, MemoryError, ImportError) as error:
-            tell("error", error or "out of memory")
+        except MemoryError as error:
+            tell(
+                "error", f"d, width, samples, batch_size or runs is too large for the memory: {error or 'none is left'}"
+            )
+            return 1
+        except (OSError, ImportError) as error:
+            tell("error", error)
             return 1
         except KeyboardInterrupt:
             tell("interrupted")

@@ -30,11 +30,6 @@ QUANTITIES = {  # columns of ``history.csv`` whose start and end the summary sho
     "recovery": "e(Q), of Ge, Lee & Ma",
     "missed": "teacher's unit missed most",
 }
-SYMMETRY = {
-    "fixed": "a permutation of its units",
-    "vector": "rescaling and permuting its units",
-    "sum": "rescaling and permuting its units, and the part of W2 that the sum cannot see",
-}
 
 
 def _numbers(result):
@@ -120,20 +115,30 @@ def verdict(summary):
         found, apart, loss = (result[f"polished_{name}"] for name in ("verdict", "distance", "loss"))
         where = "next to a saddle" if found == "saddle" else f"in the basin of a {found}"
         return f"{words}The run is {where}, which is {apart:.2g} away and has loss {loss:.3g}."
-    moved, apart = result["units_permuted"] or "none", result["distance_final"]
+    apart = result["distance_final"]
     close = 1e-5 if config["dtype"] == "float64" else 1e-4
     if apart < close * max(result["distance_initial"], 1):
-        return f"{words}Loss zero, and the student is the teacher itself, {apart:.1e} away (units permuted: {moved})."
-    symmetry, aligned = SYMMETRY[architectures.resolve(config["arch"]).readout], result["aligned_distance_final"]
+        return f"{words}Loss zero, and the student is the teacher itself, {apart:.1e} away."
+    symmetry, aligned = symmetries(architectures.resolve(config["arch"]), result), result["aligned_distance_final"]
     if aligned > 1e-3 * apart:
         return (
             f"{words}Loss zero, but the student is {apart:.3g} away from the teacher, and {aligned:.2g} modulo\n"
-            f"{symmetry}: not yet converged, or units share what one unit of the teacher does."
+            "its symmetries: not yet converged, or units share what one unit of the teacher does."
         )
     return (
         f"{words}Loss zero, but the student is not the teacher: they are {apart:.3g} apart.\n"
-        f"They agree up to {symmetry}:\nmodulo these they are {aligned:.2g} apart (units permuted: {moved})."
+        f"They agree up to {symmetry}: modulo that they are {aligned:.2g} apart."
     )
+
+
+def symmetries(arch, result):
+    """In words, what turns the teacher of a run into the student at its end."""
+    moved, turned = result["units_permuted"], result.get("units_reversed")
+    words = ["the scales of the units"] if arch.trains_readout else []
+    words += [f"the order of the units ({moved} permuted)"] if moved else []
+    words += [f"the signs of the units ({turned} reversed)"] if turned else []
+    words += ["the part of W2 that the sum of the outputs cannot see"] if arch.readout == "sum" else []
+    return ", ".join(words[:-1]) + ", and " * (len(words) > 1) + "".join(words[-1:]) or "nothing"
 
 
 PAGE = """<!DOCTYPE html>
