@@ -44,17 +44,17 @@ def draw():
     with plots.figure(2) as (picture, (left, right)):
         for alpha, color in SHOWN.items():
             steps, values = measured(alpha, 0)[3]
-            left.plot(np.maximum(steps, 1), np.maximum(values, 1e-12), color=color)
-            plots.tag(left, steps[-1] + 1, 1e-11, f"{alpha:g}", color, ha="right")
-        left.set(xscale="log", yscale="log", xlabel="step", title="loss, relative, for three ALPHA", ylim=(1e-12, 3))
+            left.plot(np.maximum(steps, 1), values, color=color, label=f"ALPHA = {alpha:g}")
+        left.set(xscale="log", yscale="log", xlabel="step", title=f"expected loss over that at the start, li, d = {D}", ylim=(1e-12, 3))
         left.axhline(GOAL, color=plots.FAINT, lw=0.8)
+        left.legend(loc="lower left")
         predicted = [np.mean([measured(alpha, seed)[1] for seed in range(SEEDS)]) for alpha in ALPHAS]
         right.plot(ALPHAS, predicted, color=plots.FAINT, label="from the condition of the Hessian")
         for seed in range(SEEDS):
             steps = [measured(alpha, seed)[2] for alpha in ALPHAS]
             right.plot(ALPHAS, steps, "o", ms=4, color=plots.COLORS["li"], label="measured" if seed == 0 else None)
-        right.set(yscale="log", xlabel="ALPHA: eigenvalues of the inputs fall like i^-ALPHA")
-        right.set_title(f"steps to {GOAL:g} of the first loss, li, d = {D}")
+        right.set(yscale="log", xlabel="ALPHA: the variances of the inputs fall like $i^{-ALPHA}$")
+        right.set_title(f"steps to {GOAL:g} of the first loss")
         right.legend(loc="upper left")
         return picture
 

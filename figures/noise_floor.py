@@ -40,12 +40,14 @@ def table():
 def draw():
     with plots.figure(1, height=3.3) as (picture, axes):
         for batch, color in zip(BATCHES, SHADES):
-            floor, mean, error = np.transpose([measured(lr, batch) for lr in LRS])
-            axes.plot(LRS, floor, color=color)
-            axes.errorbar(LRS, mean, 2 * error, fmt="o", color=color, ms=4)
-            plots.tag(axes, LRS[-1], floor[-1], f"batches of {batch}", color, ha="right", xytext=(-4, 8))
-        axes.set(xscale="log", yscale="log", xlabel="step size")
-        axes.set_title(f"expected loss of SGD without the labels' noise of {NOISE:g}: li, d = {D}; line: noise_floor")
+            points = [(lr, *measured(lr, batch)) for lr in LRS]
+            lrs, floor, mean, error = np.transpose([point for point in points if np.isfinite(point[1])])
+            axes.plot(lrs, floor, color=color)
+            axes.errorbar(lrs, mean, 2 * error, fmt="o", color=color, ms=4)
+            beyond = f" (with {LRS[-1]:g} they diverge)" if len(lrs) < len(LRS) else ""
+            plots.tag(axes, lrs[-1], floor[-1], f"batches of {batch}{beyond}", color, ha="right", xytext=(-12, 4))
+        axes.set(xscale="log", yscale="log", xlabel="step size", ylabel="expected loss")
+        axes.set_title(f"where SGD settles, without the labels' noise of {NOISE:g}; li, d = {D}; lines: rg.noise_floor")
         return picture
 
 

@@ -494,6 +494,22 @@ def test_units_without_weights():
     assert np.max(np.abs(biased.biased_hessian(small, A, U_star, A_star, D) - H)) < TERM * np.max(np.abs(H))
 
 
+@pytest.mark.parametrize("size", [0.02, 1e-3, 1e-4, 1e-7, 1e-200, 0.0])
+def test_a_unit_far_from_its_kink_is_linear_to_the_others(size):
+    """relu(w.x + b) is w.x + b where b is many |w|: value, gradient and Hessian of the others are those with it in C."""
+    U, A, U_star, A_star, D = network(3, 3, 2, 2)
+    U[:-1, 0], U[-1, 0] = size * np.array([0.6, 0.0, -0.8]), 1.7
+    others, linear = slice(1, None), D + np.outer(U[:, 0], A[0])
+    every, rest = (U, A, U_star, A_star, D), (U[:, others].copy(), A[others].copy(), U_star, A_star, linear)
+    assert biased.biased_value(*every) == pytest.approx(biased.biased_value(*rest), rel=TERM)
+    (dU, dA, dC), wanted = biased.biased_gradient(*every), biased.biased_gradient(*rest)
+    for found, one in zip((dU[:, others], dA[others], dC), wanted):
+        assert np.max(np.abs(found - one)) < TERM * np.max(np.abs(one))
+    kept = np.concatenate([np.arange(12).reshape(4, 3)[:, others].ravel(), 12 + np.arange(2, 6), 18 + np.arange(8)])
+    found, one = biased.biased_hessian(*every)[np.ix_(kept, kept)], biased.biased_hessian(*rest)
+    assert np.max(np.abs(found - one)) < TERM * np.max(np.abs(one))
+
+
 # ------------------------------------------------------------------------------------ near a teacher
 
 

@@ -45,7 +45,7 @@ def test_empirical_at_kinks(arch, seed):
     loss = rg.EmpiricalLoss(arch, X, Y)
     kink = onto_kink(arch, onto_kink(arch, theta, X[0]), X[1], unit=1)
     report = check_gradient(loss, kink)
-    assert report.ok and len(report.kinks) == 2 * D, report
+    assert report.ok and len(report.kinks) == 2 * (D + loss.arch.bias), report
     for near in (1e-14, 1e-11, 1e-6):
         report = check_gradient(loss, kink + near * theta)
         assert report.ok and report.max_rel_error < 1e-9, report

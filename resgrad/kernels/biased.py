@@ -153,9 +153,9 @@ def bivariate(h, k, rho):
 
 
 @jit
-def _expectations(k, unit, h):
+def _expectations(k, unit, norm, bias, h):
     """P(h) and p(h), (2, K), and of the first k units against all, (7, k, K): rho, q, P2, p(h) P(ka), p(k) P(kb),
-    p(h) q e(ka) and psi.
+    t p(h) q e(ka) and psi.
     """
     K, d = unit.shape
     alone, pairs = np.empty((2, K)), np.empty((7, k, K))
@@ -173,7 +173,9 @@ def _expectations(k, unit, h):
             pairs[0, j, l], pairs[1, j, l] = 0.25 * (plus - minus) * (plus + minus), 0.5 * minus * plus
             pairs[2, j, l] = _both(h[j], h[l], minus, plus, ka, kb)
             pairs[3, j, l], pairs[4, j, l] = alone[1, j] * Pa, alone[1, l] * below(kb)
-            pairs[5, j, l], pairs[6, j, l] = alone[1, j] * q_ka * Pa + 0.5 * minus * plus * psi, psi
+            # t (k - rho h), where k = c / t is not cut; else the same of c and t, which may be 0
+            level = norm[l] * q_ka if abs(h[l]) < FAR else bias[l] - pairs[0, j, l] * h[j] * norm[l]
+            pairs[5, j, l], pairs[6, j, l] = alone[1, j] * level * Pa + norm[l] * pairs[1, j, l] * psi, psi
     return alone, pairs
 
 
@@ -203,11 +205,11 @@ def _means(unit, norm, bias, alone):
 
 def _gradient(k, unit, norm, bias, h, Q, D):
     """(dU', dA, dC) of (B6)."""
-    alone, pairs = _expectations(k, unit, h)
+    alone, pairs = _expectations(k, unit, norm, bias, h)
     (P, p), (rho, _, P2, Fa, Fb, Ea, _) = alone[:, :k], pairs
     f, w, weight, linear = _means(unit, norm, bias, alone), unit[:k], Q[:k] @ Q.T, Q[:k] @ D.T
     along, constant = np.sum(linear[:, :-1] * w, axis=1), linear[:, -1]
-    own = np.sum(weight * norm * Ea, axis=1) + p * (constant - h[:k] * along)
+    own = np.sum(weight * Ea, axis=1) + p * (constant - h[:k] * along)
     dU = (weight * norm * P2) @ unit + own[:, None] * w + P[:, None] * linear[:, :-1]  # (B2)
     db = np.sum(weight * (bias * P2 + norm * (Fb + rho * Fa)), axis=1) + p * along + P * constant
     alive = (norm[:k] > 0) | (bias[:k] != 0)  # relu'(0) = 0
@@ -247,7 +249,7 @@ def _on_planes(k, unit, norm, h, Q, D, alone, pairs):
     w, h, p, linear, weight = unit[:k], h[:k], alone[1, :k], Q[:k] @ D.T, (Q[:k] @ Q.T) * norm
     qm = unit - rho[..., None] * w[:, None]
     along = np.sum(linear[:, :-1] * w, axis=1)
-    level = p * (linear[:, -1] - h * along) + np.sum(weight * Ea, axis=1)
+    level = p * (linear[:, -1] - h * along) + np.sum((Q[:k] @ Q.T) * Ea, axis=1)
     across = p[:, None] * (linear[:, :-1] - along[:, None] * w) + np.einsum("jl,jli->ji", weight * Fa, qm)
     bend = np.einsum("jl,jli,jlf->jif", weight * np.where(q > 0, psi / np.where(q > 0, q, 1.0), 0.0), qm, qm)
     inner = bend + level[:, None, None] * (np.eye(w.shape[1]) + _outer((h * h - 1)[:, None] * w, w))
@@ -259,10 +261,10 @@ def _on_planes(k, unit, norm, h, Q, D, alone, pairs):
 
 def _hessian(k, unit, norm, bias, h, Q, D):
     """The Hessian of (B6) in (U, A, C), each row-major; below the diagonal it is not filled in."""
-    alone, pairs = _expectations(k, unit, h)
+    alone, pairs = _expectations(k, unit, norm, bias, h)
     rho, _, P2, Fa, Fb, Ea, _ = pairs
     rows, m, w, a = *D.shape, unit[:k], Q[:k]
-    slope = norm[:, None] * (P2[..., None] * unit + Ea[..., None] * w[:, None])
+    slope = (P2 * norm)[..., None] * unit + Ea[..., None] * w[:, None]
     slope = np.concatenate([slope, (bias * P2 + norm * (Fb + rho * Fa))[..., None]], axis=2)  # (B2)
     one, both = _active(k, unit, h, alone, pairs)
     uu, ua, own = (a @ a.T)[..., None, None] * both, _outer(slope[:, :k], a[:, None]), np.arange(k)
@@ -287,7 +289,7 @@ def biased_value(U, A, U_star, A_star, D, slopes=(1.0, 0.0)):
     U, U_star (d + 1, k) end in the biases, D (d + 1, m) = C - C* in a constant.
     """
     unit, norm, bias, h, Q, D = _difference(U, A, U_star, A_star, D, slopes)
-    alone, pairs = _expectations(len(unit), unit, h)
+    alone, pairs = _expectations(len(unit), unit, norm, bias, h)
     linear = 2 * np.sum((_means(unit, norm, bias, alone) @ D) * Q)
     return max(0.0, float(np.sum((Q @ Q.T) * _products(norm, bias, pairs)) + linear + np.sum(D * D)))
 
