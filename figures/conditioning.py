@@ -45,8 +45,9 @@ def draw():
         for alpha, color in SHOWN.items():
             steps, values = measured(alpha, 0)[3]
             left.plot(np.maximum(steps, 1), values, color=color, label=f"ALPHA = {alpha:g}")
-        left.set(xscale="log", yscale="log", xlabel="step", title=f"expected loss over that at the start, li, d = {D}", ylim=(1e-12, 3))
-        left.axhline(GOAL, color=plots.FAINT, lw=0.8)
+        left.set(xscale="log", yscale="log", xlabel="step", ylim=(1e-12, 3))
+        left.set_title(f"expected loss over that at the start, li, d = {D}")
+        left.axhline(GOAL, xmin=0.35, color=plots.FAINT, lw=0.8)
         left.legend(loc="lower left")
         predicted = [np.mean([measured(alpha, seed)[1] for seed in range(SEEDS)]) for alpha in ALPHAS]
         right.plot(ALPHAS, predicted, color=plots.FAINT, label="from the condition of the Hessian")

@@ -496,7 +496,7 @@ def test_units_without_weights():
 
 @pytest.mark.parametrize("size", [0.02, 1e-3, 1e-4, 1e-7, 1e-200, 0.0])
 def test_a_unit_far_from_its_kink_is_linear_to_the_others(size):
-    """relu(w.x + b) is w.x + b where b is many |w|: value, gradient and Hessian of the others are those with it in C."""
+    """relu(w.x + b) is w.x + b where b is many |w|: the others have the derivatives that they have with it in C."""
     U, A, U_star, A_star, D = network(3, 3, 2, 2)
     U[:-1, 0], U[-1, 0] = size * np.array([0.6, 0.0, -0.8]), 1.7
     others, linear = slice(1, None), D + np.outer(U[:, 0], A[0])
