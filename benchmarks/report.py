@@ -200,15 +200,16 @@ def picture(result, kind):
 def summary(results):
     """The README's tables: `step` for modresnet, and one line for each of the other jobs at d = 10."""
     machine, threads = (results["step"][key] for key in ("machine", "threads"))
-    systems, cells = ("resgrad", "NumPy", "PyTorch", "PyTorch compiled", "JAX"), []
+    systems, rows = ("resgrad", "NumPy", "PyTorch", "PyTorch compiled", "JAX"), {}
     for row in results["step"]["rows"]:
         if row["arch"] == "modresnet":
             times = {name: row["systems"].get(name, {}).get("seconds") for name in systems}
-            line = [str(row["d"]), row["dtype"], *(number(t and t * 1e6) for t in times.values())]
-            cells.append([*line, nearest(times), f"{row['reached']:.0%}"])
-    about = f"{machine['cpu']}, {threads} threads; µs per step, medians of interleaved repeats in one run."
+            line = [*(number(t and t * 1e6) for t in times.values()), nearest(times), f"{row['reached']:.0%}"]
+            rows.setdefault(row["d"], []).append(line)
+    cells = [[str(d), *map(" / ".join, zip(*both))] for d, both in rows.items()]
+    about = f"{machine['cpu']}, {threads} threads; µs per step, float64 / float32, medians of interleaved repeats."
     lines = [f"The post's job (`modresnet`, 100,000 samples, batch 200, Nesterov). {about}", ""]
-    lines += [grid(["d", "dtype", *systems, "best / resgrad", "of the limit"], cells), ""]
+    lines += [grid(["d", *systems, "best / resgrad", "of the limit"], cells), ""]
     lines += ["And at d = 10, float64 (the protocol: float32):", ""]
     cells = []
     for name, unit in (("ensemble", 1e6), ("population", 1e6), ("notebook", 1)):

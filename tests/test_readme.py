@@ -70,13 +70,19 @@ def test_nothing_is_left_to_be_filled_in():
 
 @pytest.mark.slow
 def test_an_architecture_is_added_as_shown(tmp_path):
-    """The README's diff, applied to a copy: the new network trains, and its gradients are checked."""
+    """The README's three pieces, put into a copy: the new network trains, and its gradients are checked."""
     for part in ("resgrad", "tests", "setup.cfg"):
         (shutil.copytree if (ROOT / part).is_dir() else shutil.copy)(ROOT / part, tmp_path / part)
-    (diff,) = re.findall(r"```diff\n(.*?)```", README, re.DOTALL)
-    (tmp_path / "shown.diff").write_text(diff)
-    output("git", "apply", "shown.diff", cwd=tmp_path)
-    (name,) = re.findall(r'^\+ +Architecture\("([^"]+)"', diff, re.MULTILINE)
+    line, twin, entry = re.findall(r"```python\n(Architecture\(.*?)```", README, re.DOTALL)[0].split("\n\n")
+    for path, before, piece in (
+        ("resgrad/architectures.py", '        Architecture("vanilla", ', f"        {line}\n"),
+        ("tests/naive.py", "TWINS = {\n", f"{twin}\n\n\n"),
+        ("tests/naive.py", '    "li": (li, ', f"    {entry}"),
+    ):
+        text = (tmp_path / path).read_text()
+        assert text.count(before) == 1
+        (tmp_path / path).write_text(text.replace(before, piece + before))
+    name = line.split('"')[1]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     for command in (
         f"-m pytest -q -p no:cacheprovider tests/test_gradients.py tests/test_kernels.py -k {name}",
