@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import anyloss, blas, checks, kernels, losses, optimizers
+from . import anyloss, blas, checks, kernels, losses, optimizers, tables
 from .draws import streams
 from .losses import EmpiricalLoss, OnlineLoss, PopulationLoss
 from .optimizers import SGD, Nesterov
@@ -83,6 +83,15 @@ class Trajectory:
     loss: np.ndarray
     stop_reason: str
     observed: dict = field(default_factory=dict)
+
+    def _repr_html_(self):
+        ends = [
+            ("step" if self.steps.dtype.kind == "i" else "time", self.steps),
+            ("loss", self.loss),
+            *self.observed.items(),
+        ]
+        rows = [(name, tables.cell(values[0]), tables.cell(values[-1])) for name, values in ends]
+        return tables.table([("Trajectory", "start", "end"), *rows], f"{len(self.steps)} records; {self.stop_reason}")
 
 
 def permutation(size, rng):

@@ -13,7 +13,7 @@ import resgrad as rg
 PACKAGE = pathlib.Path(rg.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [  # a file may import from its own floor and those above it in this list
-    {"checks", "blas", "runs.command", "runs.files", "runs.plots"},
+    {"checks", "blas", "tables", "runs.command", "runs.files", "runs.plots"},
     {"kernels.policy"},
     {"kernels.lanes"},
     {"kernels.pairs", "kernels.plain", "kernels.steps", "kernels.threads"},

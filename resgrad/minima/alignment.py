@@ -41,6 +41,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment, lsq_linear
 
+from .. import tables
 from ..architectures import Architecture
 from .symmetry import EPS, Units, directions, lengths
 
@@ -87,12 +88,25 @@ class Alignment:
         return tuple((i, j) for i, j in pairs if i not in dead[one] and j not in dead[other])
 
     @cached_property
+    def order(self):
+        """The student units in the order of the teacher units whose work they do, those of none last: (k,)."""
+        return np.argsort(np.where(self.permutation < 0, len(self.units[1].u), self.permutation), kind="stable")
+
+    @cached_property
+    def overlaps(self):
+        """The cosine of student unit ``order[i]``, turned if it is ``reversed``, and teacher unit l: (k, k*)."""
+        student, teacher = (directions(units.u) for units in self.units)
+        turned = np.isin(self.order, self.reversed)[:, None]
+        return np.where(turned, -1.0, 1.0) * (student[self.order] @ teacher.T)
+
+    @cached_property
     def units_moved(self):
         """Number of live units matched to a live unit in another place."""
         pairs = enumerate(self.permutation.tolist())
         return sum(l not in (j, -1, *self.dead_star) and j not in self.dead for j, l in pairs)
 
-    def __str__(self):
+    def _rows(self):
+        """(title, {what: text}) of the report."""
         k, k_star = (len(units.u) for units in self.units)
         rows = {"raw distance": f"{self.raw_distance:.3e}", "modulo symmetry": f"{self.distance:.3e}"}
         rows |= {"units moved": f"{self.units_moved} of {k}", "permutation": " ".join(map(str, self.permutation))}
@@ -105,8 +119,15 @@ class Alignment:
         for name in ("dead", "dead_star", "extra", "missing", "parallel", "parallel_star", "flipped"):
             if units := getattr(self, name):
                 rows[name.replace("_star", " in teacher")] = " ".join(map(str, units))
-        title = f"{self.arch.name}: {k} student units, {k_star} teacher units"
+        return f"{self.arch.name}: {k} student units, {k_star} teacher units", rows
+
+    def __str__(self):
+        title, rows = self._rows()
         return "\n".join([title, *(f"  {name:<20}{text}" for name, text in rows.items())])
+
+    def _repr_html_(self):
+        title, rows = self._rows()
+        return tables.table([("Alignment", ""), *rows.items()], title)
 
 
 def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: int) -> Alignment:

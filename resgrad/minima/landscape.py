@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import linalg
 
-from .. import checks
+from .. import checks, tables
 from . import symmetry
 from .problem import Problem
 from .symmetry import EPS
@@ -49,6 +49,12 @@ class Spectrum:
             f"{sizes.size} eigenvalues: {self.nullity} zero ({self.predicted} by symmetry), {self.index} negative; "
             f"largest zero one {zero.max(initial=0.0):.1e}, smallest other {other.min(initial=np.inf):.1e}{angle}"
         )
+
+    def _repr_html_(self):
+        rows = {"eigenvalues": f"{self.eigenvalues.size:,}", "smallest": f"{self.eigenvalues[0]:.6g}"}
+        rows |= {"largest": f"{self.eigenvalues[-1]:.6g}", "negative": self.index, "zero": self.nullity}
+        rows |= {"zero by symmetry": self.predicted, "symmetry explains them": "yes" if self.explained else "no"}
+        return tables.table([("Spectrum", ""), *rows.items()])
 
 
 def spectrum(loss: Any, theta: ArrayLike, tolerance: float = NULL) -> Spectrum:

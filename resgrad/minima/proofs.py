@@ -42,7 +42,7 @@ from numpy.typing import ArrayLike
 from scipy import linalg
 from scipy.optimize import linear_sum_assignment
 
-from .. import checks, losses
+from .. import checks, losses, tables
 from . import balls
 from .balls import Box, NotProved, Numbers
 from .symmetry import EPS
@@ -82,6 +82,16 @@ class Certificate:
     def __str__(self):
         spectrum = "[{!r}, {!r}]".format(*self.min_eigenvalue)
         return self.theorem() + (f"\n  smallest eigenvalue in {spectrum}" if self.proved else "")
+
+    def _repr_html_(self):
+        rows = {"proved": "yes" if self.proved else "no"}
+        if self.proved:
+            at_least = f"{Context(2, ROUND_FLOOR).create_decimal(self.radius):e}"
+            rows |= {"kind": self.kind, "radius": at_least, "loss": "[{!r}, {!r}]".format(*self.loss)}
+            rows |= {"smallest eigenvalue": "[{!r}, {!r}]".format(*self.min_eigenvalue)}
+        else:
+            rows |= {"why not": self.why}
+        return tables.table([("Certificate", ""), *rows.items()])
 
 
 def certify(loss: Any, theta: ArrayLike) -> Certificate:

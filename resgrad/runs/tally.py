@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from .. import tables
+
 OUTCOMES = {
     "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle", "unconverged": "not converged",
 }  # fmt: skip
@@ -17,6 +19,7 @@ SAFRAN_SHAMIR = {
 }  # fmt: skip
 PUBLISHED = {(8, 8): 0.126, (10, 10): 0.346, (12, 12): 0.585, (8, 9): 0.001}  # (k, width): spurious share
 PUBLISHED_RUNS = 1000
+MOST = 12  # families that are shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +109,11 @@ class Census:
         """How many runs ended at a degenerate minimum."""
         return int(np.isfinite(self.exponent).sum())
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """{outcome: what it is called}; "failed" is one only where a run failed."""
+        return OUTCOMES | ({FAILED: "failed"} if self.failures else {})
+
     def share(self, outcome: str) -> tuple[float, float, float]:
         """(share, low, high) of an outcome: its share of the runs and the 95 % Wilson interval."""
         from scipy.stats import binomtest
@@ -124,14 +132,44 @@ class Census:
         pooled = (own + share * PUBLISHED_RUNS) / (runs + PUBLISHED_RUNS)
         return share, (own / runs - share) / (pooled * (1 - pooled) * (1 / runs + 1 / PUBLISHED_RUNS)) ** 0.5
 
+    @property
+    def title(self) -> str:
+        """What it is a census of."""
+        config = self.config
+        student = f"{config.arch}, d = {config.d}, width {config.width}"
+        return f"{student}; teacher: {config.teacher}, width {config.teacher_width}"
+
+    def outcome_rows(self) -> list[tuple[str, ...]]:
+        """The table of outcomes, its headings first."""
+        rows = [("outcome", "runs", "share", "95 % interval")]
+        for name, label in self.labels.items():
+            share, low, high = (100 * p for p in self.share(name))
+            rows.append((label, f"{self.counts[name]:,}", f"{share:.1f} %", f"{low:.1f} – {high:.1f} %"))
+        return rows
+
+    def family_rows(self) -> list[tuple[str, ...]]:
+        """The table of the most frequent families, its headings first."""
+        proved = {True: "proved", False: "not proved"}
+        rows = [("family", "runs", "loss", "smallest eigenvalue", "first run")]
+        rows[0] += ("proof",) * any("proved" in family for family in self.families)
+        for n, family in enumerate(self.families[:MOST]):
+            row = f"{n}", "{count:,}", "{loss:.10f}", "{min_eigenvalue:.6g}", "{run:,}"
+            rows.append(tuple(cell.format(**family) for cell in row))
+            rows[-1] += (proved[family["proved"]],) if "proved" in family else ()
+        return rows
+
+    def _repr_html_(self):
+        more = f"the {MOST} most frequent of {len(self.families)} families" * (len(self.families) > MOST)
+        families = tables.table(self.family_rows(), more) if self.families else ""
+        return tables.table(self.outcome_rows(), self.title) + families
+
     def __str__(self) -> str:
         config = self.config
-        title = f"{config.arch}, d = {config.d}, width {config.width}; teacher: {config.teacher}"
-        lines = [f"{title}, width {config.teacher_width}"]
+        lines = [self.title]
         if config.covariance is not None:
             lines.append(f"inputs with covariance {config.covariance}")
         lines += ["", f"{'':20}{'runs':>7}{'share':>10}{'95 % interval':>18}"]
-        for name, label in (OUTCOMES | ({FAILED: "failed"} if self.failures else {})).items():
+        for name, label in self.labels.items():
             share, low, high = (100 * p for p in self.share(name))
             lines.append(f"{label:20}{self.counts[name]:7,}{share:8.1f} %{f'{low:.1f} - {high:.1f} %':>18}")
         if published := self.published():
@@ -142,7 +180,7 @@ class Census:
             lines += ["", f"{powers.size:,} minima are degenerate: the loss falls like t^-p, p = {told}"]
         if self.families:
             lines += ["", f"{'family':>6}{'runs':>8}{'loss':>17}{'smallest eigenvalue':>22}{'first run':>12}"]
-        for n, family in enumerate(self.families[:12]):
+        for n, family in enumerate(self.families[:MOST]):
             row = "{:6}{count:8}{loss:17.10f}{min_eigenvalue:22.6g}{run:12}".format(n, **family)
             lines.append(row + {None: "", True: "   proved", False: "   not proved"}[family.get("proved")])
-        return "\n".join(lines + [f"   and {len(self.families) - 12} more"] * (len(self.families) > 12))
+        return "\n".join(lines + [f"   and {len(self.families) - MOST} more"] * (len(self.families) > MOST))
