@@ -27,10 +27,13 @@ _HOMES = {
     "training": ["Trajectory", "train"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = sorted(_HOME)
+_MODULES = ["plots"]  # handed out whole
+__all__ = sorted([*_HOME, *_MODULES])
 
 
 def __getattr__(name):
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
     if name not in _HOME:
         raise AttributeError(f"module 'resgrad' has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

@@ -1,4 +1,5 @@
 # What `__getattr__` of __init__.py hands out, for type checkers; a test keeps the two alike.
+from . import plots as plots
 from .architectures import ARCHITECTURES as ARCHITECTURES
 from .architectures import Architecture as Architecture
 from .architectures import Network as Network

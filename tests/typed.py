@@ -3,6 +3,7 @@
 from typing import assert_type
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import resgrad as rg
@@ -51,4 +52,7 @@ def program() -> None:
     assert_type(proof.loss, tuple[float, float])
     rg.convexity_region([0.5], d=5, n_pairs=3)
     found: rg.Census = rg.census("vanilla", d=6, runs=3, seed=1)
+    rg.plots.history(run), rg.plots.history("runs/li-001"), rg.plots.units(teacher, teacher)
+    assert_type(rg.plots.spectrum(rg.spectrum(exact, theta0)), Figure)
+    assert_type(rg.plots.census(found), Figure)
     share: tuple[float, float, float] = found.share("global")

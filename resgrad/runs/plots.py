@@ -1,10 +1,11 @@
-"""Pictures: the one module that imports matplotlib, and only inside functions.
+"""Pictures, panel by panel, for runs and for `resgrad.plots`; matplotlib is imported inside functions only.
 
 Each architecture has one color in all pictures, from Okabe & Ito's palette, which is safe for the color-blind.
 """
 
 import contextlib
 import io
+import threading
 
 import numpy as np
 
@@ -26,6 +27,9 @@ STYLE = {
     "svg.hashsalt": "resgrad",
 }  # fmt: skip
 WIDE, TALL = 9.0, 2.9  # inches: one width for all pictures, so that their letters are of one size on a page
+CELLS = 2000  # of a heatmap: more are drawn as pixels, as each is a path otherwise
+ALONE = threading.RLock()  # matplotlib's settings belong to all threads
+APART = ("distance", "aligned_distance", "missed")  # columns of a history that `distances` draws
 FLOOR = 1e-34  # the end of log axes: a float64 cannot tell smaller losses from zero
 
 
@@ -34,14 +38,14 @@ def style(**more):
     """Matplotlib's defaults with `STYLE` and ``more``, whatever the user's matplotlibrc says."""
     import matplotlib
 
-    with matplotlib.rc_context():
+    with ALONE, matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE | more)
         yield
 
 
 @contextlib.contextmanager
-def figure(columns=2, width=WIDE, height=TALL, **options):
+def figure(columns=2, width=WIDE, height=TALL, rows=1, **options):
     """(figure, axes) in `style`, without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -49,18 +53,19 @@ def figure(columns=2, width=WIDE, height=TALL, **options):
     with style():
         picture = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(picture)
-        yield picture, picture.subplots(1, columns, **options)
+        yield picture, picture.subplots(rows, columns, **options)
         picture.draw_without_rendering()
         picture.set_layout_engine("none")  # else another rendering moves the axes a little
 
 
-def image(picture, kind="png"):
+def image(picture, kind="png", salt=STYLE["svg.hashsalt"]):
     """The picture as bytes, always the same ones for the same picture.
 
     ``kind`` is "png", "svg", or "inline": an SVG for a page, without background and with the page's own letters.
+    The ids in an SVG depend on the ``salt``: pictures with different ones can stand in one page.
     """
     buffer, inline = io.BytesIO(), kind == "inline"
-    with style(**{"svg.fonttype": "none" if inline else "path"}):
+    with style(**{"svg.fonttype": "none" if inline else "path", "svg.hashsalt": salt}):
         form, changing = ("png", "Software") if kind == "png" else ("svg", "Date")
         picture.savefig(buffer, format=form, transparent=inline, metadata={changing: None})
     return buffer.getvalue()
@@ -96,17 +101,20 @@ def tag(axes, x, y, text, color, **options):
 
 
 def steps_axis(axes, steps):
-    """Make the x axis that of a training curve."""
-    axes.set_xlabel("step")
-    axes.set_xlim(0, max(steps[-1], 1))
+    """Make the x axis that of a training curve; the steps of gradient flow are times."""
+    whole = np.issubdtype(np.asarray(steps).dtype, np.integer)
+    axes.set_xlabel("step" if whole else "time")
+    axes.set_xlim(0, max(steps[-1], 1) if whole else steps[-1])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
     axes.locator_params(axis="x", nbins=4)
 
 
 def losses(axes, history, color):
     """The losses of a run against the step."""
-    drawn = {"color": color, "label": "on the batches drawn", "alpha": 0.55}
-    drawn = {"loss": drawn, "population_loss": {"color": INK, "lw": 1.2, "label": "expected"}}
+    drawn = {"loss": {"color": color, "label": "on the batches drawn"}}
+    if "population_loss" in history:
+        drawn["loss"]["alpha"] = 0.55
+        drawn["population_loss"] = {"color": INK, "lw": 1.2, "label": "expected"}
     if "excess_loss" in history:
         drawn["excess_loss"] = {"color": INK, "lw": 1.2, "ls": "--", "label": "without the labels' noise"}
     _curves(axes, "loss", history, **drawn)
@@ -114,31 +122,42 @@ def losses(axes, history, color):
 
 def distances(axes, history, color):
     """The distances of a run against the step, or of the teacher's directions."""
-    if "distance" not in history:
+    if "missed" in history:
         return _curves(axes, "1 - |cos|", history, missed={"color": color, "label": "teacher's unit missed most"})
-    raw, aligned = {"color": color, "ls": "--", "label": "raw"}, {"color": color, "label": "modulo symmetry"}
-    _curves(axes, "distance from the teacher", history, distance=raw, aligned_distance=aligned)
+    drawn = {"distance": {"color": color, "ls": "--", "label": "raw"}}
+    drawn |= {"aligned_distance": {"color": color, "label": "modulo symmetry"}}
+    drawn = {name: style for name, style in drawn.items() if name in history}
+    _curves(axes, "distance from the teacher", history, **drawn)
 
 
 def _curves(axes, title, history, **columns):
     """Columns of ``history`` against the step; each is given its style."""
+    alone = {"marker": "."} if len(history["step"]) == 1 else {}
     for name, style in columns.items():
-        axes.plot(history["step"], history[name], **style)
+        axes.plot(history["step"], history[name], **style | alone)
     decades(axes, [history[name] for name in columns])
     steps_axis(axes, history["step"])
-    axes.legend(loc="best")
+    if list(columns) != ["loss"]:
+        axes.legend(loc="best")
     axes.set_title(title)
 
 
-def eigenvalues(axes, values, predicted, color):
-    """Sizes of a Hessian's eigenvalues by rank; those that symmetry predicts to vanish in gray."""
+def eigenvalues(axes, values, predicted, color, index=0):
+    """Sizes of a Hessian's eigenvalues by rank; those that symmetry predicts to vanish in gray.
+
+    The ``index`` lowest, if any, are marked as negative.
+    """
     floor = 1e-18
+    lowest = np.isin(np.arange(values.size), np.argsort(values)[:index])[np.argsort(-np.abs(values), kind="stable")]
     values = np.sort(np.maximum(np.abs(values), floor))[::-1]
     rank, regular = np.arange(1, values.size + 1), values.size - predicted
     axes.axvspan(regular + 0.5, values.size + 0.5, color=GRID, lw=0)
     axes.plot(rank[:regular], values[:regular], ".", color=color, ms=5)
     axes.plot(rank[regular:], values[regular:], ".", color=FAINT, ms=5)
-    axes.set(yscale="log", ylim=(floor / 5, 1e5), xlim=(0.5, values.size + 0.5), xlabel="rank")
+    if index:
+        axes.plot(rank[lowest], values[lowest], "v", color=color, ms=7, mfc="none", label="negative")
+        axes.legend(loc="lower left")
+    axes.set(yscale="log", ylim=(floor / 5, max(1e5, 10 * values[0])), xlim=(0.5, values.size + 0.5), xlabel="rank")
     axes.set_title("|eigenvalue| of the Hessian")
 
 
@@ -152,23 +171,63 @@ def run_figure(history, arch, d):
         return image(picture)
 
 
+def overlaps(axes, cosines, order):
+    """Cosines of student units, the rows, and teacher units as colors; ``order`` names the rows."""
+    corners = (np.arange(length + 1) - 0.5 for length in reversed(cosines.shape))
+    mesh = axes.pcolormesh(*corners, cosines, cmap="RdBu", vmin=-1, vmax=1, rasterized=cosines.size > CELLS)
+    axes.figure.colorbar(mesh, ax=axes, ticks=[-1, 0, 1], fraction=0.05).outline.set_visible(False)
+    axes.set(aspect="equal", xlabel="teacher unit", ylabel="student unit")
+    axes.invert_yaxis()
+    axes.grid(False)
+    ticks = [range(0, length, -(-length // 10)) for length in cosines.shape]
+    axes.set_yticks(ticks[0], [str(order[row]) for row in ticks[0]])
+    axes.set_xticks(ticks[1])
+    axes.tick_params(length=0)
+
+
+def outcomes(axes, found, labels):
+    """The shares of the outcomes of a `Census`, with their 95 % intervals."""
+    shades, rows = _shades(found), range(len(labels))
+    share, low, high = np.transpose([found.share(name) for name in labels])
+    axes.barh(rows, share, 0.6, color=[shades[name] for name in labels])
+    sides = np.maximum([share - low, high - share], 0)  # rounding may make one negative
+    axes.errorbar(share, rows, xerr=sides, fmt="none", ecolor=FAINT, elinewidth=1.5, capsize=4)
+    for row, name in enumerate(labels):
+        tag(axes, high[row], row, f"{found.counts[name]:,}", INK, xytext=(5, 0), ha="left", va="center")
+    axes.set_yticks(rows, labels.values())
+    axes.set(xlim=(0, 1.12), xlabel=f"share of {found.counts['runs']:,} runs, 95 % interval", axisbelow=True)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+    axes.grid(axis="y", visible=False)
+    axes.invert_yaxis()
+
+
+def _shades(found):
+    """The color of each outcome of a `Census`."""
+    color = COLORS.get(found.config.arch, INK)
+    return {"global": "#b5b5b5", "spurious": color, "saddle": INK, "unconverged": "#e4d9a8", "failed": "#e4d9a8"}
+
+
 def census_figure(found, outcomes):
     """PNG bytes: the final losses of a `Census`, the most frequent families marked; ``outcomes`` has the labels."""
-    color = COLORS.get(found.config.arch, INK)
-    shades = {"global": "#b5b5b5", "spurious": color, "saddle": INK, "unconverged": "#e4d9a8"}
+    with figure(1, height=3.6) as (picture, axes):
+        final_losses(axes, found, outcomes)
+        return image(picture)
+
+
+def final_losses(axes, found, outcomes):
+    """The panel of `census_figure`."""
+    shades = _shades(found)
     seen = [name for name in outcomes if found.counts[name]]
     other = found.loss[np.isfinite(found.loss) & (found.outcome != "global") & (found.loss > 0)]
     low, high = other.min(initial=1.0) / 4, 4 * max(other.max(initial=0.0), 1e-300)
-    with figure(1, height=3.6) as (picture, axes):
-        bins = np.geomspace(low, max(high, 4 * low), 120)
-        kinds = [np.clip(found.loss[found.outcome == name], bins[0], bins[-1]) for name in seen]
-        label = [f"{outcomes[name]}: {found.counts[name]:,}" for name in seen]
-        axes.hist(kinds, bins, histtype="barstacked", color=[shades[name] for name in seen], label=label)
-        axes.set(xscale="log", yscale="log", ylim=(0.7, 8 * max(found.counts["runs"], 2)), ylabel="runs",
-                 xlabel="final loss (zero: the leftmost bar)", axisbelow=True)  # fmt: skip
-        for n, family in enumerate(found.families[:6]):
-            height = 1.3 * sum(m["count"] for m in found.families if abs(np.log(m["loss"] / family["loss"])) < 0.01)
-            axes.plot(family["loss"], height, "v", color=INK, ms=4)
-            tag(axes, family["loss"], height, str(n), INK, ha="center", xytext=(0, 4))
-        axes.legend(ncols=2, loc="upper left")
-        return image(picture)
+    bins = np.geomspace(low, max(high, 4 * low), 120)
+    kinds = [np.clip(found.loss[found.outcome == name], bins[0], bins[-1]) for name in seen]
+    label = [f"{outcomes[name]}: {found.counts[name]:,}" for name in seen]
+    axes.hist(kinds, bins, histtype="barstacked", color=[shades[name] for name in seen], label=label)
+    axes.set(xscale="log", yscale="log", ylim=(0.7, 8 * max(found.counts["runs"], 2)), ylabel="runs",
+             xlabel="final loss (zero: the leftmost bar)", axisbelow=True)  # fmt: skip
+    for n, family in enumerate(found.families[:6]):
+        height = 1.3 * sum(m["count"] for m in found.families if abs(np.log(m["loss"] / family["loss"])) < 0.01)
+        axes.plot(family["loss"], height, "v", color=INK, ms=4)
+        tag(axes, family["loss"], height, str(n), INK, ha="center", xytext=(0, 4))
+    axes.legend(ncols=2, loc="upper left")
