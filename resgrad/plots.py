@@ -182,5 +182,10 @@ def _read(directory):
 
 def _shown(picture):
     """The picture, which a notebook can show even where pyplot was never imported."""
-    picture._repr_png_ = functools.partial(panels.image, picture)
+    picture._repr_png_ = functools.partial(_png, picture)
     return picture
+
+
+def _png(picture):
+    """What IPython asks for: a PNG, and the size on the page, as there are more pixels for sharp screens."""
+    return panels.image(picture), dict(zip(("width", "height"), map(int, picture.bbox.size)))

@@ -200,7 +200,10 @@ def test_nothing_leaks(teacher, found):
     before = dict(matplotlib.rcParams)
     code = "import sys, resgrad as rg; rg.plots.history(rg.Trajectory([0], [0], [1.0], '')); print(*sys.modules)"
     for picture in pictures(teacher, found):
-        assert isinstance(picture, matplotlib.figure.Figure) and picture._repr_png_().startswith(b"\x89PNG")
+        assert isinstance(picture, matplotlib.figure.Figure)
+        image, size = picture._repr_png_()
+        assert image.startswith(b"\x89PNG")
+        assert size["width"] == pytest.approx(100 * picture.get_size_inches()[0], abs=1)
     assert dict(matplotlib.rcParams) == before
     assert "matplotlib.pyplot" not in output(sys.executable, "-c", code)[0].split()
 
@@ -208,7 +211,7 @@ def test_nothing_leaks(teacher, found):
 def test_threads_draw_the_same(teacher, found):
     """Settings are global in matplotlib: two that change them at one time would mix them up, and leave them so."""
     before = dict(matplotlib.rcParams)
-    draw = (lambda: rg.plots.census(found)._repr_png_()), (lambda: rg.plots.units(teacher, teacher)._repr_png_())
+    draw = (lambda: rg.plots.census(found)._repr_png_()[0]), (lambda: rg.plots.units(teacher, teacher)._repr_png_()[0])
     alone = [one() for one in draw]
     with concurrent.futures.ThreadPoolExecutor(4) as executor:
         drawn = list(executor.map(lambda one: one(), 6 * draw))
@@ -224,7 +227,7 @@ def test_pictures_do_not_depend_on_the_users_matplotlibrc(tmp_path):
         "loss = rg.PopulationLoss('li', teacher)\n"
         "picture = rg.plots.spectrum(rg.spectrum(loss, np.zeros(9)))\n"
         "picture.savefig(sys.argv[1] + '.saved.png')\n"
-        "open(sys.argv[1], 'wb').write(picture._repr_png_())\n"
+        "open(sys.argv[1], 'wb').write(picture._repr_png_()[0])\n"
     )
     for name, environment in (("plain", {}), ("hostile", {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")})):
         output(sys.executable, "-c", code, tmp_path / name, env=os.environ | environment)
