@@ -1,6 +1,7 @@
 """The pictures of the README: one script each.  ``python -m figures [NAME ...]`` redraws them.
 
-A script has one function, ``draw()``, and its picture lies beside it, as PNG and as SVG; ``seeds`` prints tables.
+A script has one function, ``draw()``, and its picture lies beside it, as PNG and as SVG; one that can ``animate(path)``
+also writes a GIF.  ``seeds`` prints tables.
 """
 
 import pkgutil

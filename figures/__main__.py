@@ -20,9 +20,12 @@ def main(names):
             return 2
     for name in names or NAMES:
         started = time.perf_counter()
-        picture = importlib.import_module(f"figures.{name}").draw()
+        script = importlib.import_module(f"figures.{name}")
+        picture = script.draw()
         for kind in ("png", "svg"):
             files.write(HERE / f"{name}.{kind}", plots.image(picture, kind))
+        if hasattr(script, "animate"):
+            script.animate(HERE / f"{name}.gif")
         print(f"figures/{name}  {time.perf_counter() - started:.1f} s")
     return 0
 

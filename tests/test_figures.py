@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import output
+from PIL import Image
 
 import figures
 from figures import NAMES, equivalence
@@ -33,6 +34,7 @@ TOY = {
     "LRS": (0.01, 0.02),
     "BATCHES": (1, 5),
     "SAMPLES": 300,
+    "FRAMES": 4,
 }
 DRAWN_WHOLE = {"block"}  # it holds its run against the closed form, which no toy meets
 SLOW = {"block", "designed", "dimensions", "free_skip"}  # dozens of censuses or fits, however small
@@ -52,7 +54,7 @@ def toy_history(arch, preset="default", **given):
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NAMES])
-def test_every_script_draws(name, monkeypatch):
+def test_every_script_draws(name, monkeypatch, tmp_path):
     script = importlib.import_module(f"figures.{name}")
     home = importlib.import_module("figures.modresnet") if name == "two_weight" else script
     if name not in DRAWN_WHOLE:
@@ -65,12 +67,27 @@ def test_every_script_draws(name, monkeypatch):
     assert plots.image(picture, "png").startswith(b"\x89PNG")
     svg = plots.image(picture, "svg")
     assert svg.startswith(b"<?xml") and svg == plots.image(picture, "svg") and b"<dc:date>" not in svg
+    if hasattr(script, "animate"):
+        script.animate(tmp_path / "moving.gif")
+        with Image.open(tmp_path / "moving.gif") as moving:
+            assert moving.n_frames == TOY["FRAMES"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_every_picture_is_committed_and_small(name, kind):
     assert 10_000 < (HOME / f"{name}.{kind}").stat().st_size < 200_000
+
+
+@pytest.mark.parametrize("path", sorted(HOME.glob("*.gif")), ids=lambda path: path.name)
+def test_every_moving_picture_is_small_moves_and_rests_at_its_end(path):
+    assert path.stat().st_size < 2_000_000
+    with Image.open(path) as moving:
+        durations = []
+        for frame in range(moving.n_frames):
+            moving.seek(frame)
+            durations.append(moving.info["duration"])
+    assert len(durations) > 40 and durations[-1] > 10 * durations[0]
 
 
 HOSTILE = """
