@@ -9,6 +9,9 @@ import pkgutil
 from resgrad.runs.protocol import resolve, simulate, table
 
 POST = ("li", "resnet", "two-weight", "modresnet")  # the post's networks
+# One kind of teacher for all four, the post's: what ``--arch NAME`` is given besides.
+UNIFORM = {name: {"teacher": "uniform", "steps": 100_000} for name in POST}
+UNIFORM["resnet"]["lr"] = 0.01
 NAMES = sorted({module.name for module in pkgutil.iter_modules(__path__)} - {"__main__", "seeds"})
 
 

@@ -1,18 +1,19 @@
 """``python -m figures.seeds`` prints the README's two tables over seeds (a minute), as rows of Markdown.
 
-The default run of every architecture, twenty seeds each; and the published protocol, twelve.  No picture.
+One run of every architecture, the post's with one kind of teacher, twenty seeds each; and the published protocol,
+twelve.  No picture.
 """
 
 import numpy as np
 
 import resgrad as rg
-from resgrad.runs.protocol import resolve, simulate, table
+from resgrad.runs.protocol import command_line, resolve, simulate, table
 from resgrad.runs.report import ZERO
 
-from . import li
+from . import UNIFORM, li
 from .modresnet import SEEDS as NOTEBOOK_SEEDS
 
-SEEDS = 20  # of every default run
+SEEDS = 20  # of every architecture
 LOSS_AT, DISTANCE_AT = (250, 500, 5000, 10_000), (0, 10_000, 50_000)
 NONE = 1e-6  # a distance below this is rounding
 
@@ -36,8 +37,8 @@ def apart(values, told, digits=None):
 
 
 def end(arch, seed):
-    """(trajectory, zero loss?, units moved, where it ends otherwise) of a default run."""
-    config = resolve(arch, seed=seed)
+    """(trajectory, zero loss?, units moved, where it ends otherwise) of a run."""
+    config = resolve(arch, seed=seed, **UNIFORM.get(arch, {}))
     trajectory, teacher = simulate(config)
     loss = trajectory.observed["population_loss"]
     if loss[-1] < ZERO * loss[0]:
@@ -46,14 +47,17 @@ def end(arch, seed):
     return trajectory, False, None, "spurious minima" if verdict == "spurious minimum" else "not done"
 
 
-def default_row(arch):
+def row(arch):
+    """Its options tell what command each run is, but for ``--seed``."""
+    config = resolve(arch, **UNIFORM.get(arch, {}))
+    options = command_line(config).partition("--arch ")[2]
     runs = [end(arch, seed) for seed in range(SEEDS)]
     zero, others = [run for run in runs if run[1]], [run[3] for run in runs if not run[1]]
     counts = "".join(f"; {others.count(name)} {name}" for name in dict.fromkeys(others))
     distances = [run[0].observed["distance"][-1] for run in zero]
     raw = apart(distances, lambda x: f"below 1e{int(np.ceil(np.log10(x)))}")
     moved = apart([run[2] for run in zero], lambda _: "none", digits=0)
-    return f"| `{arch}` | {len(zero)} of {SEEDS}{counts} | {raw} | {moved} |"
+    return f"| `{options}` | {config.teacher} | {len(zero)} of {SEEDS}{counts} | {raw} | {moved} |"
 
 
 def li_row():
@@ -84,6 +88,6 @@ if __name__ == "__main__":
     print(li_row(), flush=True)
     for arch in ("two-weight", "modresnet"):
         print(*notebook_rows(arch), sep="\n", flush=True)
-    print("\n| `--arch` | zero loss | raw distance at the end | units permuted |\n|---|---|---|---|")
+    print("\n| `--arch` | teacher | zero loss | raw distance at the end | units permuted |\n|---|---|---|---|---|")
     for arch in rg.ARCHITECTURES:
-        print(default_row(arch), flush=True)
+        print(row(arch), flush=True)

@@ -1,4 +1,4 @@
-"""The README's table, which ``python -m figures.seeds`` prints: what twenty seeds of every default run do."""
+"""The README's table, which ``python -m figures.seeds`` prints: what twenty seeds of every run do."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from figures import seeds
 
 EXPECTED = {  # runs that show the phenomenon, of 20
-    "li": 19, "resnet": 20, "two-weight": 20, "modresnet": 20, "modresnet-sum": 20, "resnet-sum": 17,
+    "li": 20, "resnet": 20, "two-weight": 20, "modresnet": 20, "modresnet-sum": 20, "resnet-sum": 17,
     "vanilla": 11,
 }  # fmt: skip
 MAY_DIFFER = 1  # other processors round differently, and a start near a watershed may cross it
@@ -14,7 +14,7 @@ MAY_DIFFER = 1  # other processors round differently, and a start near a watersh
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
-def test_the_default_run_shows_its_phenomenon(name):
+def test_the_run_shows_its_phenomenon(name):
     shown, moved = 0, []
     for seed in range(seeds.SEEDS):
         trajectory, zero, units_moved, _ = seeds.end(name, seed)
@@ -28,5 +28,5 @@ def test_the_default_run_shows_its_phenomenon(name):
     if name == "modresnet":
         assert not any(moved)
     if name == "resnet":
-        assert min(moved) >= 7
+        assert min(moved) >= 6
     assert not np.isnan(loss).any()
