@@ -1,4 +1,7 @@
-"""``modresnet`` under the notebook's protocol, which sums the outputs: loss to zero, distance not."""
+"""``two-weight`` and ``modresnet`` under the notebook's protocol: loss to zero, distance not.
+
+The notebook sums the outputs, so that the skip of student and teacher cancels: both are one run, drawn once.
+"""
 
 from resgrad.runs import plots
 
@@ -8,26 +11,28 @@ from . import history
 PUBLISHED_LOSS = {250: 130.1, 500: 6.59, 750: 4.12, 1000: 2.91, 1250: 2.13, 5000: 0.51, 10_000: 0.064}
 PUBLISHED_DISTANCE = {0: 8.36, 50_000: 5.76}
 SEEDS = 12
+PANELS = {  # column: title
+    "loss": "loss, mean of 250 batches",
+    "distance": "distance from the teacher, raw",
+    "aligned_distance": "distance modulo symmetry",
+}
 
 
-def draw(arch="modresnet"):
-    runs, color = [history(arch, "notebook", seed=seed) for seed in range(SEEDS)], plots.COLORS[arch]
-    steps = runs[0]["step"]
-    with plots.figure(2) as (picture, (left, right)):
-        for run in runs:
-            left.plot(steps[1:], run["loss"][1:], color=color, lw=1, alpha=0.6)
-            right.plot(steps, run["distance"], color=color, lw=1, ls=(0, (4, 2)))
-            right.plot(steps, run["aligned_distance"], color=color, lw=1, alpha=0.6)
-        left.plot(*zip(*PUBLISHED_LOSS.items()), "o", color=plots.INK, ms=4, zorder=3)
-        right.plot(*zip(*PUBLISHED_DISTANCE.items()), "o", color=plots.INK, ms=4, clip_on=False, zorder=3)
-        plots.decades(left, [run["loss"][1:] for run in runs])
-        plots.decades(right, [run["distance"] for run in runs] + [run["aligned_distance"] for run in runs])
-        right.set_ylim(top=200)
-        plots.tag(right, 49_000, 5.76, "raw (dashed); dots: the post's run", plots.INK, xytext=(0, 8))
-        plots.tag(right, 1500, 1e-8, "modulo symmetry", color, ha="left")
-        left.set_ylabel("loss, mean of 250 batches")
-        right.set_ylabel("distance from the teacher")
-        for axes in (left, right):
-            plots.steps_axis(axes, steps)
-        left.set_title(f"{arch}, {SEEDS} seeds (dots: the post's run)")
+def draw():
+    runs, color = [history("modresnet", "notebook", seed=seed) for seed in range(SEEDS)], plots.COLORS["modresnet"]
+    with plots.figure(3, height=3.2) as (picture, panels):
+        for axes, (column, title) in zip(panels, PANELS.items()):
+            first = int(column == "loss")  # at step 0 there is no batch before
+            for run in runs:
+                axes.plot(run["step"][first:], run[column][first:], color=color, lw=1, alpha=0.6)
+            if column != "distance":
+                plots.decades(axes, [run[column][first:] for run in runs])
+            plots.steps_axis(axes, runs[0]["step"])
+            axes.set_title(title)
+        for axes, published in zip(panels, (PUBLISHED_LOSS, PUBLISHED_DISTANCE)):
+            axes.plot(*zip(*published.items()), "o", color=plots.INK, ms=4, clip_on=False, zorder=3)
+        panels[1].set_ylim(0, 10)
+        plots.tag(panels[1], 49_000, PUBLISHED_DISTANCE[50_000], "the post's run, another draw", plots.INK)
+        told = f"two-weight = modresnet summed: the post's protocol, d = 10, teachers $W^* \\sim U[0, 1)$, {SEEDS} seeds"
+        picture.suptitle(f"{told}; dots: the post's run", x=0.01, ha="left", fontsize=9.5)
         return picture

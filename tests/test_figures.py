@@ -56,11 +56,10 @@ def toy_history(arch, preset="default", **given):
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NAMES])
 def test_every_script_draws(name, monkeypatch, tmp_path):
     script = importlib.import_module(f"figures.{name}")
-    home = importlib.import_module("figures.modresnet") if name == "two_weight" else script
     if name not in DRAWN_WHOLE:
         for key, value in {**TOY, "history": toy_history, "simulate": toy_simulate}.items():
-            if hasattr(home, key):
-                monkeypatch.setattr(home, key, value)
+            if hasattr(script, key):
+                monkeypatch.setattr(script, key, value)
     if name == "equivalence":
         equivalence.measured.cache_clear()
     picture = script.draw()
