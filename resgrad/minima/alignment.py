@@ -50,6 +50,7 @@ HUGE = 1e70  # its fourth power is a float
 TIE = 1e-9  # relative difference of two matchings that are equally good
 NODES = 500  # of the search for reversed units; near a copy of the teacher it takes one
 BEYOND = 1e300  # what is no number in units of length: such a unit is not reversed
+NEAREST, WORK = 0, 2  # the costs of `_orbit_costs` that decide about the image, and about who does whose work
 TINY = 1e-150  # the squares of TINY and of 1 / TINY are normal floats
 
 
@@ -165,15 +166,20 @@ def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: 
     units = Units.of(arch, theta, d), Units.of(arch, theta_star, d, "theta_star")
     k, k_star = (len(x.u) for x in units)
     s, original = (_padded(x, max(k, k_star)) for x in units)
-    turned = _reversals(s, original) if s.reversible else np.zeros(len(s.u), bool)
-    t = original.turned(turned)
-    dead = _dead(s, t)
+    turned = turned_work = _reversals(s, original) if s.reversible else np.zeros(len(s.u), bool)
+    t, dead, rows = original.turned(turned), _dead(s, original), np.arange(len(s.u))
     cost, c, work = _orbit_costs(s, t, dead)
-    rows, order = linear_sum_assignment(cost)
-    match = linear_sum_assignment(work)[1]
-    if work[rows, order].sum() <= (1 + TIE) * work[rows, match].sum() + TIE**2 * work.max():
-        match = order
-    c = np.where(dead, 1.0, c)
+    order, unit, t_work, c_work, best = linear_sum_assignment(cost)[1], _unit(s, original), t, c, work
+    if s.reversible and s.arch.readout != "fixed":
+        turned_work = _reversals(s, original, WORK)
+        t_work = original.turned(turned_work)
+        _, c_work, best = _orbit_costs(s, t_work, dead)
+    match = linear_sum_assignment(best)[1]
+    skips = (lengths((s.skip - x.skip).reshape(1, -1))[0] / unit for x in (t, t_work))
+    first, second = (x[rows, o].sum() + skip**2 for x, o, skip in zip((work, best), (order, match), skips))
+    if first <= (1 + TIE) * second + TIE**2 * work.max():
+        match, turned_work, c_work = order, turned, c
+    c, c_work = np.where(dead, 1.0, c), np.where(dead, 1.0, c_work)
     lone, scales = dead[order], c[rows, order][:, None]
     u, a = scales * t.u[order], t.a[order] / scales
     by_u = (s.arch.readout == "fixed") | (lengths(s.u) <= lengths(s.a))
@@ -183,10 +189,10 @@ def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: 
     raw = _norm(np.subtract(theta, theta_star, dtype=np.float64)) if k == k_star else _distance(s, original)
     return Alignment(
         arch=s.arch, distance=min(_distance(s, image), raw),  # the identity is a symmetry
-        raw_distance=raw, permutation=np.where(match < k_star, match, -1)[:k], scales=c[rows, match][:k],
+        raw_distance=raw, permutation=np.where(match < k_star, match, -1)[:k], scales=c_work[rows, match][:k],
         unidentifiable=_norm(s.unseen - t.unseen[order]), teacher=image.each(lambda rows: rows[:k]).theta(),
         missing=tuple(sorted(match[k:].tolist())), units=units,
-        reversed=tuple(np.flatnonzero((turned & ~dead)[match][:k]).tolist()),
+        reversed=tuple(np.flatnonzero((turned_work & ~dead)[match][:k]).tolist()),
     )  # fmt: skip
 
 
@@ -216,10 +222,10 @@ def _unit(s, t):
 
 
 @np.errstate(over="ignore")  # a square that is infinite is more than any that is not
-def _reversals(s, t):
+def _reversals(s, t, which=NEAREST):
     """Which teacher units are reversed in the nearest image, boolean (k,); see the docstring of the module."""
     dead, unit = _dead(s, t), _unit(s, t)
-    costs = np.stack([_orbit_costs(s, x, dead)[0] for x in (t, replace(t, u=-t.u))])
+    costs = np.stack([_orbit_costs(s, x, dead)[which] for x in (t, replace(t, u=-t.u))])
     gains, gap = t.linear().reshape(dead.size, -1).T / unit, (s.skip - t.skip).ravel() / unit
     beyond = np.abs(gains).max(axis=0, initial=0) > BEYOND
     gains[:, beyond], costs[1, :, beyond] = 0.0, 1e4 * BEYOND
