@@ -453,6 +453,15 @@ def test_the_dead_are_not_reversed(arch):
     assert al.reversed == (0,) and al.distance < ROUNDING * 10 and al.dead == (1,)
 
 
+@pytest.mark.parametrize("arch", REVERSIBLE)
+def test_where_units_can_be_reversed_opposite_ones_are_parallel(arch):
+    rng = np.random.default_rng(1)
+    U, W2 = rng.normal(size=(3, 4)), rng.normal(size=(4, 3))
+    U[:, 2] = -2.0 * U[:, 0]
+    al = rg.align(arch, from_units(arch, U, W2), from_units(arch, -U, W2), 3)
+    assert al.parallel == al.parallel_star == ((0, 2),) and al.flipped == ()
+
+
 @pytest.mark.parametrize("arch", [name for name in ARCHS if name not in REVERSIBLE])
 def test_without_a_trained_skip_nothing_is_reversed(arch):
     theta = point(arch, 3)

@@ -60,7 +60,8 @@ class Alignment:
 
     Units are named by their indices.  ``dead`` ones contribute nothing: u = 0 or a = 0, within `DEAD`.  ``parallel``
     are pairs of live units with the same direction u, of which the loss sees only the sum of their |u_j| a_j, and
-    ``flipped`` pairs of a live student unit and a live teacher unit with opposite directions.
+    ``flipped`` pairs of a live student unit and a live teacher unit with opposite directions.  Where units can be
+    reversed, opposite directions count as the same.
     """
 
     arch: Architecture
@@ -79,12 +80,15 @@ class Alignment:
     dead_star = cached_property(lambda self: tuple(np.flatnonzero(self.units[1].dead()).tolist()))
     parallel = cached_property(lambda self: self._along(0, 0))
     parallel_star = cached_property(lambda self: self._along(1, 1))
-    flipped = cached_property(lambda self: self._along(0, 1, -1))
+    flipped = cached_property(lambda self: () if self.units[0].reversible else self._along(0, 1, -1))
 
     def _along(self, one, other, sign=1):
-        """Pairs of live units where the first's direction is ``sign`` times the second's, each pair once."""
-        dead = self.dead, self.dead_star
-        close = _chords(self.units[one].u, sign * self.units[other].u) < PARALLEL**2
+        """Pairs of live units where the first's direction is ``sign`` times the second's, each pair once.
+
+        Where units can be reversed, a direction has no sign.
+        """
+        dead, signs = (self.dead, self.dead_star), (1, -1) if self.units[0].reversible else (sign,)
+        close = np.min([_chords(self.units[one].u, x * self.units[other].u) for x in signs], axis=0) < PARALLEL**2
         pairs = np.argwhere(np.triu(close, 1) if one == other else close).tolist()
         return tuple((i, j) for i, j in pairs if i not in dead[one] and j not in dead[other])
 
