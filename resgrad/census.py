@@ -25,7 +25,7 @@ from typing import Any
 from . import __version__, architectures, checks
 from .draws import DRAWS
 from .runs import command, files, journal
-from .runs.tally import COLUMNS, FAILED, OUTCOMES, SAFRAN_SHAMIR, Census
+from .runs.tally import COLUMNS, FAILED, OUTCOMES, SAFRAN_SHAMIR, Census, without_digest
 
 
 def _results(task, missing, executor, workers):
@@ -61,8 +61,8 @@ def _results(task, missing, executor, workers):
 
 def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, seed: int = 0, *,
            executor: concurrent.futures.Executor | None = None, workers: int | None = None,
-           out: str | os.PathLike | None = None, resume: bool = False, certify: bool = False, quiet: bool = False,
-           **given: Any) -> Census:  # fmt: skip
+           out: str | os.PathLike | None = None, resume: bool = False, certify: bool = False, report: bool = False,
+           quiet: bool = False, **given: Any) -> Census:  # fmt: skip
     """Train from many starts, polish every end, and count what was found.
 
     Parameters
@@ -85,6 +85,8 @@ def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, see
         file moved; nothing else may differ.
     certify : bool
         Prove what each family of spurious minima is, at the run that found it first (`resgrad.certify`).
+    report : bool
+        Write the census on one page, ``report.html`` in ``out``.  A page that is there already is renewed in any case.
     quiet : bool
         No progress bar; there is one on a terminal only.
     **given
@@ -143,17 +145,18 @@ def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, see
         raise TypeError(f"executor is {checks.shown(executor)}, but must be a concurrent.futures.Executor")
     if out == "" or not isinstance(out, (str, os.PathLike, type(None))):
         raise TypeError(f"out is {checks.shown(out)}, but must be a directory")
-    if resume and out is None:
-        raise ValueError("resume is given without out, but must know the directory: --out DIR")
+    for name, asked in (("resume", resume), ("report", report)):
+        if asked and out is None:
+            raise ValueError(f"{name} is given without out, but must know the directory: --out DIR")
     if certify:
         tasks.check_proofs(task)
-    return _make(task, executor, workers, None if out is None else Path(out), resume, quiet, certify)
+    return _make(task, executor, workers, None if out is None else Path(out), resume, quiet, certify, report)
 
 
-def _make(task, executor, workers, out, resume, quiet, certify):
+def _make(task, executor, workers, out, resume, quiet, certify, report):
     """`census`, its arguments checked."""
     from . import blas
-    from .runs import plots, tasks
+    from .runs import census_report, plots, tasks
 
     with contextlib.ExitStack() as stack:
         if out is not None:
@@ -182,6 +185,8 @@ def _make(task, executor, workers, out, resume, quiet, certify):
             files.write_archive(directory / "census.npz", "census", arrays)
             if len(found.failures) < found.counts["runs"]:  # else there is no loss to show
                 plots.leave(directory / "figure.png", plots.census_figure, found, OUTCOMES)
+            if report or (directory / "report.html").exists():
+                plots.leave(directory / "report.html", census_report.page, task, found)
 
         if out is not None:
             files.rescue(out, leave)
@@ -217,6 +222,7 @@ def _parser():
     parser.add_argument("--workers", type=int, help="threads (one per processor)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a dask cluster that does the work instead")
     parser.add_argument("--certify", action="store_true", help="prove what each family of spurious minima is")
+    parser.add_argument("--report", action="store_true", help="add report.html, the census on one page")
     parser.add_argument("--resume", action="store_true", help="make only the runs that are missing in --out")
     return parser
 
@@ -229,7 +235,7 @@ def _request(out, given):
         if (out / journal.NAME).exists() or not {"arch", "preset"} & set(given):
             config = journal.read(out / journal.NAME)[0]["config"]
             for key in {"teacher", "covariance"} & {key for key, value in config.items() if value is not None}:
-                config[key] = config[key].rpartition(", sha256 ")[0] or config[key]
+                config[key] = without_digest(config[key])
             given = {key: value for key, value in config.items() if value is not None} | given
     preset, k = given.pop("preset", None), given.pop("k", None)
     if preset is None:
@@ -266,7 +272,7 @@ def main(argv=None):
     """The command line; returns the exit code."""
     given, started = _parser().given(argv), time.perf_counter()
     out, workers, scheduler = (given.pop(name, None) for name in ("out", "workers", "scheduler"))
-    quiet, certify, resume = given.pop("quiet"), given.pop("certify"), given["resume"]
+    quiet, certify, report, resume = given.pop("quiet"), given.pop("certify"), given.pop("report"), given["resume"]
     if workers is not None:
         checks.integer(workers, "workers")
     request = _request(out, given)
@@ -283,7 +289,7 @@ def main(argv=None):
         stack.enter_context(command.farewell(f"{below}interrupted; go on with {again}"))
         compiling = stack.enter_context(command.compilation(quiet))
         try:
-            found = _make(task, executor, workers, out, resume, quiet, certify)
+            found = _make(task, executor, workers, out, resume, quiet, certify, report)
         except concurrent.futures.BrokenExecutor as error:
             raise OSError(f"{error}; go on with {again}") from None
     if not quiet:

@@ -12,6 +12,7 @@ from . import checks
 
 SYMMETRIC = 1e-12  # of the largest entry: how far a product that ought to be symmetric may be from it
 POWER, FILE = "power:", ".npy"  # what a command line may give
+MATRIX = "matrix"  # what a covariance is called that was given as one
 
 
 def known(covariance):
@@ -36,7 +37,7 @@ def label(given, covariance):
     if covariance is None or isinstance(covariance, str):
         return covariance
     digest = hashlib.sha256(np.ascontiguousarray(covariance, np.float64).tobytes()).hexdigest()[:16]
-    return f"{given if isinstance(given, str) else 'matrix'}, sha256 {digest}"
+    return f"{given if isinstance(given, str) else MATRIX}, sha256 {digest}"
 
 
 def factor(covariance, d):

@@ -13,7 +13,7 @@ import resgrad as rg
 PACKAGE = pathlib.Path(rg.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [  # a file may import from its own floor and those above it in this list
-    {"checks", "blas", "tables", "runs.command", "runs.files", "runs.plots"},
+    {"checks", "blas", "tables", "runs.command", "runs.files", "runs.pages", "runs.plots"},
     {"kernels.policy"},
     {"kernels.lanes"},
     {"kernels.pairs", "kernels.plain", "kernels.steps", "kernels.threads"},
@@ -29,7 +29,7 @@ FLOORS = [  # a file may import from its own floor and those above it in this li
         *("minima.symmetry", "minima.alignment", "minima.problem", "minima.landscape", "minima.convexity"),
         *("minima.basins", "minima.balls", "minima.proofs"),
     },
-    {"runs.protocol", "runs.tasks", "runs.tally", "runs.journal", "runs.report"},
+    {"runs.protocol", "runs.tasks", "runs.tally", "runs.journal", "runs.report", "runs.census_report"},
     {"experiment", "census", "plots", "gradcheck.__main__"},
 ]
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}

@@ -27,7 +27,7 @@ STYLE = {
     "svg.hashsalt": "resgrad",
 }  # fmt: skip
 WIDE, TALL = 9.0, 2.9  # inches: one width for all pictures, so that their letters are of one size on a page
-CELLS = 2000  # of a heatmap: more are drawn as pixels, as each is a path otherwise
+CELLS = 300  # of a heatmap: more are drawn as pixels, as each is a path otherwise
 ALONE = threading.RLock()  # matplotlib's settings belong to all threads
 APART = ("distance", "aligned_distance", "missed")  # columns of a history that `distances` draws
 FLOOR = 1e-34  # the end of log axes: a float64 cannot tell smaller losses from zero
@@ -174,6 +174,7 @@ def run_figure(history, arch, d):
 def overlaps(axes, cosines, order):
     """Cosines of student units, the rows, and teacher units as colors; ``order`` names the rows."""
     corners = (np.arange(length + 1) - 0.5 for length in reversed(cosines.shape))
+    axes.axvspan(-0.5, cosines.shape[1] - 0.5, color="#f7f7f7", lw=0)  # else a dark page shows between the cells
     mesh = axes.pcolormesh(*corners, cosines, cmap="RdBu", vmin=-1, vmax=1, rasterized=cosines.size > CELLS)
     axes.figure.colorbar(mesh, ax=axes, ticks=[-1, 0, 1], fraction=0.05).outline.set_visible(False)
     axes.set(aspect="equal", xlabel="teacher unit", ylabel="student unit")

@@ -1,19 +1,14 @@
-"""What is said of a run: its summary in words and, with ``--report``, one HTML page without other files.
-
-The pictures of the page are inline SVG.  Their ink and grid are CSS variables, so that they follow a dark mode.
-"""
+"""What is said of a run: its summary in words and, with ``--report``, one HTML page without other files."""
 
 import functools
-import html
 import os
-import re
 from decimal import ROUND_CEILING, Context
 
 import numpy as np
 
 from .. import architectures
 from ..minima import basins, landscape
-from . import command, plots, protocol
+from . import command, pages, plots, protocol
 
 ZERO = 1e-10  # of the loss at the start: a smaller loss counts as zero
 LARGEST = 1000  # most parameters for which a Hessian is computed: it takes seconds
@@ -141,56 +136,13 @@ def symmetries(arch, result):
     return ", ".join(words[:-1]) + ", and " * (len(words) > 1) + "".join(words[-1:]) or "nothing"
 
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --ink: #222; --faint: #767676; --grid: #e4e4e4; --paper: #fff; --box: #f5f5f3 }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --ink: #e6e6e6; --faint: #9a9a9a; --grid: #3a3a3a; --paper: #161616; --box: #232323 }}
-}}
-body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 62rem; margin: 0 auto; padding: 1rem }}
-h1 {{ font-size: 1.5rem; margin: 0.5rem 0; border-left: 0.4rem solid {color}; padding-left: 0.6rem }}
-h2 {{ font-size: 1.1rem; margin: 2rem 0 0.5rem }}
-.pictures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); gap: 1rem }}
-figure {{ margin: 0 }}
-figcaption, footer {{ color: var(--faint); font-size: 0.85rem }}
-svg {{ width: 100%; height: auto }}
-.scroll {{ overflow-x: auto }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
-td, th {{ padding: 0.2rem 1.2rem 0.2rem 0; text-align: left; border-bottom: 1px solid var(--grid) }}
-td {{ white-space: nowrap }}
-@media (max-width: 30rem) {{ td, th {{ padding-right: 0.5rem; font-size: 0.85rem }} }}
-pre {{ background: var(--box); padding: 0.8rem; overflow-x: auto }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>{words}</p>
-<div class="pictures">{pictures}</div>
-<div class="pictures">
-<section class="scroll"><h2>From start to end</h2>{numbers}</section>
-<section class="scroll"><h2>Configuration</h2>{config}</section>
-</div>
-<h2>To reproduce</h2>
-<pre>{commands}</pre>
-<footer>{footer}</footer>
-</body>
-</html>
-"""
-
-
 def page(summary, history, theta, exact):
     """The page, as text, from the contents of ``run.json`` and ``history.csv``, the student at the end, its loss."""
     result, arch, words = summary["result"], architectures.resolve(summary["config"]["arch"]), verdict(summary)
     color = plots.COLORS.get(arch.name, plots.INK)
     pictures = [
-        _picture("Loss: on the batches drawn, and in expectation.", plots.losses, history, color),
-        _picture("Distance from the teacher.", plots.distances, history, color),
+        pages.picture("Loss: on the batches drawn, and in expectation.", plots.losses, history, color),
+        pages.picture("Distance from the teacher.", plots.distances, history, color),
     ]
     if summary["config"].get("loss", "relu") != "relu":
         words += " No spectrum is shown for this loss."
@@ -203,7 +155,7 @@ def page(summary, history, theta, exact):
             f"The exact Hessian at {where} has {found.nullity} zero and {found.index} negative eigenvalues of "
             f"{theta.size}; symmetry predicts {found.predicted} zero ones{' (gray)' if found.predicted else ''}."
         )
-        pictures.append(_picture(caption, plots.eigenvalues, found.eigenvalues, found.predicted, color))
+        pictures.append(pages.picture(caption, plots.eigenvalues, found.eigenvalues, found.predicted, color))
     elif theta.size > LARGEST:
         words += f" {theta.size:,} parameters are too many for a Hessian here: no spectrum."
     rows = [("", "start", "end")]
@@ -213,26 +165,8 @@ def page(summary, history, theta, exact):
     again = protocol.command_line(protocol.Config(**summary["config"]))
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     footer = f"{result['steps']:,} steps in {result['seconds']:.2f} s; {summary['stop_reason']}. {versions}"
-    return PAGE.format(
-        title=html.escape(f"{arch.name}: F(x) = {arch.formula}"), color=color, words=html.escape(words),
-        pictures="".join(pictures), numbers=_table(rows), footer=html.escape(footer),
-        config=_table([("parameter", "value"), *(row for row in summary["config"].items() if row[1] is not None)]),
-        commands=html.escape(f"{again} --out again\npython -m resgrad.experiment --verify --out again"),
-    )  # fmt: skip
-
-
-def _picture(caption, draw, *given):
-    """A figure element: one panel, drawn by ``draw(axes, *given)``."""
-    with plots.figure(1, width=4.6, height=3.2) as (picture, axes):
-        draw(axes, *given)
-    svg = plots.image(picture, "inline").decode()
-    svg = re.sub('<g id="[^"]*"', "<g", svg[svg.index("<svg") :])  # ids are to be unique in a page
-    for variable in ("ink", "faint", "grid"):
-        svg = svg.replace(getattr(plots, variable.upper()), f"var(--{variable})")
-    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
-
-
-def _table(rows):
-    tags = ["th"] + ["td"] * len(rows)
-    cells = ("".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in row) for tag, row in zip(tags, rows))
-    return "<table>" + "\n".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
+    config = [("parameter", "value"), *(row for row in summary["config"].items() if row[1] is not None)]
+    tables = pages.sections({"From start to end": rows, "Configuration": config})
+    body = f"{pages.gallery(pictures)}\n{tables}"
+    commands = f"{again} --out again\npython -m resgrad.experiment --verify --out again"
+    return pages.page(f"{arch.name}: F(x) = {arch.formula}", color, words, body, commands, footer)

@@ -22,6 +22,11 @@ PUBLISHED_RUNS = 1000
 MOST = 12  # families that are shown
 
 
+def without_digest(name):
+    """What a teacher or a covariance was called when it was given, without the digest of its content."""
+    return name and (name.rpartition(", sha256 ")[0] or name)
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that decides a census.  `tasks.prepare` fills in what was left out."""

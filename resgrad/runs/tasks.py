@@ -5,14 +5,16 @@ This module imports the numerical code, so the command line imports it only once
 
 import dataclasses
 import hashlib
+import shlex
 
 import numpy as np
 
 from .. import architectures, blas, checks, draws, inputs, optimizers
 from ..minima import basins
 from . import files, protocol
-from .tally import FAILED, Config
+from .tally import FAILED, Config, without_digest
 
+NETWORK = "network"  # what a teacher is called that was given as one
 STEPS = 100_000, 10_000  # first-order steps: all of them, and those before gradient flow takes over
 
 
@@ -26,13 +28,17 @@ class Task:
     numbers: tuple
     covariance: np.ndarray | str | None = None
 
+    def teacher_of(self, streams):
+        """The teacher of the run with these streams."""
+        config = self.config
+        if self.teacher is not None:
+            return self.teacher
+        theta_star = draws.draw(self.arch, config.teacher, config.d, config.teacher_width, streams.teacher)
+        return architectures.Network(self.arch, theta_star, config.d)
+
     def loss(self, streams):
         """The expected loss of the run with these streams."""
-        teacher, config = self.teacher, self.config
-        if teacher is None:
-            theta_star = draws.draw(self.arch, config.teacher, config.d, config.teacher_width, streams.teacher)
-            teacher = architectures.Network(self.arch, theta_star, config.d)
-        return protocol.expected(config, self.arch, teacher, self.covariance)
+        return protocol.expected(self.config, self.arch, self.teacher_of(streams), self.covariance)
 
     def start(self, streams):
         """Where the student of the run with these streams starts."""
@@ -82,7 +88,7 @@ def _teacher(teacher, width, d):
     if draws.known(teacher):
         return teacher, None, units
     if isinstance(teacher, architectures.Network):
-        name, network = "network", teacher
+        name, network = NETWORK, teacher
     elif isinstance(teacher, str) and teacher.endswith(".npz"):
         arrays, header = files.read_archive(teacher, "weights")
         name, network = teacher, architectures.Network(header["arch"], arrays["theta"], header["d"])
@@ -98,6 +104,24 @@ def _teacher(teacher, width, d):
     content += more * (more != ((1.0, 0.0), False, False))
     digest = hashlib.sha256(repr(content).encode()).hexdigest()[:16]
     return f"{name}, sha256 {digest}", network, network.width
+
+
+def command_line(task):
+    """A command that makes this census, or None: an object given in Python has no name on a command line.
+
+    >>> command_line(prepare("vanilla", 6, runs=20, lr=0.05))
+    'python -m resgrad.census --arch vanilla --d 6 --lr 0.05 --runs 20'
+    """
+    arch, config = task.arch, vars(task.config)
+    named = {name: without_digest(config[name]) for name in ("teacher", "covariance")}
+    known = architectures.ARCHITECTURES.get(arch.name) == arch
+    if not known or named["teacher"] == NETWORK or named["covariance"] == inputs.MATRIX:
+        return None
+    usual = vars(prepare(arch.name, config["d"], data=config["data"], loss=config["loss"]).config)
+    usual |= {"arch": None, "d": None, "data": "population", "loss": "relu"}
+    given = {name: value for name, value in (config | named).items() if value not in (None, usual[name])}
+    options = (f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in given.items())
+    return " ".join(["python -m resgrad.census", *options])
 
 
 def check_proofs(task):
