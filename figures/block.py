@@ -9,11 +9,12 @@ import numpy as np
 
 import resgrad as rg
 from resgrad.runs import plots
+from resgrad.runs.report import ZERO
 
-from . import history
+from . import UNIFORM, history
 
 W1_STAR, W2_STAR, START = -0.9384, -2.6461, 0.0035  # the notebook's stored run
-LR, STEPS, BATCH, SAMPLES, EVERY, STARTS = 1e-4, 50_000, 200, 100_000, 250, 24
+LR, STEPS, BATCH, SAMPLES, EVERY, STARTS, SEEDS = 1e-4, 50_000, 200, 100_000, 250, 24, 10
 PUBLISHED = {50_000: 1.54}  # its log ends between 1.53 and 1.55
 
 
@@ -59,24 +60,28 @@ def draw():
     starts = [rg.draw("resnet", "fan-in", d=1, rng=streams.init) for _ in range(STARTS)]
     runs = [rg.train(loss, start, rg.SGD(LR), STEPS, BATCH, record_every=EVERY) for start in starts]
     found = [run for run in runs if run.loss[-1] < 0.1]
-    whole, steps = history("resnet"), runs[0].steps
-    with plots.figure(3) as (picture, (left, middle, right)):
+    whole, steps = [history("resnet", seed=seed, **UNIFORM["resnet"]) for seed in range(SEEDS)], runs[0].steps
+    zero = [run for run in whole if run["population_loss"][-1] < ZERO * run["population_loss"][0]]
+    with plots.figure(3, height=3.2) as (picture, (left, middle, right)):
         left.plot(steps[1:], losses, color=plots.FAINT)
         left.axhline(c**2 / 4, color=plots.INK, lw=0.9, ls=":")
         left.plot(*zip(*PUBLISHED.items()), "o", color=plots.INK, clip_on=False, zorder=3)
         note = f"limit $c^2/4$ = {c**2 / 4:.4f};\ndot: the post's last value"
         plots.tag(left, 49_000, c**2 / 4, note, plots.INK, va="top", xytext=(0, -8))
-        left.set_title("as published: a linear student")
+        note = "its hidden layer is overwritten:\nit is linear, fc2(x) + x,\nand says nothing about ResNets"
+        plots.tag(left, 49_000, 3.6, note, plots.INK)
+        left.set_title("d = 1, the notebook: not a block")
         for run in runs:
             middle.plot(run.steps[1:], run.loss[1:], color=color, lw=0.9, alpha=0.8)
         middle.axhline(c**2 / 2, color=plots.INK, lw=0.9, ls=":")
-        note = "$c^2/2$: the unit looks the other way"
+        note = "$c^2/2$: its one unit\nlooks the other way"
         plots.tag(middle, 49_000, c**2 / 2, note, plots.INK, va="top", xytext=(0, -6))
-        middle.set_title(f"the block: {len(found)} of {STARTS} reach zero")
-        right.plot(whole["step"], whole["population_loss"], color=color)
-        plots.decades(right, [whole["population_loss"]])
-        right.set_title("d = 10: expected loss")
-        for axes, x in ((left, steps), (middle, steps), (right, whole["step"])):
+        middle.set_title(f"d = 1, a block: {len(found)} of {STARTS} reach zero")
+        for run in whole:
+            right.plot(run["step"], run["population_loss"], color=color, lw=0.9, alpha=0.8)
+        right.set(yscale="log", ylim=(1e-20, 1e4), yticks=[1e-20, 1e-15, 1e-10, 1e-5, 1], ylabel="expected loss")
+        right.set_title(f"d = 10, a block: {len(zero)} of {SEEDS} reach zero")
+        for axes, x in ((left, steps), (middle, steps), (right, whole[0]["step"])):
             plots.steps_axis(axes, x)
         for axes in (left, middle):
             axes.set_ylim(0, 6)

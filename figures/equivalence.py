@@ -13,7 +13,7 @@ import resgrad as rg
 from resgrad.runs import plots
 
 D, SEEDS, STEPS = 10, 40, 4000
-SCALES, STARTS = {0.3: "#b9b9b9", 1.0: "#7d7d7d", 3.0: plots.INK}, (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+SCALES, STARTS = {0.3: ":", 1.0: "--", 3.0: "-"}, (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 ENDS = {0: "resnet", -1: "modresnet"}
 
 
@@ -44,21 +44,24 @@ def table():
 
 
 def draw():
-    with plots.figure() as (picture, panels):
+    with plots.figure(height=3.3) as (picture, panels):
         for scale, columns in measured().items():
             for axes, values in zip(panels, columns):
-                axes.plot(STARTS, values, "-", color=SCALES[scale])
-                axes.plot(STARTS[1:-1], values[1:-1], "o", ms=4, color=SCALES[scale])
+                axes.plot(STARTS, values, SCALES[scale], color=plots.INK)
+                axes.plot(STARTS[1:-1], values[1:-1], "o", ms=4, color=plots.INK)
                 for end, name in ENDS.items():
                     axes.plot(STARTS[end], values[end], "o", ms=7, color=plots.COLORS[name], clip_on=False, zorder=3)
             below = {"va": "top", "xytext": (0, -6)} if scale < 1 else {}
-            plots.tag(panels[1], 0.97, columns[1][-1], f"teacher's scale {scale:g}", SCALES[scale], **below)
+            plots.tag(panels[1], 0.97, columns[1][-1], f"teachers with c = {scale:g}", plots.INK, **below)
         for axes in panels:
-            axes.set_xlabel("start at s I")
+            axes.set_xlabel("s: the student's units start near s I")
             for end, name in ENDS.items():
                 place = {"ha": "left" if end == 0 else "right", "xytext": (10 if end == 0 else -6, 0)}
                 plots.tag(axes, STARTS[end], 0.8 if axes is panels[0] else 9.3, name, plots.COLORS[name], **place)
-        panels[0].set(ylim=(-0.03, 1.05), title=f"share of runs with zero loss: d = {D}, {SEEDS} runs a point")
+        panels[0].set(ylim=(-0.03, 1.05), title=f"share of {SEEDS} runs that reach zero loss")
+        panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        told = f"d = {D}, teachers $W1^* = I + c\\,N(0, 1/d)$, Nesterov's method on the exact expected loss"
+        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
         panels[1].set(ylim=(-1.4, D + 0.4), title="units permuted, mean of these runs")
         return picture
 

@@ -58,10 +58,10 @@ def draw():
                     axes.barh(row, share, left=left, height=0.62, color=SHADES.get(name, plots.COLORS[arch]))
                     left += share
                 share, low, high = one.share("global")
-                axes.plot([low, high], [row, row], color=plots.INK, lw=1.2)
-            axes.set(xlim=(0, 1), yticks=range(len(POST)), yticklabels=POST, title=LABELS[teacher], axisbelow=True)
+                axes.plot([low, high], [row, row], "-|", color=plots.INK, lw=1.2, ms=5)
+            axes.set(xlim=(0, 1.03), yticks=range(len(POST)), yticklabels=POST, title=LABELS[teacher], axisbelow=True)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-            axes.set_xticks([0, 0.25, 0.5, 0.75])
+            axes.set_xticks([0.25, 0.5, 0.75, 1])
             axes.grid(False, axis="y")
         panels[0].invert_yaxis()
         panels[1].set_xlabel("colored: loss zero, with its 95 % interval;  dark: spurious;  light: not converged")

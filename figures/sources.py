@@ -13,7 +13,7 @@ SHADES = {"population": "#c9c9c9", "online": plots.COLORS["modresnet"], "dataset
 
 
 def draw():
-    with plots.figure(2, sharey=True) as (picture, panels):
+    with plots.figure(2, sharey=True, height=3.2) as (picture, panels):
         for axes, batch_size in zip(panels, (200, 10)):
             curves = []
             for source, (label, width, style) in LINES.items():
@@ -23,7 +23,9 @@ def draw():
                 axes.plot(run["step"], curves[-1], color=SHADES[source], lw=width, ls=style, label=label)
             plots.decades(axes, curves)
             plots.steps_axis(axes, run["step"])
-            axes.set_title(f"modresnet, one start, batches of {batch_size}")
+            axes.set_title(f"batches of {batch_size}")
         panels[0].set_ylabel("expected loss")
-        panels[0].legend(loc="lower left")
+        panels[0].legend(loc="lower left", title="gradients from")
+        told = "modresnet, d = 10, teacher $W^* \\sim U[0, 1)$, Nesterov's method with lr 2e-3, one start (seed 0)"
+        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
         return picture
