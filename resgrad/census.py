@@ -156,7 +156,7 @@ def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, see
 def _make(task, executor, workers, out, resume, quiet, certify, report):
     """`census`, its arguments checked."""
     from . import blas
-    from .runs import census_report, plots, tasks
+    from .runs import plots, tasks
 
     with contextlib.ExitStack() as stack:
         if out is not None:
@@ -186,6 +186,8 @@ def _make(task, executor, workers, out, resume, quiet, certify, report):
             if len(found.failures) < found.counts["runs"]:  # else there is no loss to show
                 plots.leave(directory / "figure.png", plots.census_figure, found, OUTCOMES)
             if report or (directory / "report.html").exists():
+                from .runs import census_report
+
                 plots.leave(directory / "report.html", census_report.page, task, found)
 
         if out is not None:
