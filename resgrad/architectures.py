@@ -185,9 +185,9 @@ class Architecture:
         Where there are biases they are one more row of U, for one more input that is always 1.
         """
         W1, W2, C, b = self.unflatten(theta, d)
-        k, diagonal = W1.shape[1], np.arange(min(W1.shape))
+        k, n = W1.shape[1], min(W1.shape)
         U = W1.copy() if b is None else np.concatenate([W1, b[None]])
-        U[diagonal, diagonal] += W1.dtype.type(self.identity)
+        U.reshape(-1)[: n * (k + 1) : k + 1] += W1.dtype.type(self.identity)  # the diagonal
         if self.readout == "fixed":
             A = np.ones((k, 1), W1.dtype)
         else:

@@ -41,7 +41,7 @@ class _Loss:
 
     def _weights(self, theta):
         """(U, A, C) as the kernels want them: C has no rows where it is not trained."""
-        U, A, C = self.arch.canonical(self._theta(theta), self.d)
+        U, A, C = self.arch.canonical(checks.array(theta, "theta", dtype=self.dtype), self.d)
         return U, A, C if self.arch.trains_skip else C[:0]
 
 
@@ -243,7 +243,7 @@ class PopulationLoss(_TeacherLoss):
 
     def excess(self, theta: ArrayLike) -> float:
         """The expected loss at ``theta`` without the labels' noise: E|F - F*|^2, to its last digits."""
-        Z, Q, D = network = self._residual_network(self._theta(theta))
+        Z, Q, D = network = self._residual_network(checks.array(theta, "theta"))
         if self.biased:
             return residual.biased_excess(*network, self.teacher.width, self.arch.slopes, self.arch.readout == "fixed")
         first = (array[..., 0].copy() for array in (Z, Q, D))
@@ -263,21 +263,27 @@ class PopulationLoss(_TeacherLoss):
         blocks = self.arch.unflatten(theta, self.d)
         U, A = self._exact(self.arch, blocks)
         U_star, A_star = self._exact_star
-        D = self._skip, np.zeros_like(self._skip)
+        D = self._exact_skip
         if self.arch.trains_skip:
-            D = kernels.two_sum(self._skip, self._bordered(blocks.C))
-        D = np.stack(D, axis=-1)
-        if self.factor is not None:
-            D = np.ascontiguousarray(D.transpose(1, 0, 2))
-            D = np.ascontiguousarray(digits.transformed(self.factor, D).transpose(1, 0, 2))
+            D = self._linear(*kernels.two_sum(self._skip, self._bordered(blocks.C)))
         return np.concatenate([U, U_star]), np.concatenate([A, -A_star]), D
 
     def _exact(self, arch, blocks):
         """`residual.exact_canonical`, for z and with biases where there are any."""
-        U, A = residual.exact_canonical(arch, blocks)
-        if U.shape[1] < self.d + self.biased:
-            U = np.concatenate([U, np.zeros_like(U[:, :1])], axis=1)
+        U, A = residual.exact_canonical(arch, blocks, self.d + self.biased)
         return U if self.factor is None else digits.transformed(self.factor, U), A
+
+    def _linear(self, hi, lo):
+        """A linear part (d, m, 2), for z."""
+        D = np.stack((hi, lo), axis=-1)
+        if self.factor is not None:
+            D = np.ascontiguousarray(D.transpose(1, 0, 2))
+            D = np.ascontiguousarray(digits.transformed(self.factor, D).transpose(1, 0, 2))
+        return D
+
+    @functools.cached_property
+    def _exact_skip(self):
+        return self._linear(self._skip, np.zeros_like(self._skip))
 
     @functools.cached_property
     def _exact_star(self):

@@ -3,31 +3,22 @@
 import numpy as np
 
 from . import kernels
-from .kernels import biased, nearby
+from .kernels import biased, digits, nearby
 
 CLEAR = 1e-4  # of the scale: a loss above it has its digits, as its terms are good to 1e-13
 LARGEST = 2000  # parameters of a student whose Hessian is taken for the digits of a smaller loss
 
 
-def exact_canonical(arch, blocks):
-    """Rows of U' (k, d, 2) and A (k, m, 2) as unevaluated sums hi + lo, free of rounding; biases end the rows."""
-    W1, W2, b = blocks.W1, blocks.W2, blocks.b
-    shift = arch.identity * np.eye(*W1.shape)
-    U = np.stack(kernels.two_sum(W1.astype(np.float64), shift), axis=-1).transpose(1, 0, 2)
-    if b is not None:
-        U = np.concatenate([U, np.stack([b, np.zeros_like(b)], axis=-1)[:, None].astype(np.float64)], axis=1)
+def exact_canonical(arch, blocks, rows):
+    """Rows of U' (k, rows, 2) and A (k, m, 2) as unevaluated sums hi + lo, free of rounding.
+
+    A row is a column of U: d entries, the bias where the architecture has one, zeros if more are wanted.
+    """
+    W1, b = blocks.W1.astype(np.float64), np.zeros(0) if blocks.b is None else blocks.b.astype(np.float64)
+    U = digits.exact_units(W1, b, rows, float(arch.identity))
     if arch.readout == "fixed":
-        A = np.ones((W1.shape[1], 1))
-    else:
-        A = W2.astype(np.float64)
-    A = np.stack([A, np.zeros_like(A)], axis=-1)
-    if arch.readout == "sum":
-        hi, lo = A[:, :1, 0], A[:, :1, 1]
-        for o in range(1, A.shape[1]):
-            hi, error = kernels.two_sum(hi, A[:, o : o + 1, 0])
-            lo = lo + error
-        A = np.stack(kernels.two_sum(hi, lo), axis=-1)
-    return np.ascontiguousarray(U), np.ascontiguousarray(A)
+        return U, np.array([[[1.0, 0.0]]] * len(U))
+    return U, digits.exact_readout(blocks.W2.astype(np.float64), arch.readout == "sum")
 
 
 @kernels.quiet

@@ -222,6 +222,11 @@ def _outer(x, y):
     return x[..., :, None] * y[..., None, :]
 
 
+def _kron(x, y):
+    """`numpy.kron` of two matrices, which takes ten times as long for small ones."""
+    return (x[:, None, :, None] * y[:, None, :]).reshape(len(x) * len(y), -1)
+
+
 def _bordered(inner, border, corner):
     """The symmetric matrices [[inner, border], [border', corner]], in the last two axes."""
     d = border.shape[-1]
@@ -275,8 +280,8 @@ def _hessian(k, unit, norm, bias, h, Q, D):
     H[:at_A, :at_A] = uu.transpose(2, 0, 3, 1).reshape(at_A, at_A)
     H[:at_A, at_A:at_C] = ua.transpose(2, 0, 1, 3).reshape(at_A, k * m)
     H[:at_A, at_C:] = np.einsum("jfi,jo->fjio", one, a).reshape(at_A, rows * m)
-    H[at_A:at_C, at_A:at_C] = np.kron(_products(norm, bias, pairs)[:, :k], eye)
-    H[at_A:at_C, at_C:] = np.kron(_means(unit, norm, bias, alone)[:k], eye)
+    H[at_A:at_C, at_A:at_C] = _kron(_products(norm, bias, pairs)[:, :k], eye)
+    H[at_A:at_C, at_C:] = _kron(_means(unit, norm, bias, alone)[:k], eye)
     dead = np.tile((norm[:k] == 0) & (bias[:k] == 0), rows)  # relu'(0) = 0
     H[:at_A][dead], H[:, :at_A][:, dead] = 0.0, 0.0
     return 2 * H
@@ -312,7 +317,7 @@ def biased_hessian(U, A, U_star, A_star, D, slopes=(1.0, 0.0)):
         eye, chain = np.eye(m), np.eye(len(H))
         chain[at_A:at_C, at_A:at_C] *= p - n
         chain[at_C:, :at_A] = n * np.einsum("if,jo->iofj", np.eye(rows), A).reshape(rows * m, at_A)
-        chain[at_C:, at_A:at_C] = n * np.kron(U, eye)
+        chain[at_C:, at_A:at_C] = n * _kron(U, eye)
         H = chain.T @ (np.triu(H) + np.triu(H, 1).T) @ chain
         H[:at_A, at_A:at_C] += n * np.einsum("io,jl->ijlo", _gradient(k, *network)[2], np.eye(k)).reshape(at_A, k * m)
     return np.triu(H) + np.triu(H, 1).T

@@ -98,6 +98,36 @@ def transformed(L, Z):
 
 
 @jit
+def exact_units(W1, b, rows, identity):
+    """Rows of U' (k, rows, 2), free of rounding: W1 (d, k) plus the identity, b (k,) or nothing, and zeros."""
+    d, k = W1.shape
+    U = np.zeros((k, rows, 2))
+    for j in range(k):
+        for i in range(d):
+            U[j, i, 0], U[j, i, 1] = two_sum(W1[i, j], identity if i == j else 0.0)
+        if b.size:
+            U[j, d, 0] = b[j]
+    return U
+
+
+@jit
+def exact_readout(W2, summed):
+    """A (k, m, 2), free of rounding but for the last digits: W2 (k, d), or the sum of each of its rows."""
+    k, d = W2.shape
+    A = np.zeros((k, 1 if summed else d, 2))
+    for j in range(k):
+        if summed:
+            hi, lo = W2[j, 0], 0.0
+            for o in range(1, d):
+                hi, error = two_sum(hi, W2[j, o])
+                lo += error
+            A[j, 0, 0], A[j, 0, 1] = two_sum(hi, lo)
+        else:
+            A[j, :, 0] = W2[j]
+    return A
+
+
+@jit
 def _taylor(t, first):
     """sin t (first = 1) or cos t (first = 0) for |t| <= pi / 4."""
     square, total = _multiply(t, t), (0.0, 0.0)

@@ -18,8 +18,6 @@ def step_from_teacher(Z, A, Z_star, A_star, fixed):
     The way is good to the last digit.  The teacher is rounded, which moves the points of a path along the way, and
     nothing else.
     """
-    from scipy.optimize import linear_sum_assignment  # takes long to import, and few need it
-
     z, a, z_star, a_star = (array[..., 0] for array in (Z, A, Z_star, A_star))
     length, weight, length_star, weight_star = (np.linalg.norm(rows, axis=1) for rows in (z, a, z_star, a_star))
     if not (length > 0).all() or not (length_star * weight_star > 0).all():
@@ -29,7 +27,11 @@ def step_from_teacher(Z, A, Z_star, A_star, fixed):
     far += np.sum((a[:, None] * c[..., None] - a_star) ** 2, axis=2) / weight_star**2
     if not np.isfinite(far).all():
         return None
-    rows, order = linear_sum_assignment(far)
+    rows, order = np.arange(len(far)), far.argmin(axis=1)
+    if len(set(order.tolist())) < len(rows):  # one teacher's unit is the nearest of two
+        from scipy.optimize import linear_sum_assignment  # takes long to import, and few need it
+
+        rows, order = linear_sum_assignment(far)
     if far[rows, order].max() > NEAR**2:
         return None
     c, Z_star, A_star = c[rows, order][:, None], Z_star[order], A_star[order]

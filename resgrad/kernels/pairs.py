@@ -8,6 +8,7 @@ from .policy import jit, quiet
 
 
 @quiet
+@jit
 def directions(units):
     """(directions (k, d), lengths (k,)) of the rows of ``units``; a zero unit has direction 0.
 
@@ -17,22 +18,27 @@ def directions(units):
     (array([[0.6, 0.8],
            [0. , 0. ]]), array([5., 0.]))
     """
-    total = _squares(units)
-    large = np.abs(units).max(axis=1, initial=0.0)
-    scale = np.where((total > 1e-280) & (total < 1e280) | (large == 0), 1.0, large)
-    units = units / scale[:, None]
-    length = np.sqrt(_squares(units))
-    unit = units * np.where(length > 0, 1 / np.where(length > 0, length, 1.0), 0.0)[:, None]
-    if units.shape[1] == 1:
-        unit = np.sign(units)  # to the last bit: (15) divides by the norm what it leaves of s
-    return unit, scale * length
+    unit, norm = np.empty_like(units, np.float64), np.empty(len(units))
+    for l in range(len(units)):
+        total, scale = _square(units[l], 1.0), 1.0
+        if not 1e-280 < total < 1e280:
+            scale = np.max(np.abs(units[l])) or 1.0
+            total = _square(units[l], scale)
+        length = math.sqrt(total)
+        norm[l] = scale * length
+        for i in range(units.shape[1]):
+            unit[l, i] = units[l, i] / scale * (1.0 / length if length > 0.0 else 0.0)
+        if units.shape[1] == 1:
+            unit[l, 0] = np.sign(units[l, 0] / scale) + 0.0  # no -0; to the last bit: (15) divides s by the norm
+    return unit, norm
 
 
-def _squares(units):
-    """The squared length of each row, summed from the first entry to the last."""
-    total = np.zeros(len(units))
-    for column in units.T:
-        total += column * column
+@jit
+def _square(unit, scale):
+    """The squared length, in this scale, summed from the first entry to the last."""
+    total = 0.0
+    for x in unit:
+        total += (x / scale) * (x / scale)
     return total
 
 
