@@ -28,7 +28,7 @@ def _call(function, theta, name):
         raise
     except Exception as error:
         raise Outside(f"the {name} raises {type(error).__name__}: {error}") from error
-    if not np.array_equal(given, theta):
+    if not (given == theta).all():
         raise Defect(f"the {name} changes theta in place")
     return answer
 
@@ -111,9 +111,11 @@ def careful(function, name, shape, theta):
 
     def answer(point):
         returned = _call(function, point, name)
+        if type(returned) is float and not shape:
+            return np.float64(returned)
         try:
             result = np.asarray(returned)
-            if np.iscomplexobj(result):
+            if result.dtype.kind == "c":
                 raise TypeError
             result = result.astype(np.float64)
         except (TypeError, ValueError, OverflowError):
@@ -127,7 +129,7 @@ def careful(function, name, shape, theta):
             result = answer(point)
         except Outside:
             return np.full(shape, np.nan)
-        return np.where(np.isfinite(result), result, np.nan)
+        return result if np.isfinite(result).all() else np.where(np.isfinite(result), result, np.nan)
 
     at_theta = answer(theta)
     for position in map(tuple, np.argwhere(~np.isfinite(at_theta)).tolist()):

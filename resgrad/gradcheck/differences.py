@@ -236,12 +236,15 @@ def rounding_noise(function, theta, rng):
 
 def taylor_slopes(value, f0, grad, theta, noise, rng):
     """p in |f(theta + h v) - f(theta) - h grad'v| ~ h^p for three random v, just above the noise."""
-    slopes, h = [], 2.0 ** -np.arange(2.0, 40.0)
+    slopes = []
     for v in (direction(theta, rng) for _ in range(3)):
-        moved = theta + h[:, None] * v
-        f, linear = np.array([value(point) for point in moved]), (moved - theta) @ grad
-        floor = 1e-15 * (np.abs(f) + abs(f0)) + 1e-16 * np.abs(linear)
-        remainder = np.abs(f - f0 - linear)
-        n = np.argmin(np.append(remainder > 1e3 * np.maximum(noise, floor), False))
-        slopes.append(float(np.log2(remainder[n - 3] / remainder[n - 1]) / 2) if n > 2 else np.nan)
+        remainders = []
+        for moved in (theta + h * v for h in 2.0 ** -np.arange(2.0, 40.0)):
+            f, linear = value(moved), (moved - theta) @ grad
+            floor = 1e-15 * (np.abs(f) + abs(f0)) + 1e-16 * np.abs(linear)
+            remainder = np.abs(f - f0 - linear)
+            if not remainder > 1e3 * np.maximum(noise, floor):
+                break
+            remainders.append(remainder)
+        slopes.append(float(np.log2(remainders[-3] / remainders[-1]) / 2) if len(remainders) > 2 else np.nan)
     return tuple(slopes)
