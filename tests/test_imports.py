@@ -30,7 +30,7 @@ FLOORS = [  # a file may import from its own floor and those above it in this li
         *("minima.basins", "minima.balls", "minima.proofs"),
     },
     {"runs.protocol", "runs.tasks", "runs.tally", "runs.journal", "runs.report", "runs.census_report"},
-    {"experiment", "census", "plots", "gradcheck.__main__"},
+    {"experiment", "census", "plots", "gradcheck.__main__", "__main__"},
 ]
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 AUTODIFF = {
