@@ -25,7 +25,7 @@ body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var
 h1 {{ font-size: 1.5rem; margin: 0.5rem 0; border-left: 0.4rem solid {color}; padding-left: 0.6rem }}
 h2 {{ font-size: 1.1rem; margin: 2rem 0 0.5rem }}
 .pictures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); gap: 1rem }}
-figure {{ margin: 0 }}
+figure {{ margin: 0; max-width: 32rem }}
 figcaption, footer {{ color: var(--faint); font-size: 0.85rem }}
 svg {{ width: 100%; height: auto }}
 .scroll {{ overflow-x: auto }}
