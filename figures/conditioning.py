@@ -41,12 +41,12 @@ def table():
 
 
 def draw():
-    with plots.figure(2) as (picture, (left, right)):
+    with plots.figure(2, height=3.2) as (picture, (left, right)):
         for alpha, color in SHOWN.items():
             steps, values = measured(alpha, 0)[3]
-            left.plot(np.maximum(steps, 1), values, color=color, label=f"ALPHA = {alpha:g}")
-        left.set(xscale="log", yscale="log", xlabel="step", ylim=(1e-12, 3))
-        left.set_title(f"expected loss over that at the start, li, d = {D}")
+            left.plot(1 + steps, values, color=color, label=f"ALPHA = {alpha:g}")
+        left.set(xscale="log", yscale="log", xlabel="1 + step", xlim=(1, None), ylim=(1e-12, 3))
+        left.set_title("expected loss over that at the start")
         left.axhline(GOAL, xmin=0.35, color=plots.FAINT, lw=0.8)
         left.legend(loc="lower left")
         predicted = [np.mean([measured(alpha, seed)[1] for seed in range(SEEDS)]) for alpha in ALPHAS]
@@ -56,6 +56,8 @@ def draw():
             right.plot(ALPHAS, steps, "o", ms=4, color=plots.COLORS["li"], label="measured" if seed == 0 else None)
         right.set(yscale="log", xlabel="ALPHA: the variances of the inputs fall like $i^{-ALPHA}$")
         right.set_title(f"steps to {GOAL:g} of the first loss")
+        told = f"li, d = {D}, teachers $W^* \\sim N(0, 0.01/d)$, exact gradient descent, lr = 1 / largest curvature"
+        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
         right.legend(loc="upper left")
         return picture
 
