@@ -1,37 +1,31 @@
-"""Li & Yuan's two phases (d = 1500, takes minutes), and their plain setting with five seeds."""
+"""Li & Yuan's two phases: the gradient points away from the teacher, then to it (d = 1500, takes minutes)."""
+
+import numpy as np
 
 from resgrad.runs import plots
 
 from . import history
 
-COLUMNS = {
-    "inner_product": "$\\langle -\\nabla L,\\ W^* - W\\rangle$",
-    "potential": "potential g",
-    "distance": "$\\|W - W^*\\|$, d = 1500",
-}
-
 
 def draw():
     run, color = history("li", "li-yuan-phases"), plots.COLORS["li"]
-    inner = run["inner_product"]
-    turn = run["step"][inner > 0][0]  # from here on the gradient points to the teacher
-    with plots.figure(4) as (picture, (*panels, right)):
-        for axes, (column, title) in zip(panels, COLUMNS.items()):
-            axes.plot(run["step"], run[column], color=color)
+    steps, inner, start = run["step"], run["inner_product"], run["distance"][0]
+    last = np.flatnonzero(inner <= 0)[-1]  # from the crossing behind it on the gradient points to the teacher
+    turn = np.interp(0, inner[last : last + 2], steps[last : last + 2])
+    columns = {
+        "$\\langle -\\nabla L,\\ W^* - W\\rangle$": inner,
+        "$g = \\Sigma_i\\ (\\|e_i + w_i^*\\| - \\|e_i + w_i\\|)$": run["potential"],
+        f"change of $\\|W - W^*\\|$ from {start:.4g}": run["distance"] - start,
+    }
+    with plots.figure(3, height=3.2) as (picture, panels):
+        for axes, (title, values) in zip(panels, columns.items()):
+            axes.plot(steps, values, color=color)
+            axes.axhline(0, color=plots.INK, lw=0.8)
             axes.axvline(turn, color=plots.INK, lw=0.8, ls=":")
             axes.set_title(title)
-            plots.steps_axis(axes, run["step"])
-        panels[0].axhline(0, color=plots.INK, lw=0.8)
-        panels[2].ticklabel_format(axis="y", useOffset=False)
-        distances = []
-        for name in ("li", "vanilla"):
-            for seed in range(5):
-                run = history(name, "li-yuan", seed=seed)
-                distances.append(run["distance"])
-                right.plot(run["step"], distances[-1], color=plots.COLORS[name], lw=1)
-            half = len(run["step"]) // 2
-            plots.tag(right, run["step"][half], run["distance"][half], name, plots.COLORS[name], ha="left")
-        plots.decades(right, distances)
-        plots.steps_axis(right, run["step"])
-        right.set_title("$\\|W - W^*\\|$, d = 100")
+            plots.steps_axis(axes, steps)
+        note = f"dotted: step {turn:.0f}, from where on\nthe gradient points to $W^*$"
+        plots.tag(panels[0], turn, inner[0], note, plots.INK, ha="left", va="bottom", xytext=(6, 0))
+        told = "li, d = 1500, $W^* = 0$, SGD with lr 1e-4 on fresh batches of 300, a start of Li & Yuan's kind, seed 0"
+        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
         return picture
