@@ -11,22 +11,21 @@ from resgrad.kernels import policy
 
 NARROW, WIDE = 9, policy.NARROW + 1
 STEPS = {np.float64: 1e-13, np.float32: 2e-5}  # rounding, after a dozen small steps
-every_width = pytest.mark.parametrize("width", [NARROW, WIDE], ids=["narrow", "wide"])
 
 
 @compiled
 @every_dtype
-@every_width
+@pytest.mark.parametrize("student, width", [("modresnet", NARROW), ("modresnet", WIDE), ("leaky", WIDE)])
 @pytest.mark.parametrize("source", ["data set", "fresh samples", "expectation"])
-def test_a_diverged_run_leaves_nothing_for_the_next_one(dtype, source, width):
-    """Where one advancer makes both, on the same scratch."""
+def test_a_diverged_run_leaves_nothing_for_the_next_one(dtype, source, student, width):
+    """Where one advancer makes both, on the same scratch.  A leaky unit hands NaN on even where nothing is used."""
     teacher, batch = rg.Network("resnet", point("resnet", 14, 3, seed=1), 14), None if source == "expectation" else 20
     loss = {
-        "data set": lambda: rg.EmpiricalLoss("modresnet", *samples("modresnet", 53, 14, dtype=dtype)),
-        "fresh samples": lambda: rg.OnlineLoss("modresnet", teacher, dtype),
-        "expectation": lambda: rg.PopulationLoss("modresnet", teacher),
+        "data set": lambda: rg.EmpiricalLoss(RECORDS[student], *samples(student, 53, 14, dtype=dtype)),
+        "fresh samples": lambda: rg.OnlineLoss(RECORDS[student], teacher, dtype),
+        "expectation": lambda: rg.PopulationLoss(RECORDS[student], teacher),
     }[source]()
-    theta0, ends = point("modresnet", 14, width, dtype=dtype), []
+    theta0, ends = point(student, 14, width, dtype=dtype), []
     for diverged in (False, True):
         advance = training.advancer(loss, rg.SGD(1e-3), batch, width)
         if diverged:
@@ -43,8 +42,8 @@ def test_a_diverged_run_leaves_nothing_for_the_next_one(dtype, source, width):
 @pytest.mark.parametrize("width", [WIDE, 2 * WIDE + 1])
 @pytest.mark.parametrize("student, teacher", [("li", "resnet-sum"), ("half", "resnet")])
 def test_a_teacher_of_another_skip_whose_units_no_two_parts_share_alike(student, teacher, width, dtype):
-    d, batch, n_steps, lr = 3, 5, 6, 1e-2 / width
-    star = rg.Network(teacher, point(teacher, d, 3, seed=1, dtype=dtype), d)
+    d, k_star, batch, n_steps, lr = 3, 41, 5, 6, 1e-2 / width
+    star = rg.Network(teacher, point(teacher, d, k_star, seed=1, dtype=dtype), d)
     theta0 = point(student, d, width, dtype=dtype)
     run = rg.train(rg.OnlineLoss(RECORDS[student], star, dtype), theta0, rg.SGD(lr), n_steps, batch, seed=4)
     inputs = rg.streams(4).batches.standard_normal((n_steps, batch, d)).astype(dtype)
