@@ -53,7 +53,7 @@ def test_the_even_kernel_is_the_expected_loss_of_the_even_record():
         assert relative_error(getattr(loss, name)(theta), getattr(exact, name)(theta)) < GENERIC
 
 
-@pytest.mark.parametrize("arch", ["vanilla", "li", "two-weight", "resnet", "modresnet", "vanilla-free", "resnet-free"])
+@pytest.mark.parametrize("arch", ["li", "two-weight", "resnet", "vanilla-free", "modresnet-free"])
 @every_kernel
 @either
 def test_gradient_and_hessian_are_derivatives(arch, kernel, unit_rows):

@@ -271,7 +271,7 @@ def check_line(out, line, fresh):
     assert "Traceback" not in told.getvalue()
 
 
-@settings(max_examples=50, **QUIET)
+@settings(max_examples=25, **QUIET)
 @given(line=lines(), fresh=st.booleans())
 @example(line=[], fresh=True)
 def test_the_command_line_answers_or_refuses(line, fresh, tmp_path_factory):

@@ -60,14 +60,15 @@ def test_online_batch(arch):
         assert report.ok and report.max_rel_error < 1e-9, report
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @every_arch
 def test_population(arch, seed):
     theta, teacher, (X, _) = setting(arch, seed)
     loss = rg.PopulationLoss(arch, teacher)
     for at in (theta, onto_kink(arch, theta, X[0]), teacher.theta, teacher.theta + 1e-4 * theta):
-        report = check_gradient(loss, at)
         far = np.linalg.norm(at - teacher.theta) > 0.1  # near the minimum slopes are small, and their errors not
+        dear = rg.ARCHITECTURES[arch].bias and not far  # four Hessians a value; Taylor remainders see every entry
+        report = check_gradient(loss, at, entries=2 if dear else None)
         assert report.ok and report.max_rel_error < (1e-9 if far else 1e-6), report
         assert report.taylor_slopes == pytest.approx((2, 2, 2), abs=0.1)
 
@@ -164,10 +165,11 @@ def test_float32_that_says_so(arch):
         assert report.ok and report.rtol == 1e-4, report
 
 
-def test_no_right_gradient_is_rejected():
-    """2,000 random points on samples: random, on a kink, at the teacher, and as a foreign callable."""
+@pytest.mark.parametrize("points", [400, pytest.param(2000, marks=pytest.mark.slow)])
+def test_no_right_gradient_is_rejected(points):
+    """Random points on samples: anywhere, on a kink, at the teacher, and as a foreign callable."""
     undecided, worst = 0, 0.0
-    for seed in range(2000):
+    for seed in range(points):
         arch = ARCHS[seed % len(ARCHS)]
         theta, teacher, (X, Y) = setting(arch, seed, d=2 + seed % 2, n=7 + seed % 14)
         loss = rg.EmpiricalLoss(arch, X, Y)
