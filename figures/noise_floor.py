@@ -46,7 +46,7 @@ def draw():
             axes.errorbar(lrs, mean, 2 * error, fmt="o", color=color, ms=4)
             beyond = f" (with {LRS[-1]:g} they diverge)" if len(lrs) < len(LRS) else ""
             plots.tag(axes, lrs[-1], floor[-1], f"batches of {batch}{beyond}", color, ha="right", xytext=(-12, 4))
-        axes.set(xscale="log", yscale="log", xlabel="step size", ylabel="expected loss")
+        axes.set(xscale="log", yscale="log", ylim=(8e-7, 1e-2), xlabel="step size", ylabel="expected loss")
         axes.set_title(f"where SGD settles, without the labels' noise of {NOISE:g}; li, d = {D}; lines: rg.noise_floor")
         return picture
 
