@@ -224,13 +224,17 @@ def scaling(theta, rng):
 def rounding_noise(function, theta, rng):
     """Noise of a function near theta: third differences along a line (Hamming; More & Wild 2011).
 
-    It is their median, on the better side of theta, since kinks on the line make some of them large.
+    It is their median, on the better side of theta, since kinks on the line make some of them large.  Where most are
+    zero, the function may change in jumps, by rounding far above its own last place: longer steps see them.
     """
-    scale = 2.0**-38 if theta.dtype == np.float64 else 2.0**-12  # 2^14 units in the last place
-    steps = np.outer((1, -1), scale * scaling(theta, rng))
-    lines = ([function((theta + i * s).astype(theta.dtype)) for i in range(1, 11)] for s in steps)
-    medians = [np.median(np.abs(np.diff(line, 3, axis=0)), axis=0) for line in lines]
-    noise = np.fmin(*(np.max(median) for median in medians)) / 3  # of one value: 3 = sqrt(20) * 0.67
+    along = scaling(theta, rng)
+    for scale in (2.0**-38, 2.0**-30, 2.0**-22) if theta.dtype == np.float64 else (2.0**-12,):
+        steps = np.outer((1, -1), scale * along)  # from 2^14 units in the last place on
+        lines = ([function((theta + i * s).astype(theta.dtype)) for i in range(1, 11)] for s in steps)
+        medians = [np.median(np.abs(np.diff(line, 3, axis=0)), axis=0) for line in lines]
+        noise = np.fmin(*(np.max(median) for median in medians)) / 3  # of one value: 3 = sqrt(20) * 0.67
+        if not noise == 0:
+            break
     return float(np.nan_to_num(noise))  # 0 outside the domain: noise then counts as kinks, which is safe
 
 

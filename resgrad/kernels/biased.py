@@ -125,17 +125,25 @@ def _conditional(h, k, minus, plus):
 
 
 @jit
+def _half(x, y):
+    """-+P(-|x|) / 2 - T(x, y / x), minus for x >= 0: to relative accuracy, as what cancels is left out; not both 0."""
+    side, up, x, y = 1.0 if x >= 0.0 else -1.0, y >= 0.0, abs(x), abs(y)
+    tail = below(-x)
+    if y <= x:
+        part = _owen_integral(x, y / x)
+        return -side * (0.5 * tail + part if up else 0.5 * tail - part)
+    rest = below(-y) * (0.5 - tail) - _owen_integral(y, x / y)  # by T(x, a) + T(a x, 1 / a), see `_wedge`
+    return -side * (tail + rest) if up else side * rest
+
+
+@jit
 def _both(h, k, minus, plus, ka, kb):
-    """P2, from Owen's T."""
+    """P2, from Owen's T: P(h) / 2 + P(k) / 2 - T(h, ka / h) - T(k, kb / k), less 1/2 for h and k of opposite signs."""
     if h == 0.0 and k == 0.0:
         return math.atan2(plus, minus) / math.pi  # (pi - phi) / 2 pi
-    if (h >= 0.0) == (k >= 0.0):
-        total = 0.5 * (below(h) + below(k))
-    else:  # less 1/2, taken from the larger one, which is near 1
-        total = 0.5 * (below(min(h, k)) - below(-max(h, k)))
-    # T(0, +-infinity) = +-1/4, and 0 counts as positive
-    total -= _wedge(h, ka) if h != 0.0 else math.copysign(0.25, k)
-    total -= _wedge(k, kb) if k != 0.0 else math.copysign(0.25, h)
+    total = _half(h, ka) + _half(k, kb)
+    if h >= 0.0 and k >= 0.0:
+        total += 1.0
     return min(max(total, 0.0), 1.0)
 
 
