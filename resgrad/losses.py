@@ -265,7 +265,7 @@ class PopulationLoss(_TeacherLoss):
         U_star, A_star = self._exact_star
         D = self._exact_skip
         if self.arch.trains_skip:
-            D = self._linear(*kernels.two_sum(self._skip, self._bordered(blocks.C)))
+            D = self._linear(residual.plus(self._exact_labels[1], self._bordered(blocks.C)))
         return np.concatenate([U, U_star]), np.concatenate([A, -A_star]), D
 
     def _exact(self, arch, blocks):
@@ -273,9 +273,8 @@ class PopulationLoss(_TeacherLoss):
         U, A = residual.exact_canonical(arch, blocks, self.d + self.biased)
         return U if self.factor is None else digits.transformed(self.factor, U), A
 
-    def _linear(self, hi, lo):
+    def _linear(self, D):
         """A linear part (d, m, 2), for z."""
-        D = np.stack((hi, lo), axis=-1)
         if self.factor is not None:
             D = np.ascontiguousarray(D.transpose(1, 0, 2))
             D = np.ascontiguousarray(digits.transformed(self.factor, D).transpose(1, 0, 2))
@@ -283,14 +282,21 @@ class PopulationLoss(_TeacherLoss):
 
     @functools.cached_property
     def _exact_skip(self):
-        return self._linear(self._skip, np.zeros_like(self._skip))
+        return self._linear(self._exact_labels[1])
 
     @functools.cached_property
     def _exact_star(self):
-        U, A = self._exact(self.teacher.arch, self.teacher)
-        if self.arch.slopes != self.teacher.arch.slopes:
-            A = np.stack([self.units_star[1], np.zeros_like(self.units_star[1])], axis=-1)
-        return U, A
+        return self._exact(self.teacher.arch, self.teacher)[0], self._exact_labels[0]
+
+    @functools.cached_property
+    def _exact_labels(self):
+        """The teacher's A (k*, m, 2) and what the linear part D of (18) is without a trained skip, in x."""
+        teacher, own = self.teacher.arch, 0.0 if self.arch.trains_skip else self._bordered(self.arch.skip_map(self.d))
+        U, A = residual.exact_canonical(teacher, self.teacher, self.d + self.biased)
+        D = np.stack(kernels.two_sum(own, -self._bordered(self.teacher.canonical()[2])), axis=-1)
+        if self.arch.slopes == teacher.slopes:
+            return A, D
+        return residual.in_slopes(U, A, D, teacher.slopes, self.arch.slopes)
 
     def value_and_grad(self, theta: ArrayLike) -> tuple[float, np.ndarray]:
         """(value, gradient) at ``theta``, as ``scipy.optimize.minimize(..., jac=True)`` wants it."""

@@ -1,5 +1,7 @@
 """Student minus teacher in double-double numbers, (hi, lo) in the last axis, and the loss with biases from them."""
 
+from fractions import Fraction
+
 import numpy as np
 
 from . import kernels
@@ -19,6 +21,28 @@ def exact_canonical(arch, blocks, rows):
     if arch.readout == "fixed":
         return U, np.array([[[1.0, 0.0]]] * len(U))
     return U, digits.exact_readout(blocks.W2.astype(np.float64), arch.readout == "sum")
+
+
+def plus(x, y):
+    """x + y, x (..., 2) in double-double, y (...) or (..., 2), to 32 digits of the larger one."""
+    hi, error = kernels.two_sum(x[..., 0], y[..., 0] if y.ndim == x.ndim else y)
+    return np.stack(kernels.two_sum(hi, error + (x[..., 1] + (y[..., 1] if y.ndim == x.ndim else 0.0))), axis=-1)
+
+
+def _times(x, y):
+    """x y of double-double arrays that broadcast."""
+    hi, error = digits.two_product(x[..., 0], y[..., 0])
+    return np.stack(kernels.two_sum(hi, error + (x[..., 0] * y[..., 1] + x[..., 1] * y[..., 0])), axis=-1)
+
+
+def in_slopes(U, A, D, there, here):
+    """(A, D) of a teacher with slopes ``there`` as one with slopes ``here``, as `_TeacherLoss._in_slopes` has it."""
+    (p, n), (p_star, n_star) = (map(Fraction, pair) for pair in (here, there))
+    ratio = (p_star - n_star) / (p - n)
+    scale, shift = (np.array(digits.double_double(number)) for number in (ratio, n * ratio - n_star))
+    for u, a in zip(U, A):
+        D = plus(D, _times(_times(u[:, None], a[None]), shift))
+    return _times(A, scale), D
 
 
 @kernels.quiet

@@ -327,6 +327,24 @@ def test_the_loss_keeps_its_digits_across_architectures(student, teacher):
         assert_digits(Pair(student, minimum + np.sqrt(1.01 * level / curvature) * direction, teacher, star, d))
 
 
+@pytest.mark.parametrize(
+    "student, teacher",
+    [("vanilla-free", "even"), ("li-free", "even"), ("two-weight-free", "leaky"), ("leaky", "two-weight-free")],
+)
+def test_the_loss_keeps_its_digits_near_a_teacher_of_other_slopes(student, teacher):
+    """s*(z) = n* z + r (s(z) - n z): the minimum has r A* and C* + (n* - n r) U* A*, which rounding moves."""
+    d, (here, there) = 3, (RECORDS[student], RECORDS[teacher])
+    star = point(teacher, d, seed=100)
+    U, A, C = there.canonical(star, d)
+    ratio = (there.slopes[0] - there.slopes[1]) / (here.slopes[0] - here.slopes[1])
+    shift = there.slopes[1] - here.slopes[1] * ratio
+    minimum = of_units(here, U, np.tile(ratio * A / d, (1, d)), C + shift * U @ A)
+    direction = point(student, d, seed=9)
+    curvature = 1e8 * Pair(student, minimum + 1e-4 * direction, teacher, star, d).value_error()[1]
+    for level in LEVELS:
+        assert_digits(Pair(student, minimum + np.sqrt(1.01 * level / curvature) * direction, teacher, star, d))
+
+
 def test_the_loss_keeps_its_digits_where_units_make_up_for_the_skip():
     """1'x = relu(1'x) - relu(-1'x): two more units of the teacher, and the linear part differs where the loss is 0."""
     d, one = 3, np.ones((3, 1))

@@ -14,7 +14,8 @@ from .pairs import directions
 from .policy import jit, quiet
 
 
-def _double_double(number):
+def double_double(number):
+    """(hi, lo) of a `Fraction`."""
     return float(number), float(number - Fraction(float(number)))
 
 
@@ -22,7 +23,7 @@ EPS = float(np.finfo(np.float64).eps)
 _PI = (math.pi, 1.2246467991473532e-16)
 _HALF_PI = (_PI[0] / 2, _PI[1] / 2)
 # sin and cos on [0, pi / 4] to 1e-33: Taylor terms up to t^27 / 27! and t^26 / 26!
-_FACTORIAL = np.array([_double_double(Fraction((-1) ** (n // 2), math.factorial(n))) for n in range(28)])
+_FACTORIAL = np.array([double_double(Fraction((-1) ** (n // 2), math.factorial(n))) for n in range(28)])
 
 
 @register_jitable  # also called on NumPy arrays
