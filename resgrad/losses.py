@@ -183,8 +183,9 @@ class PopulationLoss(_TeacherLoss):
     all that would take minutes, and is not done: the floor of the loss is then about 1e-14.
 
     With hidden biases, of the student or the teacher, the formulas are (B1)-(B6) of ``resgrad.kernels.biased``, and
-    the value is good to 1e-13 of its largest term.  Near a teacher of the student's width it keeps its digits: there it
-    is an integral of the Hessian on the way from the teacher, for students of up to 2,000 parameters.
+    the value is good to 1e-13 of its largest term.  Near a teacher of the student's width, from each of whose units it
+    is no farther than 0.3 of its size, it keeps 8 digits down to 1e-20 of its scale: there it is an integral of the
+    Hessian on the way from the teacher, for students of up to 2,000 parameters.
 
     Correlated inputs are x = L z with S = L L' and z ~ N(0, I): the formulas hold for L'U and L'C, and gradients come
     back by L.

@@ -7,7 +7,7 @@ import numpy as np
 from . import kernels
 from .kernels import biased, digits, nearby
 
-CLEAR = 1e-4  # of the scale: a loss above it has its digits, as its terms are good to 1e-13
+CLEAR = 1e-6  # of the scale: a loss above it has nine digits, as its terms are good to a few 1e-16 of that
 LARGEST = 2000  # parameters of a student whose Hessian is taken for the digits of a smaller loss
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from mpmath import mpf
 
+import resgrad as rg
 from resgrad.kernels import biased, population_gradient, population_hessian, population_value_plain
 
 mpmath.mp.dps = 50
@@ -21,6 +22,7 @@ CENTERED = 1e-14  # of the scale: the same formulas, summed in another order
 OWEN = 3e-16  # a sum of numbers up to 1/4, each good to EPS / 8
 NORMAL = 1e-15  # two such and two distribution functions
 DIGITS = 1e-10  # of the loss near a teacher, of which eight digits are promised
+PROMISED = 1e-8
 REACH = 12  # the normal density is 1e-32 there
 STEP = mpf(10) ** -10  # of a difference quotient: its error is STEP^2, that of the quadrature 1e-31 / STEP
 
@@ -544,3 +546,24 @@ def test_loss_and_gradient_near_a_teacher_keep_their_digits(size, slopes):
     if not n:
         got, wanted = np.concatenate([block.ravel() for block in slope]), gradient(*case)
         assert max(abs(a - b) for a, b in zip(got, wanted)) < DIGITS * max(map(abs, wanted))
+
+
+def uneven(what):
+    """(U, A, step): a path from a teacher on which the Hessian is anything but even."""
+    way = np.array([[-0.6, 0.7], [0.6, -0.7], [-1.8, 1.8]])
+    if what == "nearly parallel":
+        return np.array([[1.0, 1.0], [0.0, 1e-5], [0.5, 0.500003]]), np.ones((2, 1)), 1e-5 * way
+    if what == "weak":
+        return np.array([[1.0, 1e-4], [-0.3, 1e-4], [0.2, -5e-5]]), np.ones((2, 1)), [1e-9, 2e-5] * way
+    return np.array([[0.6], [0.8], [-7.0]]), np.ones((1, 1)), 0.1 * way[:, :1]
+
+
+@pytest.mark.parametrize("what", ["nearly parallel", "weak", "nearly dead"])
+def test_the_loss_keeps_its_digits_on_an_uneven_path(what):
+    U, A, step = uneven(what)
+    d, k = len(U) - 1, len(A)
+    arch = rg.Architecture("biased", "1' relu(W1' x + b)", "tests", 0, 0, "fixed", bias=True)
+    star = rg.Network(arch, U.ravel(), d)
+    got = rg.PopulationLoss(arch, star).value(theta := (U + step).ravel())
+    wanted = mpmath.fsum(loss_terms(theta.reshape(d + 1, k), A, U, A, np.zeros((d + 1, 1))))
+    assert abs(got / wanted - 1) < PROMISED

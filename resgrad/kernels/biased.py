@@ -333,7 +333,11 @@ def biased_hessian(U, A, U_star, A_star, D, slopes=(1.0, 0.0)):
 
 # --------------------------------------------------------------------------- near a teacher
 
-_PATH = np.polynomial.legendre.leggauss(4)
+PATH_TOLERANCE = 1e-8  # of the loss: what the tail of the Legendre series of a stretch of the path may amount to
+SHORTEST = 2.0**-12  # stretch of the path; what is left of a kink in it is as small as the stretch
+_PATH = np.polynomial.legendre.leggauss(5)
+# From values at the five points to the coefficients of degrees 0 to 4 of their Legendre series.
+_SERIES = (np.polynomial.legendre.legvander(_PATH[0], 4) * _PATH[1][:, None]).T * (np.arange(5) + 0.5)[:, None]
 
 
 @quiet
@@ -341,13 +345,25 @@ def biased_near(U, A, C, step, slopes=(1.0, 0.0)):
     """(loss, dU, dA, dC) a ``step`` (dU, dA, dC) away from the teacher (U, A, C), to their last digits.
 
     loss = int_0^1 (1 - s) step'H step ds and gradient = int_0^1 H step ds, H the Hessian at the teacher + s step:
-    nothing cancels.  Four Gauss-Legendre points: good to 1e-15 where the step is below 0.03 of the teacher, and to
-    1e-11 at 0.1.
+    nothing cancels.  Five Gauss-Legendre points a stretch of the path, which is halved where the series of step'H step
+    does not end: next to parallel units, whose Hessian has a kink, and where a unit is nearly dead, where it grows
+    like exp(-h^2 / 2).
     """
-    flat, loss, gradient = np.concatenate([part.ravel() for part in step]), 0.0, 0.0
-    for x, weight in zip((1 + _PATH[0]) / 2, _PATH[1] / 2):
-        there = (part + x * moved for part, moved in zip((U, A), step))
-        pull = biased_hessian(*there, U, A, x * step[2], slopes) @ flat
-        loss, gradient = loss + weight * (1 - x) * (flat @ pull), gradient + weight * pull
+    flat, loss, gradient, scale = np.concatenate([part.ravel() for part in step]), 0.0, 0.0, None
+    stretches = [(0.0, 1.0)]
+    while stretches:
+        low, width = stretches.pop()
+        points, bends, pulls = low + width * (1 + _PATH[0]) / 2, [], []
+        for x in points:
+            there = (part + x * moved for part, moved in zip((U, A), step))
+            pulls.append(biased_hessian(*there, U, A, x * step[2], slopes) @ flat)
+            bends.append(flat @ pulls[-1])
+        mean, _, second, *tail = np.abs(_SERIES @ bends)
+        scale, tail = mean if scale is None else scale, sum(tail)
+        if width > SHORTEST and width * tail**2 > PATH_TOLERANCE * scale * (second + tail):
+            stretches += [(low, width / 2), (low + width / 2, width / 2)]
+            continue
+        weights = width * _PATH[1] / 2
+        loss, gradient = loss + weights * (1 - points) @ bends, gradient + weights @ pulls
     cuts = np.cumsum([part.size for part in step])[:-1]
     return float(loss), *(part.reshape(like.shape) for part, like in zip(np.split(gradient, cuts), step))
