@@ -23,6 +23,7 @@ OWEN = 3e-16  # a sum of numbers up to 1/4, each good to EPS / 8
 NORMAL = 1e-15  # two such and two distribution functions
 DIGITS = 1e-10  # of the loss near a teacher, of which eight digits are promised
 PROMISED = 1e-8
+NOTHING = np.zeros((4, 0)), np.zeros((0, 1)), np.zeros((4, 1))  # a teacher of no units, and no linear part
 REACH = 12  # the normal density is 1e-32 there
 STEP = mpf(10) ** -10  # of a difference quotient: its error is STEP^2, that of the quadrature 1e-31 / STEP
 
@@ -269,6 +270,17 @@ def orthant(h, k, rho):
 def test_two_normal_variables_to_the_last_digits(h, k):
     for rho in (-1.0, -0.999999, -0.6, 0.0, 1e-9, 0.5, 1 - 1e-12, 1.0):
         assert abs(biased.bivariate(h, k, rho) - orthant(h, k, rho)) < NORMAL
+
+
+@pytest.mark.parametrize("size", [5e-324, 1e-310, 1e-200, -5e-324])
+def test_two_units_with_hardly_a_bias_have_none(size):
+    """1e-310 and its like are what is left of biases that training makes 0: differences of them are no numbers."""
+    for angle in ANGLES:
+        w, v = placed(angle, 0.0, 0.0)
+        none = biased.biased_hessian(np.column_stack([w, v]), np.ones((2, 1)), *NOTHING)
+        w[-1], v[-1] = size, size / 2
+        some = biased.biased_hessian(np.column_stack([w, v]), np.ones((2, 1)), *NOTHING)
+        assert np.max(np.abs(some - none)) < NORMAL * np.max(np.abs(none))
 
 
 def test_two_normal_variables_at_the_ends():

@@ -41,6 +41,7 @@ from .pairs import directions
 from .policy import jit, quiet
 
 FAR = 1e3  # |h| and |k| are cut here: at 39 the density is below 1e-308 and P is 0 or 1 to the last bit
+NONE = 1e-100  # h and k below it are 0 to P2; their differences, which decide about ka, would underflow
 REACH = 9.0  # e^(-REACH^2 / 2) is 2e-18: what Owen's integral may leave out
 # Owen's integrand is even: the positive half of the Gauss-Legendre rule of 24 points on [-1, 1], whose error is 5e-19.
 _NODES = np.array([
@@ -139,7 +140,7 @@ def _half(x, y):
 @jit
 def _both(h, k, minus, plus, ka, kb):
     """P2, from Owen's T: P(h) / 2 + P(k) / 2 - T(h, ka / h) - T(k, kb / k), less 1/2 for h and k of opposite signs."""
-    if h == 0.0 and k == 0.0:
+    if abs(h) < NONE and abs(k) < NONE:
         return math.atan2(plus, minus) / math.pi  # (pi - phi) / 2 pi
     total = _half(h, ka) + _half(k, kb)
     if h >= 0.0 and k >= 0.0:
