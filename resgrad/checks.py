@@ -47,7 +47,7 @@ def real(value, name, low=-np.inf, high=np.inf, *, above=None):
         raise TypeError(f"{name} is {shown(value)}, but must be a real number") from None
     if above is not None and not above < number < np.inf:
         raise ValueError(f"{name} is {shown(value)}, but must be a finite number above {above:g}")
-    if not (low <= number < high):
+    if not (low <= number < high) or number == -np.inf:
         raise ValueError(f"{name} is {shown(value)}, but must lie in [{low:g}, {high:g})")
     return number
 

@@ -160,7 +160,7 @@ def dataset(
     if not isinstance(teacher, Network):
         raise TypeError(f"teacher is {checks.shown(teacher)}, but must be a resgrad.Network")
     dtype, size = checks.floating(dtype), checks.integer(n_samples, "n_samples")
-    factor, noise = inputs.factor(covariance, teacher.d), checks.real(noise, "noise", 0)
+    factor, noise = inputs.factor(covariance, teacher.d), inputs.deviation(noise)
     return sampled(teacher, size, checks.generator(rng), dtype, factor, noise)
 
 

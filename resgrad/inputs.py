@@ -10,6 +10,7 @@ import numpy as np
 
 from . import checks
 
+LARGEST = 1e30  # variance, and noise: samples, also in float32, and what losses make of them are floats
 SYMMETRIC = 1e-12  # of the largest entry: how far a product that ought to be symmetric may be from it
 POWER, FILE = "power:", ".npy"  # what a command line may give
 MATRIX = "matrix"  # what a covariance is called that was given as one
@@ -26,7 +27,7 @@ def load(covariance, d):
         path = covariance
         try:
             covariance = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, MemoryError) as error:
             raise ValueError(f"covariance is {checks.shown(path)}, which is no array: {checks.reason(error)}") from None
     factor(covariance, d)
     return covariance
@@ -38,6 +39,11 @@ def label(given, covariance):
         return covariance
     digest = hashlib.sha256(np.ascontiguousarray(covariance, np.float64).tobytes()).hexdigest()[:16]
     return f"{given if isinstance(given, str) else MATRIX}, sha256 {digest}"
+
+
+def deviation(noise):
+    """The standard deviation ``noise`` of each label, checked."""
+    return checks.real(noise, "noise", 0, LARGEST)
 
 
 def factor(covariance, d):
@@ -53,7 +59,7 @@ def factor(covariance, d):
     Raises
     ------
     ValueError, TypeError
-        For another shape, or a matrix that is not symmetric and positive definite.
+        For another shape, or a matrix that is not symmetric and positive definite, or has entries beyond `LARGEST`.
 
     Examples
     --------
@@ -71,6 +77,8 @@ def factor(covariance, d):
     if isinstance(covariance, str):
         return np.diag(np.sqrt(_power(covariance, d)))
     S = checks.array(covariance, "covariance", (d, d))
+    if (large := np.max(np.abs(S))) >= LARGEST:
+        raise ValueError(f"covariance holds an entry of size {large:g}, but must hold none above {LARGEST:g}")
     if np.max(np.abs(S - S.T)) > SYMMETRIC * np.max(np.abs(S)):
         i, j = map(int, np.unravel_index(np.argmax(np.abs(S - S.T)), S.shape))
         raise ValueError(

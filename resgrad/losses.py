@@ -130,7 +130,7 @@ class _TeacherLoss(_Loss):
             self.teacher = teacher = Network(summed, summed.flatten(**blocks), self.d)
         if self.arch.readout == "vector" != teacher.arch.readout:
             raise ValueError(f"teacher {teacher.arch.name} has 1 output, but {self.arch.name} has {self.d}")
-        self.factor, self.noise = inputs.factor(covariance, self.d), checks.real(noise, "noise", 0)
+        self.factor, self.noise = inputs.factor(covariance, self.d), inputs.deviation(noise)
         self.covariance = covariance if isinstance(covariance, (str, type(None))) else np.array(covariance)
         self.biased = self.arch.bias or teacher.arch.bias
         self.floor = self.arch.outputs(self.d) * self.noise**2  # what the labels' noise adds to the expected loss

@@ -56,6 +56,7 @@ def test_every_architecture_has_a_twin():
         ("identity", np.nan, ValueError, "identity is nan, but must lie"),
         ("identity", "1", TypeError, "identity is '1', but must be a real number"),
         ("skip", np.inf, ValueError, "skip is inf, but must lie"),
+        ("skip", -np.inf, ValueError, "skip is -inf, but must lie"),
         ("skip", True, TypeError, "skip is True, but must be a real number"),
         ("name", "", TypeError, "name is '', but must be a non-empty string"),
         ("formula", None, TypeError, "formula is None, but must be a non-empty string"),

@@ -61,6 +61,8 @@ def test_no_covariance_is_none():
         ([[1, 1], [1, 1]], ValueError, "^covariance has the eigenvalue .*, but must be positive definite$"),
         (np.zeros((2, 2)), ValueError, "^covariance has the eigenvalue 0, but must be positive definite$"),
         ([[1, np.nan], [np.nan, 1]], ValueError, r"^covariance holds nan at index \(0, 1\), but must be finite$"),
+        ([[1, 1e308], [-1e308, 1]], ValueError, r"^covariance holds an entry of size 1e\+308, but must hold none"),
+        ("power:-inf", ValueError, "^covariance is 'power:-inf', but must be a matrix, or power:ALPHA"),
         ("power:", ValueError, "^covariance is 'power:', but must be a matrix, or power:ALPHA with a real number"),
         ("power:nan", ValueError, "^covariance is 'power:nan', but must be a matrix, or power:ALPHA"),
         ("powers:1", ValueError, "^covariance is 'powers:1', but must be a matrix, or power:ALPHA"),
@@ -272,16 +274,31 @@ def test_a_census_takes_both_and_resumes(tmp_path):
         (["--covariance", "power"], "covariance is 'power', but must be power:ALPHA or the path of a .npy file"),
         (["--covariance", "power:x"], "covariance is 'power:x', but must be a matrix, or power:ALPHA"),
         (["--covariance", "no.npy"], "covariance is 'no.npy', which is no array"),
-        (["--noise", "-1"], "noise is -1.0, but must lie in [0, inf)"),
+        (["--covariance", "large.npy"], "covariance is 'large.npy', which is no array: "),
+        (["--noise", "-1"], "noise is -1.0, but must lie in [0, 1e+30)"),
+        (["--noise", "1e200"], "noise is 1e+200, but must lie in [0, 1e+30)"),
         (["--noise", "loud"], "noise is 'loud', but must be a real number"),
         (["--arch", "vanilla", "--loss", "even", "--noise", "1"], "noise is 1.0, but loss even is for"),
         (["--arch", "vanilla", "--loss", "even", "--covariance", "power:1"], "covariance is 'power:1', but loss even"),
         (["--covariance", "power:1", "--certify"], "covariance is power:1, but a proof is about inputs N(0, I)"),
     ],
 )
-def test_command_line_refuses_in_one_line(line, told, refusal, tmp_path):
+def test_command_line_refuses_in_one_line(line, told, refusal, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open("large.npy", "wb") as file:  # it says that it holds 1e18 numbers
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**9, 10**9)})
     given = [] if "--arch" in line else ["--arch", "li"]
     assert told in refusal(experiment.main, [*given, *line, "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("noise", [-1.0, np.nan, np.inf, 1e200])
+def test_noise_says_what_it_wants(noise):
+    star = rg.Network("li", np.zeros(4), 2)
+    for make in (rg.PopulationLoss, rg.OnlineLoss):
+        with pytest.raises(ValueError, match=r"^noise is .*, but must lie in \[0, 1e\+30\)$"):
+            make("li", star, noise=noise)
+    with pytest.raises(ValueError, match=r"^noise is .*, but must lie in \[0, 1e\+30\)$"):
+        rg.dataset(star, 3, noise=noise)
 
 
 def test_advice_knows_the_noise_of_small_batches(tmp_path, capsys):

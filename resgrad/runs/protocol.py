@@ -157,7 +157,7 @@ def resolve(arch: Architecture | str, preset: str = "default", **given: Any) -> 
     if config.get("covariance") is not None and not inputs.known(config["covariance"]):
         wanted = "power:ALPHA or the path of a .npy file"
         raise ValueError(f"covariance is {checks.shown(config['covariance'])}, but must be {wanted}")
-    config["noise"] = checks.real(config.get("noise", 0.0), "noise", 0)
+    config["noise"] = inputs.deviation(config.get("noise", 0.0))
     counts = ["d", "width", "batch_size", "samples", "steps"]
     for field in counts + ["record_every"] * (config.get("record_every") is not None):
         config[field] = checks.integer(config.get(field, config["d"]), field)  # the width is d unless given
