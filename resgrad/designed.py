@@ -37,7 +37,7 @@ class KernelLoss(losses._TeacherLoss):
     Raises
     ------
     ValueError, TypeError
-        For an unknown kernel, a student with other slopes than relu's or with biases, and as `PopulationLoss`.
+        For an unknown kernel, a student with other slopes than relu's, biases in either, and as `PopulationLoss`.
 
     Notes
     -----
@@ -65,7 +65,9 @@ class KernelLoss(losses._TeacherLoss):
         if not isinstance(unit_rows, bool):
             raise TypeError(f"unit_rows is {checks.shown(unit_rows)}, but must be True or False")
         if self.arch.slopes != (1, 0) or self.biased:
-            raise ValueError(f"arch is {self.arch.name}, but a kernel needs units relu(u'x) to replace")
+            own = self.arch.slopes != (1, 0) or self.arch.bias
+            told = f"arch is {self.arch.name}" if own else f"teacher is a {teacher.arch.name}"
+            raise ValueError(f"{told}, but a kernel needs units relu(u'x) to replace")
         self.unit_rows = unit_rows
         self._constant = duals.teacher_constant(self.dual, *self.units_star[:2])
 
@@ -194,7 +196,8 @@ def hermite_spectrum(
     Returns
     -------
     HermiteSpectrum
-        ``parts`` (degrees + 1,) and ``rest``, whose sum is the loss, to about 1e-16 of E|F*|^2.
+        ``parts`` (degrees + 1,) and ``rest``, whose sum is the loss without label noise, to about 1e-16 of E|F*|^2.
+        Of correlated inputs x = L z the polynomials are those in z.
 
     Raises
     ------

@@ -203,3 +203,9 @@ def test_what_biases_have_no_formula_for_is_refused_by_name(what):
             "kernel": lambda: rg.KernelLoss("li-bias", loss.teacher),
             "degrees": lambda: rg.hermite_spectrum(loss, theta),
         }[what]()
+
+
+def test_a_kernel_says_whose_units_it_cannot_replace():
+    star = rg.Network("li-bias", point("li-bias", 3), 3)
+    with pytest.raises(ValueError, match="^teacher is a li-bias, but a kernel needs units"):
+        rg.KernelLoss("li", star)
