@@ -257,6 +257,15 @@ def test_the_published_spurious_minimum_is_proved_to_be_one(published):
     assert 0.9 * proof.radius < told <= proof.radius
 
 
+def test_a_proof_knows_what_the_noise_of_labels_adds(published):
+    plain, theta = published
+    loss = rg.PopulationLoss("vanilla", plain.teacher, noise=0.3)
+    for point, kind in ((theta, "strict minimum"), (loss.teacher.theta, "teacher")):
+        proof, without = rg.certify(loss, point), rg.certify(plain, point)
+        assert proof.kind == kind and proof.loss == pytest.approx((loss.value(point),) * 2, rel=1e-12)
+        assert (proof.radius, proof.min_eigenvalue) == (without.radius, without.min_eigenvalue)
+
+
 @pytest.mark.parametrize("s", [1e-6, 1e-3, 1e3, 1e6])
 def test_a_proof_does_not_depend_on_the_unit_of_length(published, s):
     loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", s * np.eye(10).ravel(), d=10))

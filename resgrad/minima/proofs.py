@@ -146,13 +146,13 @@ def certify(loss: Any, theta: ArrayLike) -> Certificate:
     with balls.precision():
         numbers = Numbers.of(loss, theta)
         try:
-            return _prove(numbers, loss.hessian(theta))
+            return _prove(numbers, loss.hessian(theta), loss.arch.outputs(loss.d) * balls.arb(loss.noise) ** 2)
         except NotProved as reason:
             return Certificate(False, "", 0.0, (0.0, math.inf), (-math.inf, math.inf), str(reason))
 
 
-def _prove(numbers, own):
-    """The steps of the proof; ``own`` is the loss's own Hessian in theta."""
+def _prove(numbers, own, floor):
+    """The steps of the proof; ``own`` is the loss's own Hessian in theta, ``floor`` the label noise's share."""
     point, tangents = Box(numbers), [balls.size(tangent) for tangent in numbers.tangents()]
     lengths = [float(length) for length in point.lengths[: numbers.k]]
     if not min(lengths) > EPS * max(lengths):
@@ -190,9 +190,9 @@ def _prove(numbers, own):
     turn = max((4 * sigma * near / length for length in tangents), key=float, default=0)  # T there instead of at x_0
     smallest, distance = balls.arb(values[0]) + balls.arb(0, 1) * (b + turn), _from_teacher(numbers)
     if distance is not None and distance < radius:
-        return Certificate(True, "teacher", radius, (0.0, 0.0), balls.interval(smallest), "")
+        return Certificate(True, "teacher", radius, balls.interval(floor), balls.interval(smallest), "")
     change = (balls.arb(sizes.max()) + b + sigma) * near * near / 2
-    low, high = balls.interval(point.loss() + balls.arb(0, 1) * change)
+    low, high = balls.interval(floor + point.loss() + balls.arb(0, 1) * change)
     kind = "saddle" if values[0] < 0 else "strict minimum"
     return Certificate(True, kind, radius, (max(0.0, low), high), balls.interval(smallest), "")
 
