@@ -1,4 +1,4 @@
-"""The pictures of the README: one script each.  ``python -m figures [NAME ...]`` redraws them.
+"""The pictures of the README: one script each.  ``python -m figures [PICTURE ...]`` redraws them.
 
 A script has one function, ``draw()``, and its picture lies beside it, as PNG and as SVG; one that can ``animate(path)``
 also writes a GIF.  ``seeds`` prints tables.

@@ -1,5 +1,6 @@
-"""``python -m figures [NAME ...]``, from the repository root: redraw all pictures, or those named."""
+"""``python -m figures [PICTURE ...]``, from the repository root: redraw all pictures, or those named."""
 
+import argparse
 import importlib
 import sys
 import time
@@ -11,9 +12,18 @@ from resgrad.runs import files, plots
 from . import NAMES
 
 HERE = Path(__file__).parent
+TOLD = """examples:
+  python -m figures answer
+  python -m figures.seeds       the README's tables over seeds, minutes
+
+Most take seconds or minutes; designed and frequencies take a quarter of an hour, free_skip an hour."""
 
 
-def main(names):
+def main(argv=None):
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m figures", description=__doc__, epilog=TOLD, formatter_class=form)
+    parser.add_argument("names", nargs="*", metavar="PICTURE", help=f"{', '.join(NAMES)}; default: all")
+    names = parser.parse_args(argv).names
     for name in names:
         if name not in NAMES:
             print(f"error: {checks.suggest(name, 'figure', NAMES)}", file=sys.stderr)
@@ -31,4 +41,4 @@ def main(names):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
