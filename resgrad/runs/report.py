@@ -48,7 +48,8 @@ def describe(summary, out):
     if config.get("noise"):
         source += f", labels with noise {config['noise']:g}"
     return "\n".join([
-        f"{arch.name}: F(x) = {arch.formula}, d = {config['d']}, width {config['width']}",
+        f"{arch.name}: F(x) = {arch.formula}, d = {config['d']}, width {config['width']}; "
+        f"teacher: {config['teacher']}, start: {config['init']}",
         f"{result['steps']:,} steps of {config['optimizer']} (lr {config['lr']:g}{momentum}) on {source}, "
         f"{config['dtype']}, seed {config['seed']}: {result['seconds']:.2f} s"
         f"{command.of_which(result['compile_seconds'])}\n",
