@@ -12,7 +12,7 @@ resgrad {version}: teacher-student training of one-hidden-layer ReLU networks
   python -m resgrad.experiment --arch NAME    train one student on its teacher
   python -m resgrad.census --arch NAME        train many, classify where they end
   python -m resgrad.gradcheck                 check every gradient of the package
-  python -m figures NAME                      redraw figures/NAME.png (from a clone)
+  python -m figures PICTURE                   redraw figures/PICTURE.png (from a clone)
   python -m benchmarks                        time it against NumPy, PyTorch and JAX (from a clone)
 
 {names}
