@@ -215,13 +215,13 @@ def _parser():
         "experiment",
         "Train one student on one teacher; files go to a fresh directory in runs/.",
         "--arch modresnet --report",
-        "--arch vanilla-free --teacher identity --data population --certify",
+        "--arch vanilla-free --teacher identity --data population",
     )
     parser.share(
         arch=", ".join(architectures.ARCHITECTURES),
         preset=", ".join(PRESETS),
-        teacher=f"{', '.join(DRAWS)}, or a weights.npz (normal; uniform for two-weight and modresnet*)",
-        init="where the student starts: as for --teacher (small)",
+        teacher=f"{', '.join(DRAWS)}, or a weights.npz (normal or uniform, by architecture)",
+        init="where the student starts: as for --teacher (small or fan-in, by architecture)",
         data="dataset (default), online: fresh samples, population: the exact expected loss",
         covariance="of the inputs: power:ALPHA (eigenvalues i^-ALPHA, trace d) or a .npy file (identity)",
         noise="standard deviation of noise on each label (0)",
@@ -237,7 +237,7 @@ def _parser():
     parser.add_argument("--record-every", type=int, metavar="STEPS", help="default: every 2%% of the way")
     parser.add_argument("--no-plot", action="store_false", dest="plot", help="no figure.png")
     parser.add_argument("--report", action="store_true", help="add report.html, the run on one page")
-    parser.add_argument("--certify", action="store_true", help="polish the end and prove what it is next to")
+    parser.add_argument("--certify", action="store_true", help="polish the end, prove what it is next to (needs resgrad[proofs])")
     again = parser.add_mutually_exclusive_group()
     mode = functools.partial(again.add_argument, action="store_const", dest="mode")
     mode("--resume", const="resume", help="go on from the checkpoint in --out")
