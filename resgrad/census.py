@@ -223,7 +223,9 @@ def _parser():
     parser.add_argument("--runs", type=int, help="number of starts (1000)")
     parser.add_argument("--workers", type=int, help="threads (one per processor)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a dask cluster that does the work instead")
-    parser.add_argument("--certify", action="store_true", help="prove what each family of spurious minima is (needs resgrad[proofs])")
+    parser.add_argument(
+        "--certify", action="store_true", help="prove the families of spurious minima (needs resgrad[proofs])"
+    )
     parser.add_argument("--report", action="store_true", help="add report.html, the census on one page")
     parser.add_argument("--resume", action="store_true", help="make only the runs that are missing in --out")
     return parser

@@ -237,7 +237,7 @@ def _parser():
     parser.add_argument("--record-every", type=int, metavar="STEPS", help="default: every 2%% of the way")
     parser.add_argument("--no-plot", action="store_false", dest="plot", help="no figure.png")
     parser.add_argument("--report", action="store_true", help="add report.html, the run on one page")
-    parser.add_argument("--certify", action="store_true", help="polish the end, prove what it is next to (needs resgrad[proofs])")
+    parser.add_argument("--certify", action="store_true", help="prove what the end is next to (needs resgrad[proofs])")
     again = parser.add_mutually_exclusive_group()
     mode = functools.partial(again.add_argument, action="store_const", dest="mode")
     mode("--resume", const="resume", help="go on from the checkpoint in --out")

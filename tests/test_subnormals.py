@@ -37,11 +37,14 @@ for name, arch in rg.ARCHITECTURES.items():
 
     def theta(k, *dead):
         U, W2 = rng.normal(size=(d, k)), rng.normal(size=(k, d))
+        C = rng.normal(size=(d, arch.outputs(d))) if arch.trains_skip else None
+        b = rng.normal(size=k) if arch.bias else None
         for j, (u, a) in enumerate(dead):
             U[:, j] *= u
             W2[j] *= a
-        C = rng.normal(size=(d, arch.outputs(d))) if arch.trains_skip else None
-        return arch.flatten(U - arch.identity * np.eye(d, k), W2 if arch.trains_readout else None, C)
+            if arch.bias:
+                b[j] *= u
+        return arch.flatten(U - arch.identity * np.eye(d, k), W2 if arch.trains_readout else None, C, b)
 
     students = [theta(3), theta(4), theta(2), theta(3, (0, 1)), theta(3, (1, 0), (0, 0)), theta(4, (0, 0), (1e-200, 1)),
                 theta(2, (0, 0), (0, 0)), theta(3, (1e-320, 1e-320)), 1e-310 * theta(3)]
