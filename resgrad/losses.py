@@ -117,6 +117,7 @@ class EmpiricalLoss(_Loss):
 class _TeacherLoss(_Loss):
     """What the losses with a teacher network share: its units, and what is known of inputs and labels."""
 
+    @blas.one_thread()
     def __init__(self, arch: Architecture | str, teacher: Network, covariance=None, noise: float = 0.0):
         self.arch = architectures.resolve(arch)
         if not isinstance(teacher, Network):
@@ -212,6 +213,7 @@ class PopulationLoss(_TeacherLoss):
     dtype = np.dtype(np.float64)
     digits, widest = 1e9, 512  # what plain summation must leave; the most units for more than that
 
+    @blas.one_thread()
     def __init__(self, arch: Architecture | str, teacher: Network, covariance: ArrayLike | str | None = None,
                  noise: float = 0.0):  # fmt: skip
         super().__init__(arch, teacher, covariance, noise)
@@ -392,6 +394,7 @@ class OnlineLoss(_TeacherLoss):
         """The expected loss's exact Hessian at ``theta``, shape (n, n)."""
         return self.population.hessian(theta)
 
+    @blas.one_thread()
     def batch(self, batch_size: int = 200, rng: np.random.Generator | int | None = None) -> EmpiricalLoss:
         """An `EmpiricalLoss` on ``batch_size`` fresh samples from ``rng`` (a Generator or a seed)."""
         size, rng = checks.integer(batch_size, "batch_size"), checks.generator(rng)

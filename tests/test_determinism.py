@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 
+import numpy as np
 import pytest
 from conftest import left, output, run
 
@@ -14,6 +15,9 @@ from resgrad.runs import protocol
 
 SMALL = ["--arch", "modresnet", "--d", "4", "--samples", "1000", "--steps", "300"]
 WIDE = ["--arch", "two-weight", "--d", "110", "--samples", "2000", "--steps", "12"]  # matrix products; long sums
+
+CORRELATED = ["--arch", "li-bias", "--d", "150", "--data", "online", "--covariance", "S.npy", "--noise", "0.1"]
+CORRELATED += ["--lr", "1e-6", "--steps", "8"]
 
 
 def numbers(out, *arguments):
@@ -49,9 +53,13 @@ def test_across_processes(small, tmp_path):
     assert command(tmp_path, *SMALL)[0] == small
 
 
-def test_across_threads(tmp_path):
+@pytest.mark.parametrize("line", [WIDE, CORRELATED], ids=["wide", "correlated"])
+def test_across_threads(line, tmp_path):
+    mixed = np.random.default_rng(0).standard_normal((150, 150))
+    np.save(tmp_path / "S.npy", mixed @ mixed.T + np.eye(150))
+    line = [str(tmp_path / part) if part.endswith(".npy") else part for part in line]
     one, two = (
-        command(tmp_path / n, *WIDE, OPENBLAS_NUM_THREADS=n, NUMBA_NUM_THREADS=n, OMP_NUM_THREADS=n)[0] for n in "12"
+        command(tmp_path / n, *line, OPENBLAS_NUM_THREADS=n, NUMBA_NUM_THREADS=n, OMP_NUM_THREADS=n)[0] for n in "12"
     )
     assert one == two
 
