@@ -11,6 +11,10 @@ from pathlib import Path
 
 WORKLOADS = ("step", "ensemble", "population", "notebook", "startup", "scaling", "proofs")
 PACKAGES = ("resgrad", "numpy", "scipy", "numba", "python-flint", "torch", "jax", "jaxlib")
+TOLD = "Time the same jobs in resgrad, NumPy, PyTorch and JAX, and write the README's tables."
+EXAMPLES = """examples:
+  python -m benchmarks step --quick
+  python -m benchmarks --report"""
 RESULTS = Path(__file__).parent / "results" / "results.json"
 
 
@@ -46,7 +50,8 @@ def surroundings(options, left_out):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m benchmarks", description=TOLD, epilog=EXAMPLES, formatter_class=form)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(WORKLOADS)}; default: all")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="default: 2")
     parser.add_argument("--quick", action="store_true", help="fewer sizes and repeats: about two minutes")

@@ -12,16 +12,17 @@ from resgrad.runs import files, plots
 from . import NAMES
 
 HERE = Path(__file__).parent
-TOLD = """examples:
-  python -m figures answer
-  python -m figures.seeds       the README's tables over seeds, minutes
+TOLD = """Redraw all pictures, or those named; figures.seeds prints the README's tables over seeds.
 
-Most take seconds or minutes; designed and frequencies take a quarter of an hour, free_skip an hour."""
+Most take seconds or minutes, designed and frequencies a quarter of an hour, free_skip an hour."""
+EXAMPLES = """examples:
+  python -m figures answer
+  python -m figures.seeds"""
 
 
 def main(argv=None):
     form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m figures", description=__doc__, epilog=TOLD, formatter_class=form)
+    parser = argparse.ArgumentParser("python -m figures", description=TOLD, epilog=EXAMPLES, formatter_class=form)
     parser.add_argument("names", nargs="*", metavar="PICTURE", help=f"{', '.join(NAMES)}; default: all")
     names = parser.parse_args(argv).names
     for name in names:

@@ -1,4 +1,4 @@
-"""``python -m figures.seeds`` prints the README's two tables over seeds (a minute), as rows of Markdown.
+"""``python -m figures.seeds`` prints the README's two tables over seeds (minutes), as rows of Markdown.
 
 One run of every architecture, the post's with one kind of teacher, twenty seeds each; and the published protocol,
 twelve.  No picture.

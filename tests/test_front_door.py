@@ -53,6 +53,13 @@ def test_help_ends_with_two_examples(name, capsys):
     assert len(examples(name, capsys)) == 2
 
 
+@pytest.mark.parametrize("name", ["figures", "benchmarks"])
+def test_so_does_the_help_of_what_a_clone_has_besides(name, capsys):
+    text = shown(importlib.import_module(f"{name}.__main__").main, ["--help"], capsys)
+    lines = text[text.index("examples:\n") :].splitlines()[1:]
+    assert len(lines) == 2 and all(line.startswith(f"  python -m {name}") for line in lines)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_examples_run(name, capsys, tmp_path, monkeypatch):
