@@ -86,4 +86,7 @@ def draw():
         for axes in (left, middle):
             axes.set_ylim(0, 6)
             axes.set_ylabel("loss, mean of 250 batches")
+        told = f"$W1^*$ = {W1_STAR}, $W2^*$ = {W2_STAR}, c = $W1^* W2^*$, SGD with lr {LR:g}"
+        told += "; right: teachers $W^* \\sim U[0, 1)$, Nesterov's method"
+        picture.suptitle(f"left and middle: {told}", x=0.01, ha="left", fontsize=9.5)
         return picture
