@@ -221,6 +221,7 @@ class PopulationLoss(_TeacherLoss):
         self.units_star = self._white(U_star), A_star, self._white(self._skip)
         self.plain = not self.biased and self.factor is None  # the formulas hold for theta's own U and C
 
+    @kernels.quiet
     def _white(self, rows):
         """U or C for z, where x = L z, with a row for biases where there are any; as it is where it has no rows."""
         if self.factor is not None and len(rows):
@@ -231,6 +232,7 @@ class PopulationLoss(_TeacherLoss):
         U, A, C = weights = super()._weights(theta)
         return weights if self.plain else (self._white(U), A, self._white(C))
 
+    @kernels.quiet
     def _pull_back(self, dU, dA, dC):
         """The gradient in theta from that in `_weights`."""
         if self.plain:
@@ -329,6 +331,7 @@ class PopulationLoss(_TeacherLoss):
             full = self._from_white(full, U, A)
         return self.arch.pull_back_hessian(full, self.d, U.shape)
 
+    @kernels.quiet
     def _from_white(self, full, U, A):
         """The Hessian in U and C from that in `_white` U and C."""
         (k, m), d = A.shape, self.d

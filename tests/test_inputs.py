@@ -291,6 +291,16 @@ def test_command_line_refuses_in_one_line(line, told, refusal, tmp_path, monkeyp
     assert told in refusal(experiment.main, [*given, *line, "--out", str(tmp_path / "out")])
 
 
+@pytest.mark.parametrize("arch", ["vanilla", "leaky", "li-bias"])
+def test_what_overflows_is_told_in_one_line(arch):
+    """Warnings are errors here."""
+    loss, theta = pair(arch, arch, covariance=1e20 * positive(3))
+    assert loss.value(1e300 * theta) == np.inf
+    for derivative in (loss.grad, loss.hessian):
+        with pytest.raises(ValueError, match="^theta is so large, or a unit so small, that the .* is beyond 1e308$"):
+            derivative(1e300 * theta)
+
+
 @pytest.mark.parametrize("noise", [-1.0, np.nan, np.inf, 1e200])
 def test_noise_says_what_it_wants(noise):
     star = rg.Network("li", np.zeros(4), 2)
