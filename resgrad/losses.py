@@ -257,7 +257,8 @@ class PopulationLoss(_TeacherLoss):
             return np.inf  # the loss, or a product in it, is beyond 1e308
         if plain > self.digits * noise or len(Z) > self.widest:
             return float(plain)
-        return float(kernels.population_value(Z, Q, D, self.arch.slopes))
+        precise = float(kernels.population_value(Z, Q, D, self.arch.slopes))
+        return precise if np.isfinite(precise) else float(plain)  # double-double products overflow first
 
     def _residual_network(self, theta):
         """Z (K, d, 2), Q (K, m, 2) and D (d, m, 2) of student minus teacher, in double-double.

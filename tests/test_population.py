@@ -173,6 +173,13 @@ def test_gradient_of_units_whose_squares_leave_the_floats(arch, size):
     assert pair.value_error()[0] < LOSS[0][1]
 
 
+@pytest.mark.parametrize("arch, size", [("vanilla", 1e151), ("vanilla", 1e152), ("two-weight", 1e75)])
+def test_a_loss_whose_precise_terms_overflow_has_the_digits_of_plain_summation(arch, size):
+    star = rg.Network(arch, size * point(arch, 3), 3)
+    loss = rg.PopulationLoss(arch, star)
+    assert 0 <= loss.value(star.theta * (1 + 1e-9)) < 1e-12 * loss.value(0.5 * star.theta) < np.inf
+
+
 @pytest.mark.parametrize("arch", ["vanilla", "resnet", "resnet-sum"])
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("size", [1e-100, 1e100])
