@@ -11,17 +11,23 @@ from numpy.typing import ArrayLike
 
 from . import checks
 from .kernels import moments
+from .kernels.policy import quiet
 from .losses import OnlineLoss, PopulationLoss
 
 NEAR = 1e-4  # of theta: far enough to see how V grows from a minimum, near enough to see nothing else
 
 
+@quiet
 def _squares(loss, theta, noise):
     """E|g|^2 of one sample's gradient, with this label noise."""
     arch, (U_star, A_star, D) = loss.arch, loss.units_star
     U, A, C = loss._weights(theta)
     of = moments.squared_gradients(U, A, U_star, A_star, D + C if arch.trains_skip else D, arch.slopes, noise)
-    return float(np.sum(of[0]) + arch.readout_rate(loss.d) * np.sum(of[1]) + arch.trains_skip * of[2])
+    shares = (1, arch.readout_rate(loss.d), arch.trains_skip)  # where it is 0 what it multiplies may be infinite
+    total = float(sum(share * np.sum(part) for share, part in zip(shares, of) if share))
+    if not np.isfinite(total):
+        raise ValueError("theta is so large that the noise of the gradient there is beyond 1e308")
+    return total
 
 
 def _checked(loss, theta):
@@ -56,7 +62,7 @@ def gradient_noise(loss: PopulationLoss | OnlineLoss, theta: ArrayLike) -> float
     Raises
     ------
     ValueError, TypeError
-        For a loss with biases or with correlated inputs, or of another kind.
+        For a loss with biases or with correlated inputs, or of another kind; and where the noise overflows.
 
     Notes
     -----
@@ -77,6 +83,7 @@ def gradient_noise(loss: PopulationLoss | OnlineLoss, theta: ArrayLike) -> float
     return max(0.0, _squares(exact, theta, noise) - float(gradient @ gradient))
 
 
+@quiet
 def _way(loss, theta, theta_star):
     """G.(theta - theta*), |G|^2 and V."""
     exact, theta, _ = _checked(loss, theta)
@@ -112,7 +119,7 @@ def expected_change(
     """
     lr, batch_size = checks.real(lr, "lr", above=0), checks.integer(batch_size, "batch_size")
     along, square, noise = _way(loss, theta, theta_star)
-    return -2 * lr * along + lr**2 * (square + noise / batch_size)
+    return lr * (lr * (square + noise / batch_size) - 2 * along)
 
 
 def largest_step(loss: PopulationLoss | OnlineLoss, theta: ArrayLike, theta_star: ArrayLike, batch_size: int) -> float:
@@ -184,6 +191,7 @@ def noise_floor(loss: PopulationLoss | OnlineLoss, theta: ArrayLike, lr: float, 
     return _floor(exact, theta, noise, lr, batch_size)
 
 
+@quiet
 def _floor(loss, theta, noise, lr, batch_size):
     """`noise_floor`, for any standard deviation ``noise`` of the labels."""
     scale = loss.excess(np.zeros_like(theta)) + float(theta @ theta)

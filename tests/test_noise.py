@@ -175,6 +175,19 @@ def test_the_largest_step_is_where_the_distance_stays(arch):
     assert rg.largest_step(loss, theta, star, 7) < lr
 
 
+def test_noise_of_large_units():
+    """The gradient of a fixed read-out is linear in units and labels."""
+    loss, theta = pair("vanilla", "vanilla", 3)
+    large = rg.PopulationLoss("vanilla", rg.Network("vanilla", 1e100 * loss.teacher.theta, 3))
+    assert rg.gradient_noise(large, 1e100 * theta) == pytest.approx(1e200 * rg.gradient_noise(loss, theta), rel=1e-12)
+
+
+def test_steps_of_any_length_have_an_expected_change():
+    loss, theta = pair("vanilla", "vanilla", 3)
+    assert rg.expected_change(loss, theta, loss.teacher.theta, 1e308, 2) == np.inf
+    assert rg.noise_floor(loss, loss.teacher.theta, 1e308, 2) == np.inf
+
+
 def test_large_batches_leave_the_gradient_alone():
     loss, theta = pair(*PAIRS[5])
     lr = rg.largest_step(loss, theta, theta - loss.grad(theta), 10**16)
@@ -257,6 +270,8 @@ def test_the_floor_of_large_batches_is_that_of_additive_noise():
     "make, error, message",
     [
         (lambda loss, theta: rg.gradient_noise("li", theta), TypeError, "^loss is 'li', but must be an rg.Pop"),
+        (lambda loss, theta: rg.gradient_noise(loss, 1e155 * theta), ValueError, "^theta is so large that the"),
+        (lambda loss, theta: rg.largest_step(loss, 1e160 * theta, theta, 2), ValueError, "^theta is so large that the"),
         (lambda loss, theta: rg.gradient_noise(loss, theta[1:]), ValueError, r"^theta has shape \(8,\), but vanilla"),
         (
             lambda loss, theta: rg.expected_change(loss, theta, theta[1:], 0.1, 2),
