@@ -167,37 +167,64 @@ def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: 
     >>> al.permutation, al.scales.round(12), al.units_moved
     (array([2, 0, 1]), array([0.5, 1. , 4. ]), 3)
     """
-    units = Units.of(arch, theta, d), Units.of(arch, theta_star, d, "theta_star")
-    k, k_star = (len(x.u) for x in units)
-    s, original = (_padded(x, max(k, k_star)) for x in units)
-    turned = turned_work = _reversals(s, original) if s.reversible else np.zeros(len(s.u), bool)
-    t, dead, rows = original.turned(turned), _dead(s, original), np.arange(len(s.u))
-    cost, c, work = _orbit_costs(s, t, dead)
-    order, unit, t_work, c_work, best = linear_sum_assignment(cost)[1], _unit(s, original), t, c, work
-    if s.reversible and s.arch.readout != "fixed":
-        turned_work = _reversals(s, original, WORK)
-        t_work = original.turned(turned_work)
-        _, c_work, best = _orbit_costs(s, t_work, dead)
-    match = linear_sum_assignment(best)[1]
-    skips = (lengths((s.skip - x.skip).reshape(1, -1))[0] / unit for x in (t, t_work))
-    first, second = (x[rows, o].sum() + skip**2 for x, o, skip in zip((work, best), (order, match), skips))
-    if first <= (1 + TIE) * second + TIE**2 * work.max():
-        match, turned_work, c_work = order, turned, c
-    c, c_work = np.where(dead, 1.0, c), np.where(dead, 1.0, c_work)
-    lone, scales = dead[order], c[rows, order][:, None]
-    u, a = scales * t.u[order], t.a[order] / scales
-    by_u = (s.arch.readout == "fixed") | (lengths(s.u) <= lengths(s.a))
-    u[lone], a[lone] = s.u[lone], s.a[lone]  # opposite a dead unit of the teacher is the nearest dead unit
-    u[lone & by_u], a[lone & ~by_u] = 0.0, 0.0
-    image = replace(s, u=u, a=a, skip=t.skip)
-    raw = _norm(np.subtract(theta, theta_star, dtype=np.float64)) if k == k_star else _distance(s, original)
+    near = _Nearest(arch, theta, theta_star, d)
+    (k, k_star), s, (match, turned, c) = (len(x.u) for x in near.units), near.s, near.work()
     return Alignment(
-        arch=s.arch, distance=min(_distance(s, image), raw),  # the identity is a symmetry
-        raw_distance=raw, permutation=np.where(match < k_star, match, -1)[:k], scales=c_work[rows, match][:k],
-        unidentifiable=_norm(s.unseen - t.unseen[order]), teacher=image.each(lambda rows: rows[:k]).theta(),
-        missing=tuple(sorted(match[k:].tolist())), units=units,
-        reversed=tuple(np.flatnonzero((turned_work & ~dead)[match][:k]).tolist()),
+        arch=s.arch, distance=near.distance, raw_distance=near.raw,
+        permutation=np.where(match < k_star, match, -1)[:k], scales=c[np.arange(len(match)), match][:k],
+        unidentifiable=_norm(s.unseen - near.t.unseen[near.order]),
+        teacher=near.image.each(lambda rows: rows[:k]).theta(), missing=tuple(sorted(match[k:].tolist())),
+        units=near.units,
+        reversed=tuple(np.flatnonzero((turned & ~near.dead)[match][:k]).tolist()),
     )  # fmt: skip
+
+
+def distance(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: int) -> float:
+    """`Alignment.distance` alone, in half the time where units can be reversed and rescaled.
+
+    >>> distance("li-free", [1.0, 3.0], [1.0, 3.0], d=1)
+    0.0
+    """
+    return _Nearest(arch, theta, theta_star, d).distance
+
+
+class _Nearest:
+    """The image of a teacher that is nearest to a student, both padded to the same width."""
+
+    def __init__(self, arch, theta, theta_star, d):
+        self.units = Units.of(arch, theta, d), Units.of(arch, theta_star, d, "theta_star")
+        (k, k_star), width = (len(x.u) for x in self.units), max(len(x.u) for x in self.units)
+        self.s, self.original = s, original = tuple(_padded(x, width) for x in self.units)
+        self.turned = _reversals(s, original) if s.reversible else np.zeros(width, bool)
+        self.t, self.dead = t, dead = original.turned(self.turned), _dead(s, original)
+        cost, c, self.costs = _orbit_costs(s, t, dead)
+        rows, order = _, self.order = linear_sum_assignment(cost)
+        self.c = c = np.where(dead, 1.0, c)
+        lone, scales = dead[order], c[rows, order][:, None]
+        u, a = scales * t.u[order], t.a[order] / scales
+        by_u = (s.arch.readout == "fixed") | (lengths(s.u) <= lengths(s.a))
+        u[lone], a[lone] = s.u[lone], s.a[lone]  # opposite a dead unit of the teacher is the nearest dead unit
+        u[lone & by_u], a[lone & ~by_u] = 0.0, 0.0
+        self.image = replace(s, u=u, a=a, skip=t.skip)
+        self.raw = _distance(s, original)
+        if k == k_star:
+            self.raw = _norm(np.subtract(theta, theta_star, dtype=np.float64))
+        self.distance = min(_distance(s, self.image), self.raw)  # the identity is a symmetry
+
+    def work(self):
+        """Who does whose work: the teacher unit of each student unit, which are turned, and the scales (k, k)."""
+        s, original, turned, t, c, costs = self.s, self.original, self.turned, self.t, self.c, self.costs
+        if s.reversible and s.arch.readout != "fixed":
+            turned = _reversals(s, original, WORK)
+            t = original.turned(turned)
+            _, c, costs = _orbit_costs(s, t, self.dead)
+        rows, match = linear_sum_assignment(costs)
+        skips = (lengths((s.skip - x.skip).reshape(1, -1))[0] / _unit(s, original) for x in (self.t, t))
+        pairs = zip((self.costs, costs), (self.order, match), skips)
+        first, second = (x[rows, order].sum() + skip**2 for x, order, skip in pairs)
+        if first <= (1 + TIE) * second + TIE**2 * self.costs.max():
+            return self.order, self.turned, self.c
+        return match, turned, np.where(self.dead, 1.0, c)
 
 
 def _padded(units, width):

@@ -299,7 +299,7 @@ def simulate(
         columns["excess_loss"] = population.excess  # what the population loss is above that of the labels' noise
     if config.loss == "relu":
         columns["distance"] = lambda theta: float(np.linalg.norm(theta - theta_star))
-        columns["aligned_distance"] = lambda theta: alignment.align(config.arch, theta, theta_star, config.d).distance
+        columns["aligned_distance"] = lambda theta: alignment.distance(config.arch, theta, theta_star, config.d)
     if config.loss != "relu" or config.preset == "ge-lee-ma":
         units_star = teacher.canonical()[0].T
         for name, measure in (("recovery", gelee_ma.recovery_error), ("missed", gelee_ma.missed)):
