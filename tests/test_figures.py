@@ -55,6 +55,7 @@ def toy_history(arch, preset="default", **given):
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NAMES])
 def test_every_script_draws(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # where no runs are kept
     script = importlib.import_module(f"figures.{name}")
     if name not in DRAWN_WHOLE:
         for key, value in {**TOY, "history": toy_history, "simulate": toy_simulate}.items():
