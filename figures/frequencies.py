@@ -3,7 +3,7 @@
 The post has one run of each.  Here d = 10, its starts U(-1/sqrt(d), 1/sqrt(d)), exact expected loss,
 Nesterov, then gradient flow; every run draws a new teacher.
 
-A hundred runs a bar take ten minutes.  Where there is a directory runs/figures they are kept there, and go on from
+300 runs a bar take half an hour on two cores.  Where there is a directory runs/figures they are kept there, and go on from
 there.
 """
 
@@ -16,7 +16,7 @@ from resgrad.runs.tally import OUTCOMES
 from . import POST
 
 TEACHERS = ("uniform", "normal", "small")
-D, RUNS, SEED = 10, 100, 0
+D, RUNS, SEED = 10, 300, 0
 KEPT = Path("runs/figures")
 LABELS = {
     "uniform": "$w^* \\sim U[0, 1)$", "normal": "$w^* \\sim N(0, 1/d)$",
