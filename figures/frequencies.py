@@ -3,8 +3,8 @@
 The post has one run of each.  Here d = 10, its starts U(-1/sqrt(d), 1/sqrt(d)), exact expected loss,
 Nesterov, then gradient flow; every run draws a new teacher.
 
-300 runs a bar take half an hour on two cores.  Where there is a directory runs/figures they are kept there, and go on from
-there.
+300 runs a bar take half an hour on two cores.  Where there is a directory runs/figures they are kept there, and go on
+from there.
 """
 
 from pathlib import Path
