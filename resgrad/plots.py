@@ -63,7 +63,7 @@ def history(run: Trajectory | str | os.PathLike) -> Figure:
 def units(network: Network, teacher: Network) -> Figure:
     """Which unit does the work of which: the cosine of each student unit and each teacher unit, as colors.
 
-    The student units are in the order of the teacher units that they do the work of, as `resgrad.align` finds it, and
+    The student units are in the order of the teacher units that `resgrad.align` matches them with, and
     those of none come last; where units can be reversed, those that face their teacher unit turned around are turned
     back.  Rescaling a unit changes nothing.  A student that is the teacher up to symmetry has 1 along the diagonal.
     Where there are biases, the bias is one more entry of a unit.

@@ -16,7 +16,7 @@ ROUNDS = 20  # of the search for the order of units; it takes two or three
 ZEROS = "Symmetry makes eigenvalues 0, so that the smallest one is 0 to rounding; a proof leaves these aside."
 UNITS = (
     "A picture has the cosine of each student unit, a row, and each teacher unit, a column, at the minima of a family. "
-    "The student units are in the order of the teacher units that they do the work of, with the numbers that they have "
+    "The student units are in the order of the teacher units that match them, with the numbers that they have "
     "in the first run."
 )
 
