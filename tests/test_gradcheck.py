@@ -570,7 +570,9 @@ def test_command_line_in_one_dimension(seed, capsys):
     lines = capsys.readouterr().out.partition("\n\n")[0].splitlines()
     doubtful = {tuple(line.split()[:2]) for line in lines if "cannot tell" in line}
     # A unit with u = 0 has a corner; next to a free skip relu'(0) = 0 lies outside of its two slopes.
-    assert doubtful <= {(arch, "population") for arch in ARCHS if arch.endswith("-free")}
+    # A bias may turn a unit off but for the rarest inputs: a gradient of 1e-11 next to a loss of 1.
+    allowed = {(arch, "population") for arch in ARCHS if arch.endswith("-free")}
+    assert doubtful <= allowed | {("li-bias", "population"), ("li-bias", "correlated")}
 
 
 def test_the_rounding_of_terms_that_cancel_is_no_slope():
