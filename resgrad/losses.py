@@ -137,8 +137,11 @@ class _TeacherLoss(_Loss):
         self.floor = self.arch.outputs(self.d) * self.noise**2  # what the labels' noise adds to the expected loss
         U_star, A_star, C_star = teacher.canonical()
         U_star, A_star, C_star = self._in_slopes(self._bordered(U_star), A_star, self._bordered(C_star))
-        own = 0.0 if self.arch.trains_skip else self._bordered(self.arch.skip_map(self.d))
-        self.units_star = (np.ascontiguousarray(U_star), A_star, own - C_star)
+        self.units_star = (np.ascontiguousarray(U_star), A_star, self._own_skip() - C_star)
+
+    def _own_skip(self):
+        """C of the student as far as it is not trained."""
+        return 0.0 if self.arch.trains_skip else self._bordered(self.arch.skip_map(self.d))
 
     def _bordered(self, rows):
         """U or C with a row for the biases, where any of the two networks has them; zeros unless it is there."""
@@ -217,8 +220,8 @@ class PopulationLoss(_TeacherLoss):
     def __init__(self, arch: Architecture | str, teacher: Network, covariance: ArrayLike | str | None = None,
                  noise: float = 0.0):  # fmt: skip
         super().__init__(arch, teacher, covariance, noise)
-        U_star, A_star, self._skip = self.units_star
-        self.units_star = self._white(U_star), A_star, self._white(self._skip)
+        U_star, A_star, D = self.units_star
+        self.units_star = self._white(U_star), A_star, self._white(D)
         self.plain = not self.biased and self.factor is None  # the formulas hold for theta's own U and C
 
     @kernels.quiet
@@ -267,42 +270,29 @@ class PopulationLoss(_TeacherLoss):
         its distance from the teacher.
         """
         blocks = self.arch.unflatten(theta, self.d)
-        U, A = self._exact(self.arch, blocks)
-        U_star, A_star = self._exact_star
-        D = self._exact_skip
+        U, A = residual.exact_canonical(self.arch, blocks, self.d + self.biased)
+        U_star, A_star, D = self._exact_teacher
         if self.arch.trains_skip:
-            D = self._linear(residual.plus(self._exact_labels[1], self._bordered(blocks.C)))
-        return np.concatenate([U, U_star]), np.concatenate([A, -A_star]), D
+            D = self._linear(residual.plus(D, self._bordered(blocks.C)))
+        return np.concatenate([self._for_z(U), U_star]), np.concatenate([A, -A_star]), D
 
-    def _exact(self, arch, blocks):
-        """`residual.exact_canonical`, for z and with biases where there are any."""
-        U, A = residual.exact_canonical(arch, blocks, self.d + self.biased)
-        return U if self.factor is None else digits.transformed(self.factor, U), A
+    def _for_z(self, rows):
+        """Columns of U or C, the rows of (k, d, 2), for z."""
+        return rows if self.factor is None else digits.transformed(self.factor, np.ascontiguousarray(rows))
 
     def _linear(self, D):
         """A linear part (d, m, 2), for z."""
-        if self.factor is not None:
-            D = np.ascontiguousarray(D.transpose(1, 0, 2))
-            D = np.ascontiguousarray(digits.transformed(self.factor, D).transpose(1, 0, 2))
-        return D
+        return np.ascontiguousarray(self._for_z(D.transpose(1, 0, 2)).transpose(1, 0, 2))
 
     @functools.cached_property
-    def _exact_skip(self):
-        return self._linear(self._exact_labels[1])
-
-    @functools.cached_property
-    def _exact_star(self):
-        return self._exact(self.teacher.arch, self.teacher)[0], self._exact_labels[0]
-
-    @functools.cached_property
-    def _exact_labels(self):
-        """The teacher's A (k*, m, 2) and what the linear part D of (18) is without a trained skip, in x."""
-        teacher, own = self.teacher.arch, 0.0 if self.arch.trains_skip else self._bordered(self.arch.skip_map(self.d))
+    def _exact_teacher(self):
+        """The teacher's U (k*, d, 2), A (k*, m, 2) and D of (18) for z; D without C, and for x, where C is trained."""
+        teacher = self.teacher.arch
         U, A = residual.exact_canonical(teacher, self.teacher, self.d + self.biased)
-        D = np.stack(kernels.two_sum(own, -self._bordered(self.teacher.canonical()[2])), axis=-1)
-        if self.arch.slopes == teacher.slopes:
-            return A, D
-        return residual.in_slopes(U, A, D, teacher.slopes, self.arch.slopes)
+        D = np.stack(kernels.two_sum(self._own_skip(), -self._bordered(self.teacher.canonical()[2])), axis=-1)
+        if self.arch.slopes != teacher.slopes:
+            A, D = residual.in_slopes(U, A, D, teacher.slopes, self.arch.slopes)
+        return self._for_z(U), A, D if self.arch.trains_skip else self._linear(D)
 
     def value_and_grad(self, theta: ArrayLike) -> tuple[float, np.ndarray]:
         """(value, gradient) at ``theta``, as ``scipy.optimize.minimize(..., jac=True)`` wants it."""

@@ -25,8 +25,9 @@ def exact_canonical(arch, blocks, rows):
 
 def plus(x, y):
     """x + y, x (..., 2) in double-double, y (...) or (..., 2), to 32 digits of the larger one."""
-    hi, error = kernels.two_sum(x[..., 0], y[..., 0] if y.ndim == x.ndim else y)
-    return np.stack(kernels.two_sum(hi, error + (x[..., 1] + (y[..., 1] if y.ndim == x.ndim else 0.0))), axis=-1)
+    y_hi, y_lo = (y[..., 0], y[..., 1]) if y.ndim == x.ndim else (y, 0.0)
+    hi, error = kernels.two_sum(x[..., 0], y_hi)
+    return np.stack(kernels.two_sum(hi, error + (x[..., 1] + y_lo)), axis=-1)
 
 
 def _times(x, y):
