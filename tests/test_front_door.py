@@ -8,6 +8,7 @@ import pytest
 
 import resgrad as rg
 from resgrad.__main__ import main as tour
+from resgrad.runs.command import guarded
 
 COMMANDS = "experiment", "census", "gradcheck"
 
@@ -79,3 +80,12 @@ def test_what_fits_no_memory_is_told_by_name(name, option, capsys, tmp_path, mon
     assert command(name)(["--arch", "li", option, str(2**45)]) in (1, 2)
     (line,) = capsys.readouterr().err.splitlines()
     assert option.strip("-").split("-")[-1] in line
+
+
+def test_a_memory_error_without_words_is_told_in_words(capsys):
+    @guarded
+    def main(argv):
+        raise MemoryError
+
+    assert main([]) == 1
+    assert capsys.readouterr().err.endswith("is too large for the memory: none is left\n")

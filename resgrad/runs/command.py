@@ -114,9 +114,8 @@ def guarded(main):
             tell("error", error)
             return 2
         except MemoryError as error:
-            tell(
-                "error", f"d, width, samples, batch_size or runs is too large for the memory: {error or 'none is left'}"
-            )
+            left = str(error) or "none is left"
+            tell("error", f"d, width, samples, batch_size or runs is too large for the memory: {left}")
             return 1
         except (OSError, ImportError) as error:
             tell("error", error)
