@@ -10,7 +10,7 @@ import scipy.optimize
 from conftest import RECORDS, left, point, relative_error, run, same_outputs
 
 import resgrad as rg
-from resgrad import census, duals, experiment
+from resgrad import census, duals, experiment, gelee_ma
 from resgrad.gelee_ma import OfStudent, recovery_error
 from resgrad.runs import protocol
 
@@ -252,14 +252,23 @@ def test_gs_derivatives_are_derivatives():
     assert rg.check_gradient(loss.batch(20, rng=0).value_and_grad, theta).ok
 
 
-def test_a_batch_of_g_is_the_sum_of_phi_and_phi1_over_its_samples():
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_batch_of_g_is_the_sum_of_phi_and_phi1_over_its_samples(size, monkeypatch):
+    """Each label less the mean of the others'; in parts of three samples, too."""
     loss, theta = generic_g()
-    batch, B = loss.batch(7, rng=1), theta.reshape(4, 3)
-    total = 0.7 * sum((b @ b - 1) ** 2 for b in B)
-    for x, y in zip(batch.X, loss.teacher(batch.X)):
-        total -= y / 7 * sum(phi(v, w, x) for v, w in itertools.permutations(B, 2))
-        total += 0.3 * y / 7 * sum(phi1(b, x) for b in B)
-    assert batch.value_and_grad(theta)[0] == pytest.approx(total, rel=1e-11)
+    batch, B, total = loss.batch(size, rng=1), theta.reshape(4, 3), 0.0
+    labels = loss.teacher(batch.X)
+    for n, x in enumerate(batch.X):
+        others = np.delete(labels, n)
+        y = (labels[n] - (others.mean() if others.size else 0.0)) / size
+        total -= y * sum(phi(v, w, x) for v, w in itertools.permutations(B, 2))
+        total += 0.3 * y * sum(phi1(b, x) for b in B)
+    total += 0.7 * sum((b @ b - 1) ** 2 for b in B)
+    value, gradient = batch.value_and_grad(theta)
+    assert value == pytest.approx(total, rel=1e-11)
+    monkeypatch.setattr(gelee_ma, "ROWS", 3)
+    again, other = loss.batch(size, rng=1).value_and_grad(theta)
+    assert again == pytest.approx(value, rel=1e-13) and np.allclose(other, gradient, rtol=1e-12, atol=1e-12)
 
 
 def test_a_batch_of_g_has_its_value_and_gradient_on_average():
