@@ -252,23 +252,56 @@ def test_gs_derivatives_are_derivatives():
     assert rg.check_gradient(loss.batch(20, rng=0).value_and_grad, theta).ok
 
 
-@pytest.mark.parametrize("size", [1, 7])
+@pytest.mark.parametrize("size", [1, 2, 7, 20])
 def test_a_batch_of_g_is_the_sum_of_phi_and_phi1_over_its_samples(size, monkeypatch):
-    """Each label less the mean of the others'; in parts of three samples, too."""
+    """With what is left of each label, and in parts of three samples, too."""
     loss, theta = generic_g()
-    batch, B, total = loss.batch(size, rng=1), theta.reshape(4, 3), 0.0
-    labels = loss.teacher(batch.X)
-    for n, x in enumerate(batch.X):
-        others = np.delete(labels, n)
-        y = (labels[n] - (others.mean() if others.size else 0.0)) / size
-        total -= y * sum(phi(v, w, x) for v, w in itertools.permutations(B, 2))
-        total += 0.3 * y * sum(phi1(b, x) for b in B)
-    total += 0.7 * sum((b @ b - 1) ** 2 for b in B)
+    batch, B, total = (
+        loss.batch(size, rng=1),
+        theta.reshape(4, 3),
+        0.7 * sum((b @ b - 1) ** 2 for b in theta.reshape(4, 3)),
+    )
+    for x, y in zip(batch.X, higher_twin(batch.X, loss.teacher(batch.X))):
+        total -= y / size * sum(phi(v, w, x) for v, w in itertools.permutations(B, 2))
+        total += 0.3 * y / size * sum(phi1(b, x) for b in B)
     value, gradient = batch.value_and_grad(theta)
     assert value == pytest.approx(total, rel=1e-11)
     monkeypatch.setattr(gelee_ma, "ROWS", 3)
     again, other = loss.batch(size, rng=1).value_and_grad(theta)
-    assert again == pytest.approx(value, rel=1e-13) and np.allclose(other, gradient, rtol=1e-12, atol=1e-12)
+    assert again == pytest.approx(value, rel=1e-12) and np.allclose(other, gradient, rtol=1e-11, atol=1e-11)
+
+
+def higher_twin(X, y):
+    """Labels less what the other samples say of their parts of degrees 0, 1, 2, where d^degree samples are there."""
+    kernels = (
+        lambda x, z: 1.0,
+        lambda x, z: x @ z,
+        lambda x, z: np.sum((np.outer(x, x) - np.eye(len(x))) * (np.outer(z, z) - np.eye(len(x)))) / 2,
+    )
+    for degree, kernel in enumerate(kernels):
+        if len(y) >= X.shape[1] ** degree:
+            said = [sum(y[j] * kernel(X[i], X[j]) for j in range(len(y)) if j != i) for i in range(len(y))]
+            y = y - np.array(said) / max(len(y) - 1, 1)
+    return y
+
+
+def test_a_batch_of_g_is_unbiased_down_to_few_samples():
+    """Samples that lose what others say of their labels stay unbiased, with 4 of them in the plane, too."""
+    loss = rg.GeLeeMaLoss(orthonormal(2, [1.0, 3.0]), 0.3, 0.7)
+    theta = np.array([0.9, -0.2, 0.3, 0.8])
+    numbers = np.array([loss.batch(4, rng=seed).value_and_grad(theta)[1] for seed in range(20_000)])
+    error = numbers.std(axis=0, ddof=1) / len(numbers) ** 0.5
+    assert (np.abs(numbers.mean(axis=0) - loss.grad(theta)) <= Z_SCORE * error).all()
+
+
+def test_labels_of_low_degree_are_no_labels_to_g():
+    """What is left of a label is its part of degree 4 and more: the noise of many samples falls by a factor of 10."""
+    loss = rg.GeLeeMaLoss(orthonormal(10), 0.1, 1.0)
+    batch, theta = loss.batch(20_000, rng=0), point("vanilla", 10)
+    noise = [np.linalg.norm(batch.value_and_grad(theta)[1] - loss.grad(theta))]
+    batch.y = loss.teacher(batch.X)
+    noise.append(np.linalg.norm(batch.value_and_grad(theta)[1] - loss.grad(theta)))
+    assert noise[1] > 10 * noise[0]
 
 
 def test_a_batch_of_g_has_its_value_and_gradient_on_average():
