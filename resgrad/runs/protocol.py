@@ -102,7 +102,7 @@ BY_LOSS = {  # what its runs have besides
     "relu": {"batch_size": 256, "lr": 2e-3, "steps": 20_000},
     "even": {"batch_size": 8192, "lr": 2e-3, "steps": 30_000},
     "hermite24": {"batch_size": 8192, "lr": 2e-3, "steps": 30_000, "rows": "unit"},
-    "ge-lee-ma": {"batch_size": 262_144, "lr": 1e-3, "steps": 5000},
+    "ge-lee-ma": {"batch_size": 262_144, "lr": 2e-3, "steps": 2000},
 }  # fmt: skip
 PRESETS = {
     "default": DEFAULT,
