@@ -1,7 +1,6 @@
-"""Training of any loss: an object with ``value_and_grad(theta)``, in a plain loop.
+"""Training of any loss, an object with ``value_and_grad(theta)``, in a Python loop.
 
-It may have ``batch(batch_size, rng)``, the loss on fresh samples, and ``retract(theta)``, the point to go on from after
-a step: see `resgrad.train`.
+It may have ``batch(batch_size, rng)`` and ``retract(theta)``: see the notes of `resgrad.train`.
 """
 
 import numpy as np
@@ -9,18 +8,18 @@ import numpy as np
 from . import checks
 from .kernels import plain
 
-FAR = 1e12  # size of an entry of theta beyond which a loss need not have an answer: the run has diverged
+FAR = 1e12  # with an entry of theta beyond this, a loss may fail: the run has diverged
 
 
 def retraction(loss):
-    """``loss.retract``, or what leaves theta as it is."""
+    """``loss.retract``, or the identity."""
     return getattr(loss, "retract", lambda theta: theta)
 
 
 def evaluated(loss, theta, valued=True):
-    """(value, gradient) of any loss at ``theta``; NaN where it has none and need have none.
+    """(value, gradient) of any loss at ``theta``; NaN where it fails at a theta beyond `FAR`.
 
-    Unless it is to be ``valued``, the value is 0.
+    If not ``valued``, the value is not computed, and 0 stands for it.
     """
     try:
         value, gradient = loss.value_and_grad(theta.copy()) if valued else (0.0, loss.grad(theta.copy()))
@@ -38,12 +37,12 @@ def advancer(loss, optimizer, batch_size):
     """``advance(state, n)``: n steps of (6) on theta itself, in place, as `training.advancer` has them."""
     if batch_size is not None and not hasattr(loss, "batch"):
         raise ValueError(f"batch_size is {batch_size}, but {checks.shown(loss)} has no batch(batch_size, rng)")
-    retract, valued = retraction(loss), not hasattr(loss, "excess")  # to its last digits, a value takes much longer
+    retract, valued = retraction(loss), not hasattr(loss, "excess")  # a value to its last digits takes much longer
 
     def advance(state, n):
         for _ in range(n):
             value = np.nan
-            if np.isfinite(state.w).all():  # else the run has diverged, and the next record says so
+            if np.isfinite(state.w).all():  # else the run has diverged, which the next record finds
                 here = loss if batch_size is None else loss.batch(batch_size, state.rng)
                 value, gradient = evaluated(here, state.w, valued)
                 plain.step(state.w, state.v, gradient, optimizer.lr, optimizer.momentum)

@@ -1,4 +1,4 @@
-"""The architectures, as data: a record of numbers per network, and nothing else to add.
+"""The architectures, as data: each network is a record of numbers.
 
 Every network of this package is
 
@@ -38,7 +38,7 @@ class Architecture:
     ----------
     name : str
     formula : str
-        F(x), for people.
+        F(x), to be read.
     source : str
         Where the network comes from.
     identity : float
@@ -51,7 +51,7 @@ class Architecture:
     slopes : tuple of float, optional
         (p, n) of the activation: relu is (1, 0), leaky relu (1, n), and (1/2, -1/2) is |z| / 2, relu's even part.
     trains_skip : bool, optional
-        Whether C is trained, too; it then starts as said under ``skip``.
+        Whether C is trained, too; ``skip`` then gives its start.
     bias : bool, optional
         Whether hidden biases b are trained.
 
@@ -131,7 +131,7 @@ class Architecture:
         return d if self.readout == "vector" else 1
 
     def readout_rate(self, d: int) -> int:
-        """What gradient descent on theta multiplies the rate of A by (see ``kernels``, eq. 5)."""
+        """The factor of A's step size when gradient descent moves theta (eq. 5 of ``kernels``)."""
         return {"fixed": 0, "sum": d, "vector": 1}[self.readout]
 
     def flatten(self, W1: ArrayLike, W2: ArrayLike | None = None, C: ArrayLike | None = None,
@@ -174,7 +174,7 @@ class Architecture:
         return Blocks(**blocks)
 
     def skip_map(self, d: int) -> np.ndarray:
-        """C, shape (d, m), where it is not trained, and where training starts from."""
+        """C, shape (d, m), where it is fixed; else the C at which training starts."""
         return self.skip * (np.eye(d) if self.readout == "vector" else np.ones((d, 1)))
 
     # ----------------------------------------------------------------------- canonical coordinates
@@ -182,7 +182,7 @@ class Architecture:
     def canonical(self, theta: ArrayLike, d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(U, A, C), shapes (d, k), (k, m) and (d, m), of ``theta``: copies.
 
-        Where there are biases they are one more row of U, for one more input that is always 1.
+        Biases are one more row of U, for one more input that is always 1.
         """
         W1, W2, C, b = self.unflatten(theta, d)
         k, n = W1.shape[1], min(W1.shape)
@@ -195,7 +195,7 @@ class Architecture:
         return U, A, self.skip_map(d).astype(W1.dtype) if C is None else C.copy()
 
     def coordinates(self, theta: ArrayLike, d: int) -> np.ndarray:
-        """What the training loops move: U, A and, where it is trained, C, in one vector, row-major."""
+        """The vector that the training loops move: U, A and, where it is trained, C, row-major."""
         return np.concatenate([part.ravel() for part in self.canonical(theta, d)[: 2 + self.trains_skip]])
 
     def split(self, w: np.ndarray, d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -207,7 +207,7 @@ class Architecture:
         return w[:u].reshape(rows, k), w[u:a].reshape(k, m), w[a:].reshape(skip, m)
 
     def parameters(self, w: np.ndarray, theta0: np.ndarray, d: int) -> np.ndarray:
-        """theta with these `coordinates`: theta0 plus what they have moved; W2's unseen part stays (5)."""
+        """theta with these `coordinates`: theta0 plus their changes; the unseen part of W2 stays as in theta0 (5)."""
         U, A, C = self.split(w, d)
         U0, A0, _ = self.canonical(theta0, d)
         W1, W2, _, _ = self.unflatten(theta0, d)
@@ -256,7 +256,7 @@ ARCHITECTURES = {
         Architecture("vanilla", "||relu(W1' x)||_1", "Safran & Shamir 2018", 0, 0, "fixed"),
         Architecture("resnet-sum", "sum(W2' relu(W1' x) + x)", "the post's notebook", 0, 1, "sum"),
         Architecture("modresnet-sum", "sum(W2' relu((W1 + I)' x) + x)", "the post's notebook", 1, 1, "sum"),
-        # the same with a trained skip c'x or C'x, and what a trained skip leaves of vanilla
+        # the same with a trained skip c'x or C'x; even is vanilla-free without its linear part
         Architecture("vanilla-free", "||relu(W1' x)||_1 + c' x", "resgrad", 0, 0, "fixed", trains_skip=True),
         Architecture("li-free", "||relu((I + W1)' x)||_1 + c' x", "resgrad", 1, 0, "fixed", trains_skip=True),
         Architecture("two-weight-free", "sum(W2' relu((W1 + I)' x)) + c' x", "resgrad", 1, 0, "sum", trains_skip=True),
@@ -323,7 +323,7 @@ class Network:
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
-    def __reduce__(self):  # pickle and copy make it anew: read-only, with views into its own theta
+    def __reduce__(self):  # pickle and copy call the constructor: theta is read-only, and W1 ... are views into it
         return type(self), (self.arch, self.theta, self.d)
 
     def canonical(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,7 +1,6 @@
-"""BLAS held to one thread while resgrad works, so that results do not depend on how many it would take.
+"""BLAS is held to one thread while resgrad works: the last bits of its results depend on the number of its threads.
 
-The last bits of matrix products and eigenvalues depend on the number of BLAS threads.  `threadpoolctl` finds every
-BLAS in the process (OpenBLAS, MKL, BLIS) and sets it.  Imports nothing of resgrad.
+`threadpoolctl` finds every BLAS in the process (OpenBLAS, MKL, BLIS) and sets its threads.  Imports nothing of resgrad.
 """
 
 import contextlib
@@ -10,14 +9,14 @@ import os
 import threading
 
 _LOCK = threading.Lock()
-_USERS = []  # (thread, whether it may be helped) of each `one_thread` under way
-_BEFORE = []  # threads of each BLAS before the first of them
+_USERS = []  # (thread, whether it may be helped) of each active `one_thread`
+_BEFORE = []  # number of threads of each BLAS before the first of these
 
 
 @functools.cache
 def libraries():
     """Every BLAS in this process, as `threadpoolctl` controls it."""
-    import scipy.linalg  # noqa: F401  it has a BLAS of its own, which the compiled code uses
+    import scipy.linalg  # noqa: F401  its own BLAS, which the compiled code uses, must be loaded to be found
     import threadpoolctl
 
     return threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
@@ -25,9 +24,9 @@ def libraries():
 
 @contextlib.contextmanager
 def one_thread(helped=True):
-    """One BLAS thread in this process, until the last who asked for it has left.
+    """Hold BLAS in this process to one thread, until the last such block has ended.
 
-    ``helped=False`` is for workers of which there are many: they get no helpers of `kernels.threads`.
+    ``helped=False`` is for the many workers of a census: they get no helpers of `kernels.threads`.
     """
     user = threading.get_ident(), helped
     with _LOCK:
@@ -45,19 +44,19 @@ def one_thread(helped=True):
 
 
 def _restore():
-    """Give every BLAS what it had, if no one is left."""
+    """Give every BLAS the threads it had, if no block is left."""
     if not _USERS:
         for library, count in zip(libraries(), _BEFORE):
             library.set_num_threads(count)
 
 
 def before():
-    """How many threads each BLAS had, or has, where no one asked for one thread."""
+    """How many threads each BLAS has, or had before `one_thread`."""
     return list(_BEFORE) if _USERS else [library.num_threads for library in libraries()]
 
 
 def alone():
-    """Whether this thread is the only one at work here, and may be helped."""
+    """Whether this thread alone is in `one_thread`, and may be helped."""
     return set(_USERS) == {(threading.get_ident(), True)}
 
 
@@ -67,7 +66,7 @@ def processors():
 
 
 def _forked():
-    """A forked process has but the thread that forked: no other uses BLAS or holds the lock any more."""
+    """A forked process has only the thread that forked: no other uses BLAS or holds the lock there."""
     global _LOCK
     _LOCK, users = threading.Lock(), len(_USERS)
     _USERS[:] = [user for user in _USERS if user[0] == threading.get_ident()]

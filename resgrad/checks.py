@@ -23,7 +23,7 @@ def choice(value, name, known):
 
 
 def integer(value, name, minimum=1, limit=2**63):
-    """``value`` as an int of at least ``minimum`` and below ``limit``, by default what compiled loops can count to."""
+    """``value`` as an int of at least ``minimum`` and below ``limit``, by default the limit of compiled loops."""
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
@@ -71,7 +71,7 @@ def floating(dtype):
 
 
 def array(value, name, shape=None, dtype=np.float64, finite=True):
-    """``value`` as a C-contiguous array of ``dtype`` (None: float32 stays, else float64), finite if so asked.
+    """``value`` as a C-contiguous array of ``dtype`` (None: float32 stays, all else becomes float64).
 
     ``shape`` may hold a name for a free length, as in ("N", d).  The input is never written to, and is copied only
     if its type or layout requires it.
@@ -98,14 +98,14 @@ def array(value, name, shape=None, dtype=np.float64, finite=True):
 
 
 def unmasked(value, name):
-    """``value`` as it is, unless it is a masked array or holds one: NumPy would drop the mask."""
+    """``value``; TypeError if it is a masked array or holds one, whose mask NumPy would drop."""
     if any(map(_masked, value if isinstance(value, (list, tuple)) else [value])):
         raise TypeError(f"{name} is a masked array, but must be an array without a mask")
     return value
 
 
 def _masked(value):
-    """Whether ``value`` is a masked array, NumPy's or another's."""
+    """Whether ``value`` is a masked array, of NumPy or another library."""
     return isinstance(value, np.ndarray) and hasattr(value, "mask")
 
 

@@ -1,8 +1,7 @@
-"""Expected losses of networks with another activation, and in which degrees a loss sits.
+"""Expected losses of networks with another activation, and the parts of a loss by Hermite degree.
 
 Ge, Lee & Ma, "Learning one-hidden-layer neural networks with landscape design" (arXiv 1711.00501), keep a relu
-teacher's labels and change the loss that the student descends.  Here is their first loss; see ``gelee_ma`` for the
-other.
+teacher's labels and change the loss that the student descends.  This is their first loss; ``gelee_ma`` has the other.
 """
 
 from typing import NamedTuple
@@ -27,12 +26,12 @@ class KernelLoss(losses._TeacherLoss):
     teacher : Network
         As for `PopulationLoss`.
     kernel : {"relu", "even", "hermite24", "hermite2", "hermite4"}
-        E[f(u'x) f(v'x)] as a function of c, the cosine of u and v.  ``relu`` is `PopulationLoss`, ``even`` has
-        f = |t| / 2, ``hermite24`` relu's parts of degrees 2 and 4 in Hermite polynomials (the f' of Ge, Lee & Ma);
+        E[f(u'x) f(v'x)] as a function of c, the cosine of u and v.  ``relu`` is `PopulationLoss`.  ``even`` has
+        f = |t| / 2.  ``hermite24`` has relu's parts of degrees 2 and 4 in Hermite polynomials (the f' of Ge, Lee & Ma).
         ``hermite2`` and ``hermite4`` are c^2 and c^4.
     unit_rows : bool
-        Whether each unit counts by its direction u^ alone.  The gradient then has no part along u, and `train`
-        sets |u| = 1 after each step, by `retract`.
+        Whether a unit is replaced by its direction u^.  The gradient is then orthogonal to u, and `train` sets
+        |u| = 1 after each step, by `retract`.
 
     Raises
     ------
@@ -72,11 +71,11 @@ class KernelLoss(losses._TeacherLoss):
         self._constant = duals.teacher_constant(self.dual, *self.units_star[:2])
 
     def _network(self, theta):
-        """(U, A, D = C - C*, |u|) as the formulas take them: with ``unit_rows`` U's columns are directions."""
+        """(U, A, D = C - C*, |u|) for the formulas; with ``unit_rows`` U holds directions, else 1 stands for |u|."""
         U, A, C = self.arch.canonical(self._theta(theta), self.d)
         D = self.units_star[2] + (C if self.arch.trains_skip else 0)
         norm = np.linalg.norm(U, axis=0) if self.unit_rows else np.ones(U.shape[1])
-        norm = np.where(norm > 0, norm, 1.0)  # a unit with u = 0 has no direction, and adds nothing
+        norm = np.where(norm > 0, norm, 1.0)  # a unit with u = 0 adds nothing
         return U / norm, A, D, norm
 
     def _pull_back(self, U, norm, dU, dA, dC):
@@ -86,7 +85,7 @@ class KernelLoss(losses._TeacherLoss):
         return losses._finite(self.arch.pull_back(dU, dA, dC), "gradient")
 
     def value_and_grad(self, theta: ArrayLike) -> tuple[float, np.ndarray]:
-        """(value, gradient) at ``theta``, as ``scipy.optimize.minimize(..., jac=True)`` wants it."""
+        """(value, gradient) at ``theta``, as ``scipy.optimize.minimize(..., jac=True)`` takes it."""
         U, A, D, norm = self._network(theta)
         value, *gradient = duals.dual_gradient(self.dual, U, A, *self.units_star[:2], D, self._constant)
         return max(float(value), 0.0), self._pull_back(U, norm, *gradient)
@@ -101,7 +100,7 @@ class KernelLoss(losses._TeacherLoss):
         return self.arch.pull_back_hessian(losses._finite(full, "Hessian"), self.d, U.shape)
 
     def retract(self, theta: ArrayLike) -> np.ndarray:
-        """The same function with units of length 1, if ``unit_rows``: where `train` goes on after each step."""
+        """theta with units of length 1, if ``unit_rows``: `train` goes on from there after each step."""
         theta = self._theta(theta).copy()
         if self.unit_rows:
             W1 = self.arch.unflatten(theta, self.d).W1
@@ -118,8 +117,8 @@ class KernelLoss(losses._TeacherLoss):
 class KernelBatch(losses._Loss):
     """Mean squared error over fresh samples with the labels of a relu teacher; its gradient is unbiased.
 
-    The value is that of `KernelLoss` in expectation, plus what the labels have and f has not, a constant.  (Labels
-    for ``hermite2`` and ``hermite4`` are scaled so that they have f's part.)
+    Its expectation is `KernelLoss` plus a constant, the part of the labels in degrees that f lacks.  (For ``hermite2``
+    and ``hermite4`` the labels are scaled, so that they have f's coefficients.)
     """
 
     def __init__(self, loss, batch_size, rng):
@@ -146,7 +145,7 @@ class KernelBatch(losses._Loss):
 
 
 def _of_directions(full, U, dU, norm):
-    """The Hessian of L(u_1 / |u_1|, ...) from the one of L and its gradient ``dU`` at the directions ``U``.
+    """The Hessian of L(u_1 / |u_1|, ...) from the Hessian and the gradient ``dU`` of L at the directions ``U``.
 
     With P = I - u^ u^', a block P H P / |u|^2 also gets -((u^.g) P + u^ (P g)' + (P g) u^') / |u|^2.
     """
@@ -168,30 +167,30 @@ def _of_directions(full, U, dU, norm):
 
 
 class HermiteSpectrum(NamedTuple):
-    """How much of a loss sits in each degree: see `hermite_spectrum`."""
+    """The parts of a loss by degree: see `hermite_spectrum`."""
 
     parts: np.ndarray  # (degrees + 1,), from degree 0 on
-    rest: float  # in all higher degrees
+    rest: float  # the sum over all higher degrees
 
 
 @quiet
 def hermite_spectrum(
     loss: losses.PopulationLoss | losses.OnlineLoss | KernelLoss, theta: ArrayLike, degrees: int = 12
 ) -> HermiteSpectrum:
-    """How much of an expected loss sits in each degree of the Hermite polynomials.
+    """The parts of an expected loss by degree of the Hermite polynomials.
 
     Student minus teacher is a network with units Z, read-out Q and linear part D (``resgrad.kernels``), and
 
         loss = sum_k s_k^2 |sum_l |z_l| q_l (x) z_l^ (x) ... (x) z_l^|^2     (k factors z^; + D / s_1 for k = 1),
 
-    as the parts of different degree are orthogonal.  (Ge, Lee & Ma 2017 state it for unit rows, from O'Donnell 2014.)
+    since parts of different degrees are orthogonal.  (Ge, Lee & Ma 2017 state it for unit rows, from O'Donnell 2014.)
 
     Parameters
     ----------
     loss : PopulationLoss, OnlineLoss or KernelLoss
     theta : array_like, shape (n,)
     degrees : int
-        The highest one to be told apart.
+        The highest degree with a part of its own.
 
     Returns
     -------

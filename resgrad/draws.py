@@ -1,4 +1,4 @@
-"""Everything random: seeds and streams, teachers and starts, data."""
+"""Everything random: seeds and streams, teachers and starting points, data."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ Seed = np.random.Generator | int | None
 
 
 class Streams(NamedTuple):
-    """One independent generator per purpose, so that no result depends on what else was drawn."""
+    """One independent generator for each purpose, so that no draw changes another."""
 
     teacher: np.random.Generator
     init: np.random.Generator
@@ -38,7 +38,7 @@ def streams(seed: int, run: int = 0) -> Streams:
     return Streams(*map(np.random.default_rng, children))
 
 
-# What a matrix of shape (rows, columns) is drawn as; d is the input dimension.
+# How a matrix of this shape is drawn; d is the input dimension.
 DRAWS = {
     "uniform": lambda rng, shape, d: rng.random(shape),  # the post's teachers
     "fan-in": lambda rng, shape, d: rng.uniform(-(d**-0.5), d**-0.5, shape),  # the post's starts
@@ -81,9 +81,9 @@ def draw(arch: Architecture | str, kind: str, d: int, width: int | None = None, 
     kind : {"uniform", "fan-in", "normal", "small", "spectral", "phases", "zero", "identity"}
         Entries of W1, then of W2: U[0, 1), U(-1/sqrt(d), 1/sqrt(d)), N(0, 1/d), N(0, 0.01/d),
         N(0, 0.09/d), Li & Yuan's two-phase start (square W1 only), zeros, or the identity matrix.
-        Where the skip is trained, C is ``skip`` times the identity matrix (``vector``) or ones; of two kinds, as in
-        "normal+small", the second one is that of what is added to it.  Biases are of the last kind; "uniform+zero" has
-        none, and neither have "identity" and "phases".
+        A trained C is ``skip`` times the identity matrix (``vector``) or ones.  Of two kinds, as in "normal+small", the
+        second is that of a matrix added to C, and of the biases.  Without it biases are of the one kind, but zero for
+        "identity" and "phases"; "uniform+zero" makes them zero, too.
     d : int
     width : int, optional
         d unless given.
@@ -136,9 +136,9 @@ def dataset(
     rng : numpy.random.Generator or int
     dtype : {float64, float32}
     covariance : array_like (d, d) or str, optional
-        Of the inputs; a matrix, or "power:ALPHA": see `PopulationLoss`.  Default: the identity.
+        Of the inputs, as for `PopulationLoss`.  Default: the identity.
     noise : float, optional
-        Standard deviation of Gaussian noise on each output, drawn after the inputs: it does not change them.
+        Standard deviation of Gaussian noise on each output.  It is drawn after the inputs, and does not change them.
 
     Returns
     -------
@@ -165,7 +165,7 @@ def dataset(
 
 
 def sampled(teacher, count, rng, dtype, factor, noise):
-    """`dataset`, its arguments checked; the inputs have the covariance L L', L the ``factor`` or None."""
+    """`dataset` without checks; the inputs have the covariance L L', L the ``factor``, or None for the identity."""
     X = rng.standard_normal((count, teacher.d))
     X = (X if factor is None else X @ factor.T).astype(dtype, copy=False)
     Y = teacher(X)

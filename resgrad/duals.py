@@ -8,8 +8,8 @@ activation f has, with c the cosine of u and v and ^ a unit vector,
     d2G/du dv = K' I + (K - c K') u^ v^' + K'' (v^ - c u^)(u^ - c v^)'                           (c)
     d2G/du du = |v| / |u| ((K - c K')(I - u^ u^') + K'' (v^ - c u^)(v^ - c u^)')                 (d)
 
-in place of (7), (9), (12) and (13), which they are for relu.  All else of (8)-(17) stays: the linear part meets a
-unit by E[s(u, x) x] = (slope / 2) u, where the slope is 1 for relu and 0 for what has no part of degree one.
+in place of (7), (9), (12) and (13), their case for relu.  The rest of (8)-(17) stays.  The linear part enters by
+E[s(u, x) x] = (slope / 2) u, where the slope is 1 for relu and 0 for an activation without a part of degree one.
 
 In Hermite polynomials of norm 1, f = sum_k s_k h_k, K is the power series sum_k s_k^2 c^k (O'Donnell 2014, 11.2).
 Relu's is s_0^2 = 1 / 2 pi, s_1^2 = 1/4, s_2^2 = 1 / 4 pi, s_{k+2}^2 = s_k^2 (k - 1)^2 / ((k + 1)(k + 2)) for even k.
@@ -28,13 +28,13 @@ S2, S4 = 1 / (2 * math.sqrt(math.pi)), -1 / math.sqrt(48 * math.pi)  # relu's co
 
 
 class Dual(NamedTuple):
-    """An activation f, and what the formulas need of it."""
+    """An activation f and its functions in the formulas."""
 
     at: Callable  # (u (k, d), z (K, d)), rows of length 1 or 0 -> (c, K, K', K''), each (k, K)
     activation: Callable  # t -> (f, f')
     squares: Callable  # n -> s_0^2 ... s_n^2
     slope: float  # 2 s_1
-    labels: float = 1.0  # this times relu has f's coefficients, wherever f's are not 0
+    labels: float = 1.0  # times this, relu has f's coefficients where those of f are not 0
 
 
 def _arc(u, z):
@@ -104,7 +104,7 @@ DUALS = {
 
 @quiet
 def teacher_constant(dual, U_star, A_star):
-    """E|A*'s(U*, x)|^2, what (8) adds to what depends on the student."""
+    """E|A*'s(U*, x)|^2, the part of (8) that does not depend on the student."""
     unit, length = directions(U_star.T)
     return float(np.sum((A_star @ A_star.T) * np.outer(length, length) * dual.at(unit, unit)[1]))
 

@@ -26,12 +26,12 @@ def gradient_flow(
     theta0 : array_like, shape (n,)
     t_max : float
     method : {"BDF", "Radau", "LSODA", "RK45", "RK23", "DOP853"}
-        Of `scipy.integrate.solve_ivp`.  The first three are stiff and get the exact Hessian as their
-        Jacobian; the others are explicit.
+        Of `scipy.integrate.solve_ivp`.  The first three are for stiff problems and use the exact Hessian; the others
+        are explicit.
     t_eval : array_like, optional
-        Increasing times to record, up to ``t_max``; the solver's own steps unless given.
+        Increasing times to record, the last one ``t_max``.  Default: the solver's own steps.
     rtol, atol : float
-        Tolerances of a step, at least 1e-13 and above 0.
+        Tolerances of a step: ``rtol`` at least 1e-13, ``atol`` above 0.
     observe : dict of str to callable, optional
         As in `train`.
 

@@ -1,4 +1,4 @@
-"""The loss G(B) that Ge, Lee & Ma designed (arXiv 1711.00501): exact, from samples, and as a network's."""
+"""The loss G(B) that Ge, Lee & Ma designed (arXiv 1711.00501): exact, from samples, and as a loss of `vanilla`."""
 
 import math
 
@@ -27,7 +27,7 @@ class GeLeeMaLoss(losses._Loss):
     Attributes
     ----------
     floor : float
-        Its value at these minima.
+        The value of G at these minima.
 
     Raises
     ------
@@ -42,7 +42,7 @@ class GeLeeMaLoss(losses._Loss):
         G = cP sum_i a_i (S_i^2 - sum_j B_ji^4) - cR mu sum_ij a_i B_ji^4 + lam sum_j (n_j - 1)^2
         dG/dB_ji = 4 cP a_i B_ji (S_i - B_ji^2) - 4 cR mu a_i B_ji^3 + 4 lam (n_j - 1) B_ji
 
-    in the coordinates b*.  It is not a squared error, and may be negative.  `batch` has it from samples.
+    in the coordinates b*.  It is not a squared error, and may be negative.  `batch` estimates it from samples.
 
     Examples
     --------
@@ -196,8 +196,8 @@ def higher(X: np.ndarray, y: np.ndarray) -> np.ndarray:
 def recovery_error(B: np.ndarray, B_star: np.ndarray) -> float:
     """Ge, Lee & Ma's error e(Q) of rows ``B`` (k, d), given the teacher's ``B_star`` (k*, d); 0 where they agree.
 
-    Q = B B*' for rows of length 1, and e(Q) = min(1 - min_i max_j |Q_ij|, 1 - min_j max_i |Q_ij|).  As the smaller of
-    the two it is also 0 where rows of B share one of B*, and others of B* are missed: see `missed`.
+    Q = B B*' for rows of length 1, and e(Q) = min(1 - min_i max_j |Q_ij|, 1 - min_j max_i |Q_ij|).  It is also 0 where
+    all rows of B are on some rows of B*, though others of B* are missed: see `missed`.
 
     >>> recovery_error(np.array([[0.0, -2.0], [1.0, 0.0]]), np.eye(2))
     0.0
@@ -209,7 +209,7 @@ def recovery_error(B: np.ndarray, B_star: np.ndarray) -> float:
 
 
 def missed(B: np.ndarray, B_star: np.ndarray) -> float:
-    """1 - |cos| of the angle between a row of ``B_star`` and the nearest of ``B``, at its worst: 0 if all are found.
+    """The largest 1 - |cos| between a row of ``B_star`` and the nearest of ``B``: 0 if all are found.
 
     >>> missed(np.array([[0.0, -2.0], [0.0, 1.0]]), np.eye(2))
     1.0
@@ -224,10 +224,7 @@ def _cosines(B, B_star):
 
 
 class OfStudent(losses._Loss):
-    """G less its `floor`, of a student of `vanilla`: theta is W1 (d, k), and B = W1'.
-
-    It is 0 at the teacher, as an expected loss is, and all that asks for a network's loss can ask for this one.
-    """
+    """G - `floor` as a loss of ``vanilla``: theta is W1 (d, k), and B = W1'.  It is 0 at the teacher."""
 
     dtype = np.dtype(np.float64)
 

@@ -1,7 +1,7 @@
 """Correlated inputs: x ~ N(0, S) is x = L z with z ~ N(0, I) and S = L L'.
 
-F(L z) is the network with units L'U and linear part L'C, so every expectation over z holds for it, and gradients in
-U and C come back as L times those.
+F(L z) is the network with units L'U and linear part L'C, so the formulas for z hold for it, and gradients in U and C
+are L times the gradients in L'U and L'C.
 """
 
 import hashlib
@@ -10,19 +10,19 @@ import numpy as np
 
 from . import checks
 
-LARGEST = 1e30  # variance, and noise: samples, also in float32, and what losses make of them are floats
+LARGEST = 1e30  # variance and noise: samples and their losses do not overflow, even in float32
 SYMMETRIC = 1e-12  # of the largest entry: how far a product that ought to be symmetric may be from it
-POWER, FILE = "power:", ".npy"  # what a command line may give
-MATRIX = "matrix"  # what a covariance is called that was given as one
+POWER, FILE = "power:", ".npy"  # the start of a covariance on a command line, or its end
+MATRIX = "matrix"  # the name of a covariance that was given as an array
 
 
 def known(covariance):
-    """Whether a command line may give this: the path of a .npy file, or "power:" and something."""
+    """Whether a command line may give this: the path of a .npy file, or text that starts with "power:"."""
     return isinstance(covariance, str) and covariance.endswith(FILE) or str(covariance).startswith(POWER)
 
 
 def load(covariance, d):
-    """What `factor` takes, checked, of what a command line gives: a matrix where that is the path of a .npy file."""
+    """The covariance itself, checked by `factor`: the matrix in the file where a path is given."""
     if isinstance(covariance, str) and covariance.endswith(FILE):
         path = covariance
         try:
@@ -34,7 +34,7 @@ def load(covariance, d):
 
 
 def label(given, covariance):
-    """A text that names a covariance, whether ``given`` as one or not, with a digest of a matrix; None for None."""
+    """A text that names a covariance: a path, or `MATRIX`, with a digest of the matrix; strings and None stay."""
     if covariance is None or isinstance(covariance, str):
         return covariance
     digest = hashlib.sha256(np.ascontiguousarray(covariance, np.float64).tobytes()).hexdigest()[:16]

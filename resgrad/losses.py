@@ -1,7 +1,7 @@
-"""The three losses: validated fronts of the kernels.
+"""The three losses: they check arguments and call the kernels.
 
-All are E|F(x) - y|^2, summed over outputs, without a factor 1/2: over a data set (`EmpiricalLoss`),
-over fresh Gaussian samples (`OnlineLoss`), exactly (`PopulationLoss`).
+All are E|F(x) - y|^2, summed over outputs, without a factor 1/2: over a data set (`EmpiricalLoss`), over fresh Gaussian
+samples (`OnlineLoss`), or exactly (`PopulationLoss`).
 """
 
 import dataclasses
@@ -16,10 +16,7 @@ from .kernels import biased, digits
 
 
 class _Loss:
-    """What the losses share: the architecture, the check of theta, and value and grad from one call.
-
-    Attributes: ``arch``, ``d``, ``dtype`` (of the arithmetic).
-    """
+    """Base of all losses: they have ``arch``, ``d``, ``dtype`` (of the arithmetic) and ``value_and_grad``."""
 
     def _theta(self, theta):
         """theta as a finite vector of the loss's dtype."""
@@ -40,7 +37,7 @@ class _Loss:
         return self.arch.shapes(self.d, self.arch.unflatten(theta, self.d).W1.shape[1])
 
     def _weights(self, theta):
-        """(U, A, C) as the kernels want them: C has no rows where it is not trained."""
+        """(U, A, C) as the kernels take them: C has no rows where it is not trained."""
         U, A, C = self.arch.canonical(checks.array(theta, "theta", dtype=self.dtype), self.d)
         return U, A, C if self.arch.trains_skip else C[:0]
 
@@ -52,7 +49,7 @@ class EmpiricalLoss(_Loss):
     ----------
     arch : Architecture or str
     X : array_like, shape (N, d)
-        One sample a row.  float32 arrays are computed with in float32, all others in float64.
+        A row for each sample.  The arithmetic is float32 for float32 arrays, float64 for all others.
     Y : array_like, shape (N,) or (N, d)
         Targets: (N,) for scalar outputs, (N, d) for the ``vector`` read-out.
 
@@ -60,10 +57,6 @@ class EmpiricalLoss(_Loss):
     ------
     ValueError, TypeError
         When shapes do not fit or entries are not finite.
-
-    Notes
-    -----
-    relu'(0) = 0, as in every framework.
 
     Examples
     --------
@@ -115,7 +108,7 @@ class EmpiricalLoss(_Loss):
 
 
 class _TeacherLoss(_Loss):
-    """What the losses with a teacher network share: its units, and what is known of inputs and labels."""
+    """Base of the losses with a teacher network: its units, the inputs' covariance and the labels' noise."""
 
     @blas.one_thread()
     def __init__(self, arch: Architecture | str, teacher: Network, covariance=None, noise: float = 0.0):
@@ -123,7 +116,7 @@ class _TeacherLoss(_Loss):
         if not isinstance(teacher, Network):
             raise TypeError(f"teacher is {checks.shown(teacher)}, but must be a resgrad.Network")
         self.teacher, self.d = teacher, teacher.d
-        if self.arch.readout != "vector" == teacher.arch.readout:  # a scalar student learns their sum
+        if self.arch.readout != "vector" == teacher.arch.readout:  # a scalar student learns the sum of the outputs
             blocks = teacher.arch.unflatten(teacher.theta, self.d)._asdict()
             if teacher.arch.trains_skip:
                 blocks["C"] = blocks["C"].sum(axis=1, keepdims=True)
@@ -134,17 +127,17 @@ class _TeacherLoss(_Loss):
         self.factor, self.noise = inputs.factor(covariance, self.d), inputs.deviation(noise)
         self.covariance = covariance if isinstance(covariance, (str, type(None))) else np.array(covariance)
         self.biased = self.arch.bias or teacher.arch.bias
-        self.floor = self.arch.outputs(self.d) * self.noise**2  # what the labels' noise adds to the expected loss
+        self.floor = self.arch.outputs(self.d) * self.noise**2  # the share of the labels' noise in the expected loss
         U_star, A_star, C_star = teacher.canonical()
         U_star, A_star, C_star = self._in_slopes(self._bordered(U_star), A_star, self._bordered(C_star))
         self.units_star = (np.ascontiguousarray(U_star), A_star, self._own_skip() - C_star)
 
     def _own_skip(self):
-        """C of the student as far as it is not trained."""
+        """C of the student, 0 where it is trained."""
         return 0.0 if self.arch.trains_skip else self._bordered(self.arch.skip_map(self.d))
 
     def _bordered(self, rows):
-        """U or C with a row for the biases, where any of the two networks has them; zeros unless it is there."""
+        """U or C with a row for the biases, of zeros if need be, where one of the two networks has biases."""
         missing = self.d + self.biased - len(rows)
         return np.concatenate([rows, np.zeros((missing, rows.shape[1]))]) if missing > 0 else rows
 
@@ -167,7 +160,7 @@ class PopulationLoss(_TeacherLoss):
     teacher : Network
         Any architecture, any width.  A student with one output learns the sum of a teacher's outputs.
     covariance : array_like (d, d) or str, optional
-        Of the inputs, x ~ N(0, S): a symmetric positive definite matrix, or "power:ALPHA", which is diagonal with
+        S of the inputs x ~ N(0, S): a symmetric positive definite matrix, or "power:ALPHA", which is diagonal with
         eigenvalues i^-ALPHA scaled to trace d.  Default: the identity.
     noise : float, optional
         Standard deviation sigma of Gaussian noise on each label.  It adds m sigma^2 to the loss of m outputs.
@@ -175,28 +168,27 @@ class PopulationLoss(_TeacherLoss):
     Raises
     ------
     ValueError, TypeError
-        When the teacher has one output and the student d, for a covariance or noise that is none; from ``grad`` and
-        ``hessian``, where they overflow.
+        When the teacher has one output and the student d; for an invalid covariance or noise; from ``grad`` and
+        ``hessian`` where they overflow.
 
     Notes
     -----
-    Formulas (7)-(18) of ``resgrad.kernels``, after Cho & Saul (2009).  The gradient costs
-    O((k + k*) k d).  The value is never negative and keeps its digits down to 1e-28 of its scale:
-    where plain summation would leave less than 9 of them, it is done in double-double arithmetic,
-    which costs about 2 microseconds for each of the (k + k*)^2 / 2 pairs of units.  Beyond 512 units in
-    all that would take minutes, and is not done: the floor of the loss is then about 1e-14.
+    Formulas (7)-(18) of ``resgrad.kernels``, after Cho & Saul (2009).  The gradient costs O((k + k*) k d).  The value
+    is never negative and keeps its digits down to 1e-28 of its scale: where plain summation would leave fewer than 9 of
+    them, it is summed in double-double arithmetic, which takes about 2 microseconds for each of the (k + k*)^2 / 2
+    pairs of units.  With more than 512 units in all that would take minutes, and is not done: values below 1e-14 of the
+    scale are then noise.
 
     With hidden biases, of the student or the teacher, the formulas are (B1)-(B6) of ``resgrad.kernels.biased``, and
-    the value is good to 1e-13 of its largest term.  Near a teacher of the student's width, from each of whose units it
-    is no farther than 0.3 of its size, it keeps 8 digits down to 1e-20 of its scale: there it is an integral of the
-    Hessian on the way from the teacher, for students of up to 2,000 parameters.
+    the value is accurate to 1e-13 of its largest term.  Near a teacher of the student's width, each unit within 0.3 of
+    the teacher's size, it keeps 8 digits down to 1e-20 of its scale: there it is an integral of the Hessian along the
+    segment from the teacher, for students of up to 2,000 parameters.
 
-    Correlated inputs are x = L z with S = L L' and z ~ N(0, I): the formulas hold for L'U and L'C, and gradients come
-    back by L.
+    Correlated inputs are x = L z with S = L L' and z ~ N(0, I): the formulas hold for L'U and L'C, and gradients are
+    multiplied by L.
 
-    The loss is smooth except where a unit vanishes: there it has a corner, and by relu'(0) = 0 the
-    gradient and the Hessian of that unit are 0.  At parallel and antiparallel units (s = 0) all three
-    are continuous and take their limits.
+    The loss is smooth except where a unit vanishes: there it has a corner, and by relu'(0) = 0 the gradient and the
+    Hessian of that unit are 0.  Where units are parallel or antiparallel (s = 0) all three are continuous.
 
     Examples
     --------
@@ -214,7 +206,7 @@ class PopulationLoss(_TeacherLoss):
     """
 
     dtype = np.dtype(np.float64)
-    digits, widest = 1e9, 512  # what plain summation must leave; the most units for more than that
+    digits, widest = 1e9, 512  # precision that plain summation must have; most units for double-double
 
     @blas.one_thread()
     def __init__(self, arch: Architecture | str, teacher: Network, covariance: ArrayLike | str | None = None,
@@ -226,7 +218,7 @@ class PopulationLoss(_TeacherLoss):
 
     @kernels.quiet
     def _white(self, rows):
-        """U or C for z, where x = L z, with a row for biases where there are any; as it is where it has no rows."""
+        """U or C for z, where x = L z, with a row for biases where there are any; a C without rows stays so."""
         if self.factor is not None and len(rows):
             rows = np.concatenate([self.factor.T @ rows[: self.d], rows[self.d :]])
         return self._bordered(rows) if len(rows) else rows
@@ -237,7 +229,7 @@ class PopulationLoss(_TeacherLoss):
 
     @kernels.quiet
     def _pull_back(self, dU, dA, dC):
-        """The gradient in theta from that in `_weights`."""
+        """The gradient in theta from the one in `_weights`."""
         if self.plain:
             return self.arch.pull_back(dU, dA, dC)
         dU, dC = dU[: self.d + self.arch.bias], dC[: self.d]
@@ -257,7 +249,7 @@ class PopulationLoss(_TeacherLoss):
         first = (array[..., 0].copy() for array in (Z, Q, D))
         plain, noise = kernels.population_value_plain(*first, self.arch.slopes)
         if not np.isfinite(noise):
-            return np.inf  # the loss, or a product in it, is beyond 1e308
+            return np.inf  # the loss, or a product in it, overflows
         if plain > self.digits * noise or len(Z) > self.widest:
             return float(plain)
         precise = float(kernels.population_value(Z, Q, D, self.arch.slopes))
@@ -266,8 +258,8 @@ class PopulationLoss(_TeacherLoss):
     def _residual_network(self, theta):
         """Z (K, d, 2), Q (K, m, 2) and D (d, m, 2) of student minus teacher, in double-double.
 
-        W1 + I, the sum over W2 and C - C* are kept exact: rounding them would move the point by more than
-        its distance from the teacher.
+        W1 + I, the sum over W2 and C - C* are exact: near the teacher their rounding error would be larger than the
+        distance from it.
         """
         blocks = self.arch.unflatten(theta, self.d)
         U, A = residual.exact_canonical(self.arch, blocks, self.d + self.biased)
@@ -295,7 +287,7 @@ class PopulationLoss(_TeacherLoss):
         return self._for_z(U), A, D if self.arch.trains_skip else self._linear(D)
 
     def value_and_grad(self, theta: ArrayLike) -> tuple[float, np.ndarray]:
-        """(value, gradient) at ``theta``, as ``scipy.optimize.minimize(..., jac=True)`` wants it."""
+        """(value, gradient) at ``theta``, as ``scipy.optimize.minimize(..., jac=True)`` takes it."""
         return self.value(theta), self.grad(theta)
 
     def grad(self, theta: ArrayLike) -> np.ndarray:
@@ -324,7 +316,7 @@ class PopulationLoss(_TeacherLoss):
 
     @kernels.quiet
     def _from_white(self, full, U, A):
-        """The Hessian in U and C from that in `_white` U and C."""
+        """The Hessian in U and C from the one in `_white` U and C."""
         (k, m), d = A.shape, self.d
         starts = [(0, k), (U.size + A.size, m)][: 2 if len(full) > U.size + A.size else 1]
         for _ in range(2):
@@ -345,7 +337,7 @@ class OnlineLoss(_TeacherLoss):
     teacher : Network
         As for `PopulationLoss`.
     dtype : {float64, float32}
-        Of the training arithmetic.
+        The arithmetic of training.
     covariance, noise : optional
         As for `PopulationLoss`.
 
@@ -356,8 +348,8 @@ class OnlineLoss(_TeacherLoss):
 
     Notes
     -----
-    What such training descends is the expected loss, so ``value`` and ``grad`` are those of
-    `PopulationLoss`, exactly; `batch` is one batch of what the training sees.
+    Such training descends the expected loss: ``value``, ``grad`` and ``hessian`` are those of `PopulationLoss`.
+    `batch` is the loss on one batch, as training sees it.
 
     Examples
     --------
@@ -374,7 +366,7 @@ class OnlineLoss(_TeacherLoss):
         self.dtype = checks.floating(dtype)
         self.units_star = tuple(np.ascontiguousarray(a, self.dtype) for a in self.units_star)
         self.population = PopulationLoss(self.arch, teacher, covariance, noise)
-        self.ahead = self.biased or self.factor is not None or self.noise > 0  # batches that no compiled loop draws
+        self.ahead = self.biased or self.factor is not None or self.noise > 0  # the compiled loop does not draw these
 
     def value(self, theta: ArrayLike) -> float:
         """The expected loss at ``theta``, a float."""
@@ -396,7 +388,7 @@ class OnlineLoss(_TeacherLoss):
 
 
 def _finite(array, name):
-    """An expected derivative, unless it over- or underflows."""
+    """An expected derivative; ValueError where it is not finite."""
     if not np.isfinite(array).all():
         raise ValueError(f"theta is so large, or a unit so small, that the {name} there is beyond 1e308")
     return array

@@ -1,7 +1,7 @@
-"""The noise of SGD, exactly: how far one sample's gradient is from the expected one, and what follows for a step.
+"""The noise of SGD, exactly: the variance of one sample's gradient, and its effect on a step.
 
-Of a step theta <- theta - lr g, g the mean of B fresh samples' gradients, only two numbers enter what it does to the
-distance from theta*: the expected gradient G, and V = E|g_1 - G|^2 of one sample, `gradient_noise`:
+In a step theta <- theta - lr g, g is the mean of the gradients of B fresh samples.  Its effect on the distance from
+theta* depends on the expected gradient G and on V = E|g_1 - G|^2 of one sample, `gradient_noise`:
 
     E|theta - lr g - theta*|^2 - |theta - theta*|^2 = -2 lr G.(theta - theta*) + lr^2 (|G|^2 + V / B).      (1)
 """
@@ -14,7 +14,7 @@ from .kernels import moments
 from .kernels.policy import quiet
 from .losses import OnlineLoss, PopulationLoss
 
-NEAR = 1e-4  # of theta: far enough to see how V grows from a minimum, near enough to see nothing else
+NEAR = 1e-4  # of theta: a step for the second differences of V at a minimum
 
 
 @quiet
@@ -23,7 +23,7 @@ def _squares(loss, theta, noise):
     arch, (U_star, A_star, D) = loss.arch, loss.units_star
     U, A, C = loss._weights(theta)
     of = moments.squared_gradients(U, A, U_star, A_star, D + C if arch.trains_skip else D, arch.slopes, noise)
-    shares = (1, arch.readout_rate(loss.d), arch.trains_skip)  # where it is 0 what it multiplies may be infinite
+    shares = (1, arch.readout_rate(loss.d), arch.trains_skip)  # a share of 0 may belong to an infinite part
     total = float(sum(share * np.sum(part) for share, part in zip(shares, of) if share))
     if not np.isfinite(total):
         raise ValueError("theta is so large that the noise of the gradient there is beyond 1e308")
@@ -31,7 +31,7 @@ def _squares(loss, theta, noise):
 
 
 def _checked(loss, theta):
-    """The exact loss, theta and the label noise; or the reason why there is no formula."""
+    """The exact loss, theta and the label noise; raises where there is no formula."""
     if not isinstance(loss, (OnlineLoss, PopulationLoss)):
         raise TypeError(f"loss is {checks.shown(loss)}, but must be an rg.PopulationLoss or an rg.OnlineLoss")
     exact = loss.population if isinstance(loss, OnlineLoss) else loss
@@ -45,24 +45,24 @@ def _checked(loss, theta):
 def gradient_noise(loss: PopulationLoss | OnlineLoss, theta: ArrayLike) -> float:
     """E|g - grad|^2 of the gradient g of one fresh sample, in closed form: the trace of its covariance.
 
-    That of the mean of B samples is 1/B of it.
+    The noise of the mean of B samples is 1/B of it.
 
     Parameters
     ----------
     loss : PopulationLoss or OnlineLoss
-        Any architecture without biases; with its label noise.
+        Of any architecture without biases; its label noise counts, too.
     theta : array_like, shape (n,)
 
     Returns
     -------
     float
-        O(k (k + k*) (k + k* + d)) time.  It is the difference of terms of the size of |theta|^4 d, and good to 1e-14
-        of them: without label noise, it loses its digits where the loss falls below 1e-12 of its scale.
+        The time is O(k (k + k*) (k + k* + d)).  It is a difference of terms as large as |theta|^4 d, and accurate to
+        1e-14 of them: without label noise it loses its digits where the loss is below 1e-12 of its scale.
 
     Raises
     ------
     ValueError, TypeError
-        For a loss with biases or with correlated inputs, or of another kind; and where the noise overflows.
+        For a loss with biases or correlated inputs, for another kind of loss, and where the noise overflows.
 
     Notes
     -----
@@ -100,7 +100,7 @@ def expected_change(
     ----------
     loss : PopulationLoss or OnlineLoss
     theta, theta_star : array_like, shape (n,)
-        ``theta_star`` may be any point; a teacher's is meant, `resgrad.align`\\ ed to theta where it has symmetries.
+        ``theta_star`` is any point, usually the symmetric copy of the teacher that `resgrad.align` finds next to theta.
     lr : float
     batch_size : int
         Fresh samples of a step.
@@ -130,7 +130,7 @@ def largest_step(loss: PopulationLoss | OnlineLoss, theta: ArrayLike, theta_star
     Returns
     -------
     float
-        2 G.(theta - theta*) / (|G|^2 + V / B); 0 where the gradient does not point to theta*, infinity where there is
+        2 G.(theta - theta*) / (|G|^2 + V / B); 0 where descent does not approach theta*, infinity where there is
         neither gradient nor noise.
 
     Examples
@@ -160,7 +160,7 @@ def noise_floor(loss: PopulationLoss | OnlineLoss, theta: ArrayLike, lr: float, 
     Returns
     -------
     float
-        Infinity where the step is so long that the noise feeds on itself.
+        Infinity where lr is so large that the noise grows without bound.
 
     Raises
     ------
@@ -170,13 +170,12 @@ def noise_floor(loss: PopulationLoss | OnlineLoss, theta: ArrayLike, lr: float, 
     Notes
     -----
     At a minimum with loss 0 the noise of the gradient has the covariance 2 sigma^2 H, H the Hessian, so that
-    the linearized steps settle at the covariance S = (lr sigma^2 / B) (1 - lr H / 2)^-1.  Away from it there is more
-    noise, delta'M delta for a displacement delta.  The floor is tr(H S) / 2 with S scaled such that a step leaves
-    E|delta|^2 as it is:
+    the linearized steps reach the stationary covariance S = (lr sigma^2 / B) (1 - lr H / 2)^-1.  At a displacement
+    delta there is more noise, delta'M delta.  The floor is tr(H S) / 2, S scaled so that a step keeps E|delta|^2:
 
         2 lr tr(H S) = lr^2 (tr(H^2 S) + (2 sigma^2 tr H + tr(M S) - tr(H^2 S)) / B),
 
-    which is right to second order in lr.  M comes from `gradient_noise` a little way off along each eigenvector.
+    which is right to second order in lr.  M is a second difference of `gradient_noise` along each eigenvector of H.
     To first order the floor is lr sigma^2 tr(H) / (2 B).
 
     Examples

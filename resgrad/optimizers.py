@@ -1,4 +1,4 @@
-"""First-order optimizers, as records; the kernels do the steps.  Imports only ``checks``."""
+"""First-order optimizers, as records of numbers; the kernels make the steps.  Imports only ``checks``."""
 
 from dataclasses import dataclass
 
@@ -69,7 +69,7 @@ class Nesterov:
 
 
 def largest_lr(curvature, momentum=0.0):
-    """The step size from which on `Nesterov` (`SGD`: momentum 0) diverges on a quadratic of this curvature.
+    """The largest step size with which `Nesterov` (`SGD`: momentum 0) is stable on a quadratic of this curvature.
 
     With q = 1 - lr curvature, theta - momentum lr v follows z^2 = (1 + momentum) q z - momentum q, whose
     roots lie within the unit circle iff -1 / (1 + 2 momentum) < q < 1.

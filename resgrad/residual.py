@@ -7,14 +7,14 @@ import numpy as np
 from . import kernels
 from .kernels import biased, digits, nearby
 
-CLEAR = 1e-6  # of the scale: a loss above it has nine digits, as its terms are good to a few 1e-16 of that
-LARGEST = 2000  # parameters of a student whose Hessian is taken for the digits of a smaller loss
+CLEAR = 1e-6  # of the scale: a loss above it has nine digits, as its terms are accurate to a few 1e-16 of that
+LARGEST = 2000  # most parameters for which a smaller loss is computed from Hessians
 
 
 def exact_canonical(arch, blocks, rows):
     """Rows of U' (k, rows, 2) and A (k, m, 2) as unevaluated sums hi + lo, free of rounding.
 
-    A row is a column of U: d entries, the bias where the architecture has one, zeros if more are wanted.
+    A row is a column of U: d entries, the bias where the architecture has one, and zeros up to ``rows`` entries.
     """
     W1, b = blocks.W1.astype(np.float64), np.zeros(0) if blocks.b is None else blocks.b.astype(np.float64)
     U = digits.exact_units(W1, b, rows, float(arch.identity))
@@ -37,7 +37,7 @@ def _times(x, y):
 
 
 def in_slopes(U, A, D, there, here):
-    """(A, D) of a teacher with slopes ``there`` as one with slopes ``here``, as `_TeacherLoss._in_slopes` has it."""
+    """(A, D) of a teacher with slopes ``there`` as of one with slopes ``here``: `_TeacherLoss._in_slopes`, exactly."""
     (p, n), (p_star, n_star) = (map(Fraction, pair) for pair in (here, there))
     ratio = (p_star - n_star) / (p - n)
     scale, shift = (np.array(digits.double_double(number)) for number in (ratio, n * ratio - n_star))
@@ -56,7 +56,7 @@ def biased_excess(exact_Z, exact_Q, exact_D, k_star, slopes, fixed):
     k = len(Z) - k_star
     scale = np.sum(np.linalg.norm(Q, axis=1) * np.linalg.norm(Z, axis=1)) ** 2 + np.sum(D * D)
     if not np.isfinite(scale):
-        return np.inf  # the loss, or a product in it, is beyond 1e308
+        return np.inf  # the loss, or a product in it, overflows
     U, U_star = (np.ascontiguousarray(rows.T) for rows in (Z[:k], Z[k:]))
     plain = biased.biased_value(U, Q[:k], U_star, -Q[k:], D, slopes)
     if plain > CLEAR * scale or k != k_star or U.size + Q[:k].size + D.size > LARGEST:

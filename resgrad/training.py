@@ -1,4 +1,4 @@
-"""The training loop: its state, its records, and what a run leaves behind."""
+"""The training loop: its state, its records and its result."""
 
 import copy
 import time
@@ -16,14 +16,14 @@ from .optimizers import SGD, Nesterov
 
 BATCH = 200  # the post's
 DIVERGED = 1e12  # a loss this many times the first one will not come back
-FUSED = EmpiricalLoss, OnlineLoss, PopulationLoss  # what compiled loops train on, but see `fused`
-AHEAD = 2**20  # numbers in batches drawn ahead of the compiled loop
-WORTH = 2e6  # multiplications that take longer than waking another thread
+FUSED = EmpiricalLoss, OnlineLoss, PopulationLoss  # losses with a compiled loop, but see `fused`
+AHEAD = 2**20  # numbers in the batches that are drawn ahead of the compiled loop
+WORTH = 2e6  # with more multiplications than these, a call gains from a second thread
 PATIENCE = 0.2  # seconds in compiled code between looks at progress and interruptions
 
 
 def fused(loss):
-    """Whether a compiled loop trains on ``loss``: exact descent with biases or a covariance has none."""
+    """Whether ``loss`` has a compiled training loop: exact descent with biases or a covariance has none."""
     return isinstance(loss, FUSED) and getattr(loss, "plain", True)
 
 
@@ -31,15 +31,15 @@ def fused(loss):
 class State:
     """Everything a run needs to go on, bit for bit.
 
-    Training moves ``w``: the `Architecture.coordinates` of theta, one after the other; theta itself in a plain loop.
+    Training moves ``w``, the `Architecture.coordinates` of theta; without a compiled loop theta itself.
     """
 
     theta0: np.ndarray
     w: np.ndarray
     v: np.ndarray  # velocities
     rng: np.random.Generator
-    order: np.ndarray  # this epoch's permutation of the data set; empty where there is none
-    position: int = 0  # samples of it already used
+    order: np.ndarray  # this epoch's permutation of the data set; empty without a data set
+    position: int = 0  # how many of its samples have been used
     step: int = 0
     window_loss: float = 0.0  # sum of the batch losses since the last record
     window_steps: int = 0
@@ -61,19 +61,19 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """What a run leaves behind.
+    """The result of a run.
 
     Attributes
     ----------
     theta : ndarray, shape (n,)
         Parameters at the end.
     steps : ndarray of int, shape (records,)
-        Steps at which was recorded, from 0 on.
+        The step of each record; the first is 0.
     loss : ndarray, shape (records,)
-        Where batches are drawn: the mean of the batch losses since the record before (at step 0
-        the loss there).  Where each step sees the whole loss: its value at that step.
+        With batches: the mean of the batch losses since the previous record (at step 0 the loss there).  Without: the
+        value of the loss at that step.
     observed : dict of str to ndarray
-        What ``observe`` asked for, one row a record.
+        The values of the functions in ``observe``, one row for each record.
     stop_reason : str
         "finished", "diverged at step ..." or "interrupted at step ...".
     """
@@ -104,7 +104,7 @@ def permutation(size, rng):
     if size < 10_000 or kernels.PLAIN:
         return rng.permutation(size)
     order, last = np.arange(size), size - 1
-    while last > 0:  # as many as are sure to be used
+    while last > 0:  # draw as many numbers as are surely used
         last = kernels.shuffle(order, last, rng.integers(2**32, size=last, dtype=np.uint32))
     return order
 
@@ -112,7 +112,7 @@ def permutation(size, rng):
 def next_record(step, record_every=None):
     """The step of the next record: a multiple of ``record_every``; by default every 2 % of the way.
 
-    It depends on nothing but ``step``, so that a longer run begins with the records of a shorter one.
+    It depends on ``step`` alone, so that a longer run begins with the records of a shorter one.
 
     >>> next_record(7), next_record(1000), next_record(1000, record_every=300)
     (8, 1020, 1200)
@@ -129,31 +129,31 @@ def train(
     observe: Mapping[str, Callable] | None = None, progress: Callable[[State, list], None] | None = None,
     resume: tuple[State, list] | None = None,
 ) -> Trajectory:  # fmt: skip
-    """Train from ``theta0``; deterministic in its arguments, whatever the threads (`blas.one_thread`).
+    """Train from ``theta0``.  The result depends on the arguments alone, not on the number of threads.
 
     Parameters
     ----------
     loss : EmpiricalLoss, OnlineLoss or PopulationLoss, or any object with ``value_and_grad(theta)``
-        A data set is shuffled at every epoch, whose last batch may be short; `OnlineLoss` draws
-        fresh samples at every step; `PopulationLoss` is exact gradient descent.  For others see Notes.
+        A data set is shuffled for every epoch, whose last batch may be short.  `OnlineLoss` draws fresh samples at
+        every step.  `PopulationLoss` means exact gradient descent.  For others see Notes.
     theta0 : array_like, shape (n,)
     optimizer : SGD or Nesterov
     n_steps : int
     batch_size : int, optional
         Default: the whole data set, unshuffled (`EmpiricalLoss`), or 200 (`OnlineLoss`), or no batches (others).
     seed : int or numpy.random.Generator
-        Of the batches; an integer stands for ``streams(seed).batches``.
+        For the batches; an integer stands for ``streams(seed).batches``.
     record_every : int, optional
         Steps between two records; default: a fiftieth of the steps made so far.
     observe : dict of str to callable, optional
-        Functions of theta to record besides the loss; each gets a copy of its own.
+        Functions of theta to record besides the loss; each gets its own copy of theta.
     progress : callable, optional
         Called as ``progress(state, records)`` a few times a second and after the last step: for progress
-        bars and checkpoints.  Both are live: copy them together (`copy.deepcopy`) to keep them.
+        bars and checkpoints.  Training changes both in place: keep a copy of both together (`copy.deepcopy`).
         `KeyboardInterrupt`, from it or from the keyboard, ends the run.
     resume : tuple (State, records), optional
-        Copies of what was passed to ``progress``; the run goes on as if it had never stopped, and
-        ``theta0`` and ``seed`` are not used.
+        Copies of what ``progress`` was given.  The run goes on as if it had never stopped; ``theta0`` and ``seed`` are
+        not used.
 
     Returns
     -------
@@ -167,10 +167,10 @@ def train(
 
     Notes
     -----
-    Any other loss is trained in a plain loop, on theta, in float64.  Each step takes ``loss.value_and_grad(theta)``
+    Any other loss is trained in a Python loop, on theta, in float64.  Each step calls ``loss.value_and_grad(theta)``
     or, where a ``batch_size`` is given, that of ``loss.batch(batch_size, rng)``, a loss on fresh samples from a
-    Generator.  If there is a ``loss.retract(theta)``, the run starts, and goes on after each step, from what it
-    returns: a point that keeps a constraint.  What such a loss raises ends the run, but far out it has diverged.
+    Generator.  A ``loss.retract(theta)``, if there is one, projects theta onto a constraint at the start and after each
+    step.  An exception of such a loss ends the run, unless theta is so large that the run counts as diverged.
 
     Examples
     --------
@@ -216,7 +216,7 @@ def train(
             raise ValueError(f"theta0 has the loss {first}, but must have a finite one")
         record(first, state.theta0)
     elif state.window_steps and records[-1][0] == state.step:
-        records.pop()  # the last record of a shorter run; its window is still open
+        records.pop()  # of the last step of a shorter run, in the middle of a window
     stop_reason, pace, ceiling = "finished", 16, DIVERGED * max(1.0, records[0][1])
     try:
         while records[-1][0] < n_steps:
@@ -243,7 +243,7 @@ def train(
 
 
 def _resumable(loss, observe, state, records):
-    """(state, records) to go on from, or the reason why they do not fit."""
+    """(state, records) to go on from; raises ValueError where they do not fit."""
     size = len(getattr(loss, "rows", ()))
     try:
         w, dtype = _coordinates(loss, state.theta0), loss.dtype if fused(loss) else np.float64
@@ -286,7 +286,7 @@ def curvature(loss, theta, iterations=30):
 
 
 def _all_or_nothing(advance, state, n):
-    """``advance(state, n)``; where Ctrl-C or an error comes amid, ``state`` is again what it was before."""
+    """``advance(state, n)``; if Ctrl-C or an error interrupts it, ``state`` is what it was before."""
     kept = vars(state).copy()
     w, v = state.w.copy(), state.v.copy()
     drawn = state.rng.bit_generator.state
@@ -300,38 +300,36 @@ def _all_or_nothing(advance, state, n):
 
 
 def _coordinates(loss, theta):
-    """What training moves."""
+    """The vector that training moves."""
     return loss.arch.coordinates(theta, loss.d) if fused(loss) else theta.copy()
 
 
 def advancer(loss, optimizer, batch_size, width=None):
-    """``advance(state, n)``: n steps of what fits the loss, in place; changes nothing else.
-
-    One thread at a time may call it.
-    """
+    """The function ``advance(state, n)`` that makes n steps in place.  One thread at a time may call it."""
     if batch_size is not None:
         batch_size = checks.integer(batch_size, "batch_size")
     if not fused(loss):
         return anyloss.advancer(loss, optimizer, batch_size)
     d, m = loss.d + loss.arch.bias, loss.arch.outputs(loss.d)
-    labeled = isinstance(loss, losses.EmpiricalLoss) or getattr(loss, "ahead", False)  # no teacher is needed
+    labeled = isinstance(loss, losses.EmpiricalLoss) or getattr(loss, "ahead", False)  # the loop needs no teacher
     k_star, nobody = 0 if labeled else loss.units_star[0].shape[1], (np.zeros((1, 1), loss.dtype),) * 3
     of_arch = loss.d if loss.arch.trains_skip else 0, loss.arch.slopes
-    with np.errstate(over="ignore"):  # a step size of infinity diverges at once, and is told so
+    with np.errstate(over="ignore"):  # with an infinite step size the run diverges at once, and says so
         rates = optimizer.lr, optimizer.lr * loss.arch.readout_rate(loss.d), optimizer.lr, optimizer.momentum
         rates = tuple(map(loss.dtype.type, rates))
     if isinstance(loss, losses.PopulationLoss):
         loop, make_scratch, parts = kernels.population_loop(d, width, width + k_star, m, *of_arch)
     else:
         loop, make_scratch, parts = kernels.sampled_loop(d, width, m, k_star, *of_arch)
-    scratch = []  # what threads have in common; made at the first call
+    scratch = []  # the memory that threads share; allocated at the first call
 
     def advance(state, n, work, *sizes):
         """n steps, with the help of other threads."""
-        weights = loss.arch.split(state.w, loss.d), loss.arch.split(state.v, loss.d)  # a late helper must see no others
+        # A late helper must keep the arrays of its own call, also if ``state`` gets others.
+        weights = loss.arch.split(state.w, loss.d), loss.arch.split(state.v, loss.d)
         if not scratch:
             scratch.append(make_scratch(*sizes))
-            work(0, np.zeros((1, 16), np.int64), scratch[0], weights, 0)  # compile before threads would at once
+            work(0, np.zeros((1, 16), np.int64), scratch[0], weights, 0)  # compile, before several threads would
         cost = (sizes[0] if sizes else width + k_star) * d * width  # of a step
         helped = n * cost > WORTH
         total = kernels.together(lambda thread, marks: work(thread, marks, scratch[0], weights, n), parts, helped)

@@ -1,9 +1,9 @@
 """The mathematics, compiled: arrays in, arrays out; no validation, no files.
 
-Where to find it: `plain` has every equation in a few lines of NumPy and is what to read first; `narrow` and `wide`
-train on samples, `population` on the exact gradient; `hessian` and `digits` are the exact Hessian and
-the loss to its last digits; `pairs` has lengths and angles.  Below them `threads` lets several threads share a step,
-`lanes` holds the vector registers, and `policy` says how all of it is compiled.
+Where to find it.  Read `plain` first: it has every equation in a few lines of NumPy.  `narrow` and `wide` train on
+samples, `population` on the exact gradient.  `hessian` is the exact Hessian, `digits` the loss to its last digits,
+`pairs` has lengths and angles.  Below them `threads` lets several threads share a step, `lanes` operates on vector
+registers, and `policy` says how all of it is compiled.
 
 The forward and the backward pass stand in one form for all networks, the canonical network
 
@@ -57,20 +57,20 @@ and by the product rule on (10) and (11), q = a on the student's own units,
     d2loss/du_j da_l = 2 dG/du(u_j, u_l) a_j' + [j = l] (2 sum_m dG/du(u_j, z_m) q_m' + D)      (16)
     d2loss/da_j da_l = 2 G(u_j, u_l) I.                                                         (17)
 
-s m and s n stay bounded where u and v become parallel (s = 0), so (7)-(17) are continuous there and
-take their limits.  At a zero unit they have no limit; relu'(0) = 0 makes dG/du and d2G vanish.
+Where u and v become parallel (s = 0), s m and s n stay bounded, and (7)-(17) have limits, which are used there.  At
+u = 0 they have no limit: dG/du and d2G are set to 0, by the convention relu'(0) = 0.
 
 Near a zero of the loss (8) is a difference of large numbers.  With relu(t) = (t + |t|) / 2 the
 residual splits into an odd and an even part, which are orthogonal under a Gaussian:
 
     loss = |D + Z Q / 2|^2 + sum_lm (p_l . p_m) (s + psi |c|) / 2 pi,                           (18)
 
-p_l = |z_l| q_l and psi = arcsin |c|.  The first term is a norm.  The second one is summed in
-double-double arithmetic (unevaluated hi + lo, about 32 digits) wherever plain summation would cancel.
+p_l = |z_l| q_l and psi = arcsin |c|.  The first term is a square.  The second one is summed in double-double
+arithmetic (unevaluated hi + lo, about 32 digits) wherever plain summation would lose its digits to cancellation.
 
 Other slopes and a trained C.  s(z) = n z + (p - n) relu(z), so E[s(u'x) s(v'x)] = (p - n)^2 G(u, v) + p n u'v and
 E[s(u'x) x] = (p + n) u / 2: every sum over pairs of units in (8)-(17) is multiplied by (p - n)^2, D in (10), (11) and
-(16) becomes M, and what is new is
+(16) becomes M, and the new terms are
 
     M = (p + n) D + 2 p n Z Q,        dloss/dC = 2 D + (p + n) Z Q                              (19)
     d2loss/du_j du_l += 2 p n (a_j . a_l) I,    d2loss/du_j da_l += 2 p n u_l a_j',

@@ -1,7 +1,7 @@
 """The exact loss, gradient and Hessian of networks with hidden biases, by Owen's T function.
 
 A bias is the weight of an input that is always 1.  So the networks here take x~ = (x, 1), and U (d + 1, k) and
-C (d + 1, m) have one row more: the biases and a constant.  Let (w, b) and (v, c) be two columns of U, s = |w|, t = |v|,
+C (d + 1, m) have one more row: the biases and a constant.  Let (w, b) and (v, c) be two columns of U, s = |w|, t = |v|,
 ^ a unit vector, phi the angle of w and v, rho and q its cosine and sine, h = b / s, k = c / t, p and P the density and
 the distribution function of N(0, 1), 1 the indicator of w.x + b > 0, 1' that of v.x + c > 0, and
 
@@ -18,19 +18,20 @@ Then G = E[relu(w.x + b) relu(v.x + c)] and its derivatives are
     d2G/d(w, b)d(w, b) = t/s p(h) (q e(ka) (o o' + I - w^ w^') + P(ka) (o q m' + q m o') + q p(ka) m m').  (B5)
 
 (B5) is an average over the plane w.x + b = 0: there x~ = o + y m + ..., o = (-h w^, 1), and v.x + c = t q (y + ka).
-Nothing grows where the units become parallel (q = 0): ka and kb run to +-infinity, or to 0 where also h = k.  A unit
-with itself is a case of it.  With b = c = 0 these are (7), (9), (12) and (13).
+Nothing diverges where the units become parallel (q = 0): ka and kb tend to +-infinity, or to 0 where also h = k.  So
+the formulas hold for a unit with itself, too.  With b = c = 0 they are (7), (9), (12) and (13).
 
 With Z = [U, U*], Q = [A; -A*], D = C - C*, E[1 x~] = (p(h) w^, P(h)) and E[1 x x'] = P(h) I - h p(h) w^ w^',
 
     loss = sum_lm q_l.q_m G(z_l, z_m) + 2 sum_l q_l.D'f_l + |D|^2,    f = E[relu x~] = (P(h) w, b P(h) + s p(h)),  (B6)
 
-and its derivatives follow as (10), (11) and (14)-(17) did.  Another activation, s(z) = n z + (p - n) relu(z), is a relu
-network with read-out (p - n) A and linear part C + n U A: all is computed there, and pulled back.
+and its derivatives follow as (10), (11) and (14)-(17) did.  With another activation, s(z) = n z + (p - n) relu(z), a
+network is a relu network with read-out (p - n) A and linear part C + n U A.  All is computed for that network, and the
+derivatives are pulled back.
 
-What the accuracy rests on: every quantity comes from one half-angle and one difference k - h (or k + h, where the angle
-is obtuse), so that all of them belong to one pair of units a rounding away from the given one.  P2 changes little
-with that; ka alone would change by the rounding over q.
+Accuracy.  All quantities of a pair of units are computed from one half-angle and one difference k - h (k + h for an
+obtuse angle), so that they are those of one pair of units a rounding error away from the given one.  Such a change
+moves P2 little.  The error of ka alone would be the rounding error divided by q.
 """
 
 import math
@@ -41,8 +42,8 @@ from .pairs import directions
 from .policy import jit, quiet
 
 FAR = 1e3  # |h| and |k| are cut here: at 39 the density is below 1e-308 and P is 0 or 1 to the last bit
-NONE = 1e-100  # h and k below it are 0 to P2; their differences, which decide about ka, would underflow
-REACH = 9.0  # e^(-REACH^2 / 2) is 2e-18: what Owen's integral may leave out
+NONE = 1e-100  # h and k below it count as 0 in P2: their difference, and with it ka, would underflow
+REACH = 9.0  # Owen's integral may be cut here: e^(-REACH^2 / 2) is 2e-18
 # Owen's integrand is even: the positive half of the Gauss-Legendre rule of 24 points on [-1, 1], whose error is 5e-19.
 _NODES = np.array([
     0.06405689286260563, 0.1911188674736163, 0.3150426796961634, 0.4337935076260451, 0.5454214713888396,
@@ -112,7 +113,7 @@ def owen_t(h, a):
 
 @jit
 def _conditional(h, k, minus, plus):
-    """(q ka, ka, kb) from minus = 2 sin(phi / 2), plus = 2 cos(phi / 2); where q = 0 +-infinity, or 0."""
+    """(q ka, ka, kb) from minus = 2 sin(phi / 2), plus = 2 cos(phi / 2); +-infinity, or 0, where q = 0."""
     q = 0.5 * minus * plus
     if minus <= plus:
         gap, turn = k - h, 0.5 * minus * minus  # turn = 1 - rho
@@ -182,7 +183,7 @@ def _expectations(k, unit, norm, bias, h):
             pairs[0, j, l], pairs[1, j, l] = 0.25 * (plus - minus) * (plus + minus), 0.5 * minus * plus
             pairs[2, j, l] = _both(h[j], h[l], minus, plus, ka, kb)
             pairs[3, j, l], pairs[4, j, l] = alone[1, j] * Pa, alone[1, l] * below(kb)
-            # t (k - rho h), where k = c / t is not cut; else the same of c and t, which may be 0
+            # t (k - rho h) from k = c / t where k is not cut, else from c and t, which may be 0
             level = norm[l] * q_ka if abs(h[l]) < FAR else bias[l] - pairs[0, j, l] * h[j] * norm[l]
             pairs[5, j, l], pairs[6, j, l] = alone[1, j] * level * Pa + norm[l] * pairs[1, j, l] * psi, psi
     return alone, pairs
@@ -274,7 +275,7 @@ def _on_planes(k, unit, norm, h, Q, D, alone, pairs):
 
 
 def _hessian(k, unit, norm, bias, h, Q, D):
-    """The Hessian of (B6) in (U, A, C), each row-major; below the diagonal it is not filled in."""
+    """The upper triangle of the Hessian of (B6) in (U, A, C), each row-major."""
     alone, pairs = _expectations(k, unit, norm, bias, h)
     rho, _, P2, Fa, Fb, Ea, _ = pairs
     rows, m, w, a = *D.shape, unit[:k], Q[:k]
@@ -334,8 +335,8 @@ def biased_hessian(U, A, U_star, A_star, D, slopes=(1.0, 0.0)):
 
 # --------------------------------------------------------------------------- near a teacher
 
-PATH_TOLERANCE = 1e-8  # of the loss: what the tail of the Legendre series of a stretch of the path may amount to
-SHORTEST = 2.0**-12  # stretch of the path; what is left of a kink in it is as small as the stretch
+PATH_TOLERANCE = 1e-8  # of the loss: largest tail of the Legendre series on a stretch of the path
+SHORTEST = 2.0**-12  # stretch of the path: the error that a kink makes there is as small as the stretch
 _PATH = np.polynomial.legendre.leggauss(5)
 # From values at the five points to the coefficients of degrees 0 to 4 of their Legendre series.
 _SERIES = (np.polynomial.legendre.legvander(_PATH[0], 4) * _PATH[1][:, None]).T * (np.arange(5) + 0.5)[:, None]
@@ -346,9 +347,9 @@ def biased_near(U, A, C, step, slopes=(1.0, 0.0)):
     """(loss, dU, dA, dC) a ``step`` (dU, dA, dC) away from the teacher (U, A, C), to their last digits.
 
     loss = int_0^1 (1 - s) step'H step ds and gradient = int_0^1 H step ds, H the Hessian at the teacher + s step:
-    nothing cancels.  Five Gauss-Legendre points a stretch of the path, which is halved where the series of step'H step
-    does not end: next to parallel units, whose Hessian has a kink, and where a unit is nearly dead, where it grows
-    like exp(-h^2 / 2).
+    nothing cancels.  Each stretch of the path has five Gauss-Legendre points.  It is halved where the Legendre series
+    of step'H step does not decay: next to parallel units, whose Hessian has a kink, and next to a nearly dead unit,
+    whose Hessian changes like exp(-h^2 / 2).
     """
     flat, loss, gradient, scale = np.concatenate([part.ravel() for part in step]), 0.0, 0.0, None
     stretches = [(0.0, 1.0)]

@@ -1,7 +1,6 @@
-"""The expected loss to its last digits, (18): double-double arithmetic where plain summation would cancel.
+"""The expected loss to its last digits, (18): double-double arithmetic where plain summation would lose them.
 
-A double-double number is a pair (hi, lo), an unevaluated sum of about 32 digits.  Reassociating any line here would
-break it.
+A double-double number is a pair (hi, lo), an unevaluated sum of about 32 digits.  No line here may be reassociated.
 """
 
 import math
@@ -87,7 +86,7 @@ def _dot(x, y):
 
 @jit
 def transformed(L, Z):
-    """L'z for the rows z of Z (K, d, 2), L (d, d); what they have beyond d entries stays."""
+    """L'z for the rows z of Z (K, d, 2), L (d, d); entries of z beyond the first d stay."""
     new, d = Z.copy(), L.shape[0]
     for l in range(Z.shape[0]):
         for i in range(d):
@@ -185,7 +184,7 @@ def population_value(Z, Q, D, slopes):
 
 @quiet
 def population_value_plain(Z, Q, D, slopes):
-    """(18) in plain arithmetic but for the sum itself, and an estimate of its rounding error."""
+    """(18) in plain arithmetic, only the sum itself in double-double, and an estimate of the rounding error."""
     unit, norm = directions(Z)
     P, (p, n) = Q * norm[:, None], slopes
     return _plain_sum(unit @ unit.copy().T, (p - n) ** 2 * (P @ P.copy().T), D + 0.5 * (p + n) * (Z.T @ Q))

@@ -72,7 +72,7 @@ def _hessian(U, A, unit, norm, Q, D):
                             uu[j, l, i, e] = w * (s * unit[j, i] * unit[l, e] + s_m * s_n)  # (14)
                         uu[j, l, i, i] += w * p
                     copy(uu[j, l].T, uu[l, j])
-            for a, b in ((j, l), (l, j)):  # what unit b adds to the blocks of unit a
+            for a, b in ((j, l), (l, j)):  # the terms of unit b in the blocks of unit a
                 if a >= k or norm[a] == 0.0:
                     continue
                 slope = norm[b] * (s * unit[a] + p * unit[b]) / math.pi  # twice (9)

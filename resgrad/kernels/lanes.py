@@ -1,7 +1,7 @@
-"""The machine room: registers, tiles of matrix products, memory that threads share.  LLVM here, mathematics elsewhere.
+"""Vector registers, tiles of matrix products, and memory that threads share, as LLVM instructions.  No mathematics.
 
-Numba has no type for a vector register, so these intrinsics write the LLVM instructions themselves.  A *register*
-is `REGISTER` bytes of a contiguous array, counted from its start; its numbers are its *lanes*.
+Numba has no type for a vector register, so these intrinsics emit the LLVM instructions themselves.  A *register*
+is `REGISTER` bytes of a contiguous array; the r-th one begins at byte r `REGISTER`.  Its numbers are its *lanes*.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from .policy import REGISTER, ROWS
 
 
 class _Lanes(types.Type):
-    """The type of what a register holds."""
+    """The Numba type of a register."""
 
     def __init__(self, scalar):
         self.scalar = scalar
@@ -65,7 +65,7 @@ def _reduced(builder, x):
 
 @intrinsic
 def lane_count(typing, array):
-    """How many numbers of ``array`` a register holds; known when compiling."""
+    """How many numbers of ``array`` a register holds, a compile-time constant."""
     count = REGISTER * 8 // array.dtype.bitwidth
     return types.intp(array), lambda context, builder, signature, arguments: context.get_constant(types.intp, count)
 
@@ -144,8 +144,8 @@ def prefetch(typing, array, i):
 def load_transposed(typing, rows, starts, i, count, array, r, step):
     """``rows[starts + i : starts + i + count]``, one sample a lane, into registers r, r + step ... of ``array``.
 
-    There are as many ``starts`` as lanes.  A full register of each sample is read; ``rows`` is contiguous and
-    counted as if flat.
+    There are as many ``starts`` as lanes.  They index ``rows``, which is contiguous, as if it were flat.  A full
+    register of each sample is read.
     """
     kind, lanes = _Lanes(array.dtype), REGISTER * 8 // array.dtype.bitwidth
 
@@ -165,7 +165,7 @@ def load_transposed(typing, rows, starts, i, count, array, r, step):
             ir.Constant(ir.VectorType(number, lanes), [number(first + n // 2 + n % 2 * lanes) for n in range(lanes)])
             for first in (0, lanes // 2)
         ]
-        for _ in range(lanes.bit_length() - 1):  # a perfect shuffle moves one bit of the lane to the register
+        for _ in range(lanes.bit_length() - 1):  # a perfect shuffle moves one bit of the lane's index to the register's
             registers = [
                 builder.shuffle_vector(registers[n // 2], registers[n // 2 + lanes // 2], halves[n % 2])
                 for n in range(lanes)
@@ -181,7 +181,7 @@ def load_transposed(typing, rows, starts, i, count, array, r, step):
 
 @register_jitable  # also called on NumPy arrays
 def registers(count, rows, like):
-    """Zeros (count, rows, lanes) of the type of ``like``: a register each [c, i], in whole cache lines."""
+    """Zeros (count, rows, lanes) of the dtype of ``like``: each [c, i] is one register, aligned to its size."""
     lanes = REGISTER // like.itemsize
     memory = np.zeros((count * rows + 1) * lanes, like.dtype)
     first = (-memory.ctypes.data // like.itemsize) % lanes
@@ -192,13 +192,13 @@ def registers(count, rows, like):
 
 
 def fitting(count):
-    """Height of a tile, at most `ROWS`: few tiles of this height, all equal, do ``count`` rows."""
+    """Height of a tile, at most `ROWS`, such that the fewest tiles of equal height cover ``count`` rows."""
     return -(-count // -(-count // ROWS))
 
 
 @intrinsic(prefer_literal=True)
 def tile_height(typing, count):
-    """`fitting` of a constant; known when compiling."""
+    """`fitting` of a constant, at compile time."""
     height = fitting(count.literal_value)
     return types.intp(count), lambda context, builder, signature, arguments: context.get_constant(types.intp, height)
 
@@ -207,8 +207,8 @@ def _tiled(kind):
     """The intrinsic ``tile(rows, columns, A, B, depth, C)``: C[i, j] = sum_p A[i, p] B[p, j] for one tile.
 
     A tile has `fitting` (``rows``) rows i and ``columns`` columns j; both are constants, and the whole tile stays in
-    registers while p runs up to ``depth``.  A, B and C are views: (array, first number, stride of the first index,
-    stride of the second), of an array whose last axis is contiguous.
+    registers while p runs up to ``depth``.  A, B and C are views of contiguous arrays: (array, first number, stride of
+    the first index, stride of the second).
 
     ``kind`` "set" and "add": A[i, p] is a number, B[p, j] and C[i, j] are registers; "add" adds to what is in C.
     "sum": A[i, p] and B[p, j] are registers, and C[i, j] is a number, the sum over p and over the lanes.
@@ -268,7 +268,7 @@ set_tile, add_tile, sum_tile = _tiled("set"), _tiled("add"), _tiled("sum")
 
 @intrinsic
 def publish(typing, marks, i, turn):
-    """marks[i] = turn; a thread that sees it also sees all that was written before."""
+    """marks[i] = turn, atomically: a thread that reads it with `published` also sees all that was written before."""
 
     def generate(context, builder, signature, arguments):
         place = _place(context, builder, signature, arguments, arguments[2].type)
@@ -280,7 +280,7 @@ def publish(typing, marks, i, turn):
 
 @intrinsic
 def published(typing, marks, i):
-    """marks[i], as another thread may just have left it."""
+    """marks[i], read atomically: the latest that any thread has published."""
 
     def generate(context, builder, signature, arguments):
         place = _place(context, builder, signature, arguments, ir.IntType(64))

@@ -13,15 +13,14 @@ def sampled_loop(d, k, m, k_star=0, skip=0, slopes=RELU):
     """(loop, scratch, parts): the training loop on samples, compiled for one shape (narrow) or for all (wide).
 
     ``loop(thread, marks, scratch, rows, order, start, rng, teacher, W, V, rates, batch, n_steps, total)``
-    makes ``n_steps`` of (6) in place and returns ``total`` plus the batch losses.  Its batches are
-    ``rows[order[start:]]`` in turn, the last one possibly short; or, where ``order`` is empty, fresh N(0, I) samples
-    from ``rng``, labeled by ``teacher`` = (U*, A*, D).  ``W`` = (U, A, C) are the weights and ``V`` their velocities;
-    C has ``skip`` rows, none where it is fixed.  ``rates`` = (lr of U, lr of A, lr of C, momentum).
+    makes ``n_steps`` of (6) in place and returns ``total`` plus the batch losses.  The batches are consecutive pieces
+    of ``rows[order[start:]]``, the last one possibly short.  With ``k_star`` > 0 they are fresh N(0, I) samples from
+    ``rng``, labeled by ``teacher`` = (U*, A*, D) of that width.  ``W`` = (U, A, C) are the weights and ``V`` their
+    velocities; C has ``skip`` rows, none where it is fixed.  ``rates`` = (lr of U, lr of A, lr of C, momentum).
 
-    It is number ``thread`` of the ``len(marks)`` threads that make these steps together (`threads.together`).
-    ``scratch(batch, dtype)`` makes the memory that they share, ``parts`` is the most threads that can take part.
-    ``k_star`` is the width of the teacher of fresh samples.  With these a narrow network is one part: most of the
-    work is to draw the samples, from one stream.
+    The call is number ``thread`` of the ``len(marks)`` threads that make these steps together (`threads.together`).
+    ``scratch(batch, dtype)`` allocates the memory that they share, ``parts`` is the most threads that can take part.
+    A narrow network with fresh samples is one part: most of the work is to draw the samples, from one stream.
     """
     if max(d, k) > NARROW:
         parts = parts_of(k) if k > REGISTER // 8 else 1  # a register cannot be shared out

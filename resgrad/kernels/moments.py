@@ -1,4 +1,4 @@
-"""Third and fourth moments of relu units: what one sample's gradient is expected to be, squared.
+"""Third and fourth moments of relu units, which give the expected squared length of one sample's gradient.
 
 Let z_i, z_a, z_b be pre-activations u.x of unit vectors, phi the angle of a pair, c and s its cosine and sine, p = pi -
 phi, and 1_i the indicator of z_i > 0.  Gaussian integration by parts, E[z_a F] = sum_c C_ac E[dF/dz_c], with the three
@@ -7,8 +7,8 @@ angles' orthant probability, leads to
     J3(i; a, b) = E[1_i relu_a relu_b] = (c_ab (p_ia + p_ib + p_ab - pi) + s_ab + c_ia s_ib + c_ib s_ia) / 4 pi   (M1)
     J4(i; a, b) = E[relu_i^2 relu_a relu_b] = J3(i; a, b) + c_ia J3(a; i, b) + c_ib J3(b; i, a),             (M2)
 
-without a singularity at any angle; J3(i; a, a) and J3(i; i, b) = (7) are cases of it.  All its terms have two factors
-at most that depend on i, so that sums over all pairs (a, b) are products of matrices.
+without a singularity at any angle.  It covers J3(i; a, a) and J3(i; i, b) = (7), too.  In each term at most two factors
+depend on i, so that sums over all pairs (a, b) are products of matrices.
 
 The gradients of one sample are 2 x s'(z_i) a_i.r and 2 s(z_i) r, r the residual, and for f homogeneous of degree n
 
@@ -48,8 +48,8 @@ def _sums(w, a, z, Q):
 def squared_gradients(U, A, U_star, A_star, D, slopes=(1.0, 0.0), noise=0.0):
     """E|g|^2 of the gradients of one sample: of each u_j (k,), of each a_j (k,), and of C.
 
-    D = C - C*; ``noise`` is the standard deviation of each label.  O(k (k + k*)^2 + k (k + k*) d) time without D; a
-    linear part counts as two units for each output.
+    D = C - C*; ``noise`` is the standard deviation of each label.  O(k (k + k*)^2 + k (k + k*) d) time without D; the
+    linear part of an output counts as two units.
     """
     (d, m), (p, n) = D.shape, slopes
     Z, Q = np.hstack([U, U_star]), np.vstack([A, -A_star])
@@ -59,7 +59,7 @@ def squared_gradients(U, A, U_star, A_star, D, slopes=(1.0, 0.0), noise=0.0):
     Z, Q = np.hstack([Z, linear, -linear]), np.vstack([(p - n) * Q, eye[some], -eye[some]])
     (z, length), (w, norm) = directions(Z.T), directions(U.T)
     Q = Q * length[:, None]
-    dead = norm == 0  # there s' = n, and both sides together, at right angles to all, are the whole space
+    dead = norm == 0  # there s' = n everywhere: a unit orthogonal to all others, plus the same unit reversed
     third, fourth = np.zeros(len(w)), np.zeros(len(w))
     for side, slope in ((1.0, np.where(dead, n, p)), (-1.0, np.full(len(w), n))):
         if slope.any():

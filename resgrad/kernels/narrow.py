@@ -1,16 +1,16 @@
-"""The training loop on samples for narrow networks: a register holds one number of as many samples as fit.
+"""The training loop on samples for narrow networks: the lanes of a register are samples.
 
-One step, as `loop` does it on the weights that every thread keeps for itself:
+The batch is cut into parts.  One step, as every thread does it on its own copy of the weights:
 
     for each of my parts of the batch:
-        gather (or draw and label) its samples, one a lane
+        gather (or draw and label) its samples, one in each lane
         Z = U'X;  H = s(Z);  R = 2 (A'H + C'X - T) / n;  G = (A R) s'(Z)        (1)-(3)
         scratch[part] = [X G', H R', X R', loss]                                (4), (2)
     meet the other threads
-    gradient = the sum of scratch over all parts, in their order
+    gradient = the sum of scratch over all parts, always in the same order
     U, A, C = the step (6)
 
-Where C is fixed T is y - C'x, and nothing is done for it.  relu needs no Z besides H.
+Where C is fixed, T holds y - C'x, and the lines for C are skipped.  For relu, Z and H share memory: s'(Z) shows in H.
 """
 
 import functools
@@ -37,7 +37,7 @@ from .threads import meet, share
 
 
 def narrow_scratch(parts, size, batch, dtype):
-    """Gradient and loss of each part; twice, so that a fast thread never overwrites what a slow one still reads."""
+    """Gradient and loss of each part, in two buffers: a fast thread never overwrites what a slow one still reads."""
     return np.empty((2, parts, size + 1), dtype)
 
 
@@ -59,7 +59,7 @@ def narrow_loop(d, k, m, k_star, skip=0, slopes=RELU):
         linear = np.any(teacher[2])
         H_star = registers(most if fresh else 0, k_star, U)
         starts, A_T = np.empty(lanes, np.int64), np.empty((m, k), U.dtype)
-        # Views are made before the loop: each one counts a reference, which threads must not do at the same time.
+        # Views are made before the loop: each changes a reference count, which threads must not do at the same time.
         flat, xt = rows.reshape(-1), XT.reshape(-1)
         weights = np.concatenate((U.ravel(), A.ravel(), C.ravel()))
         velocities = np.concatenate((VU.ravel(), VA.ravel(), VC.ravel()))
@@ -83,7 +83,7 @@ def narrow_loop(d, k, m, k_star, skip=0, slopes=RELU):
                     if fresh:
                         _draw(d, rng, n - begin * lanes, c, XT)
                         _products(d, k_star, d + m, c, teacher[0], XT, H_star)
-                        if relu:  # Numba leaves out what is not taken only where it sees the constant
+                        if relu:  # Numba drops the other branch, as it sees a constant
                             keep_active_lanes(c * k_star, H_star, H_star)
                         else:
                             activate(c * k_star, H_star, H_star, H_star, slopes)
@@ -139,9 +139,9 @@ def _products(p, q, s, count, W, X, out):
     """out = W'X for samples in the lanes.  W (p, q), X (count, s >= p, lanes), out (count, q, lanes)."""
     lanes, height = lane_count(X), tile_height(q)
     for c in range(0, count, 2):
-        beside = lanes if c + 1 < count else 0  # an odd last register is done twice
+        beside = lanes if c + 1 < count else 0  # an odd last register is computed twice
         for row in range(0, q, height):
-            j = min(row, q - height)  # and so may be rows
+            j = min(row, q - height)  # rows may be computed twice, too
             weights, samples = (W, j, 1, q), (X, c * s * lanes, lanes, s * beside)
             set_tile(q, 2, weights, samples, p, (out, (c * q + j) * lanes, lanes, q * beside))
 
@@ -173,14 +173,14 @@ def _residual(d, m, count, n, R, XT):
 
 @inline
 def _gather(size, flat, order, start, stop, starts, count, XT, xt):
-    """Samples ``order[start:stop]``, as many as fit, into the lanes; zeros after the last one, which add nothing."""
+    """Samples ``order[start:stop]``, as many as fit, into the lanes, and zeros, which add nothing, after the last."""
     lanes = lane_count(XT)
     for c in range(count):
         inside = True
         for l in range(lanes):
             starts[l] = order[min(start + c * lanes + l, stop - 1)] * size
             inside &= starts[l] + size + lanes <= flat.size
-        if inside:  # up to a register more than a row may be read
+        if inside:  # this reads up to a register beyond the row
             for i in range(0, size, lanes):
                 load_transposed(flat, starts, i, size - i, XT, c * size + i, 1)
         else:
@@ -194,7 +194,7 @@ def _gather(size, flat, order, start, stop, starts, count, XT, xt):
 
 @inline
 def _draw(d, rng, n, count, XT):
-    """n fresh samples, or as many as fit, into the lanes, and zeros after them."""
+    """Fresh samples into the lanes: n, or as many as fit, and zeros after them."""
     for c in range(count):
         for l in range(XT.shape[2]):
             for i in range(d):

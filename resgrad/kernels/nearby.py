@@ -1,22 +1,21 @@
-"""How far a student is from its teacher, unit by unit, in double-double: what `biased.biased_near` starts from."""
+"""The step from a teacher to a student nearby, unit by unit, in double-double: the input of `biased.biased_near`."""
 
 import numpy as np
 
 from .digits import two_product
 from .policy import quiet
 
-NEAR = 0.3  # of each unit: none vanishes on the way, and where one is weak the others may be exact
+NEAR = 0.3  # of the length of each unit, so that none vanishes on the way
 
 
 @quiet
 def step_from_teacher(Z, A, Z_star, A_star, fixed):
-    """(U, A, dU, dA): the teacher with its units ordered, and rescaled, like the student's, and the way to the student.
+    """(U, A, dU, dA): the teacher, its units ordered and rescaled like the student's, and the step to the student.
 
     Z (k, d, 2) holds the units as rows, A (k, m, 2) the read-outs, in double-double.  None where a unit is farther than
     `NEAR` of its size from the teacher's.  With a ``fixed`` read-out units are only ordered.
 
-    The way is good to the last digit.  The teacher is rounded, which moves the points of a path along the way, and
-    nothing else.
+    The step is accurate to the last digit.  (U, A) is rounded, which only moves the points of the path along it.
     """
     z, a, z_star, a_star = (array[..., 0] for array in (Z, A, Z_star, A_star))
     length, weight, length_star, weight_star = (np.linalg.norm(rows, axis=1) for rows in (z, a, z_star, a_star))
@@ -28,7 +27,7 @@ def step_from_teacher(Z, A, Z_star, A_star, fixed):
     if not np.isfinite(far).all():
         return None
     rows, order = np.arange(len(far)), far.argmin(axis=1)
-    if len(set(order.tolist())) < len(rows):  # one teacher's unit is the nearest of two
+    if len(set(order.tolist())) < len(rows):  # two units have the same nearest one
         from scipy.optimize import linear_sum_assignment  # takes long to import, and few need it
 
         rows, order = linear_sum_assignment(far)

@@ -1,4 +1,4 @@
-"""Lengths, directions and angles of units: what (7)-(18) are made of."""
+"""Lengths, directions and angles of units, the ingredients of (7)-(18)."""
 
 import math
 
@@ -12,7 +12,7 @@ from .policy import jit, quiet
 def directions(units):
     """(directions (k, d), lengths (k,)) of the rows of ``units``; a zero unit has direction 0.
 
-    Where a square could over- or underflow, the scale is taken out first.
+    Where a square could over- or underflow, the unit is divided by its largest entry first.
 
     >>> directions(np.array([[3.0, 4.0], [0.0, 0.0]]))
     (array([[0.6, 0.8],
@@ -29,7 +29,7 @@ def directions(units):
         for i in range(units.shape[1]):
             unit[l, i] = units[l, i] / scale * (1.0 / length if length > 0.0 else 0.0)
         if units.shape[1] == 1:
-            unit[l, 0] = np.sign(units[l, 0] / scale) + 0.0  # no -0; to the last bit: (15) divides s by the norm
+            unit[l, 0] = np.sign(units[l, 0] / scale) + 0.0  # no -0; exactly +-1, as (15) divides s by the norm
     return unit, norm
 
 

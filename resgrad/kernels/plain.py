@@ -1,7 +1,7 @@
-"""The equations of this folder in plain NumPy: what to read first, and what runs where nothing is compiled.
+"""The equations of this folder in plain NumPy: read this first.
 
-Each function is one equation or one loop of the compiled modules, with the numbers of the derivation.  With
-NUMBA_DISABLE_JIT=1 these do all the work: slowly, with the same results to rounding, and open to a debugger.
+Each function is one equation or one loop of the compiled modules, with the equation numbers of the derivation.  With
+NUMBA_DISABLE_JIT=1 these functions do all the work: slowly, with the same results to rounding, and in a debugger.
 """
 
 import numpy as np
@@ -24,12 +24,12 @@ def forward(U, A, C, X, slopes=RELU):
 
 @quiet
 def sampled_gradient(U, A, C, X, T, slopes=RELU, backward=True):
-    """(loss, dU, dA, dC): the mean squared error for the labels T, and, if asked for, its gradient.
+    """(loss, dU, dA, dC): the mean squared error for the labels T and, with ``backward``, its gradient.
 
     C is (0, m) where it is not trained: then T is y - C'x.
     """
     loss, dU, dA, dC, relu = 0.0, np.zeros_like(U), np.zeros_like(A), np.zeros_like(C), tuple(slopes) == RELU
-    for start in range(0, len(X), BLOCK):  # so many samples at a time fit into the cache
+    for start in range(0, len(X), BLOCK):  # a block of samples fits into the cache
         x, t = X[start : start + BLOCK], T[start : start + BLOCK]
         z, linear = x @ U, x[:, : len(C)]
         h = activation(z, slopes)  # (1)
@@ -52,7 +52,7 @@ def exact_gradient(U, A, C, U_star, A_star, D, slopes=RELU):
     norm, length = np.linalg.norm(U, axis=0), np.linalg.norm(Z, axis=0)
     u, z = U / np.where(norm, norm, 1), Z / np.where(length, length, 1)
     minus, plus = (np.linalg.norm(u[:, :, None] + sign * z[:, None, :], axis=0) for sign in (-1, 1))
-    s, c, phi = minus * plus / 2, (plus**2 - minus**2) / 4, 2 * np.arctan2(plus, minus)  # phi: pi - phi
+    s, c, phi = minus * plus / 2, (plus**2 - minus**2) / 4, 2 * np.arctan2(plus, minus)  # phi holds pi - phi
     weight, scale = (A @ Q.T) * length, (p - n) ** 2
     dC = 2 * D + (p + n) * (Z @ Q)
     M = D if (p, n) == RELU else (p + n) * D + 2 * p * n * (Z @ Q)

@@ -1,12 +1,17 @@
 """The exact gradient (7)-(11), and the training loop on it.
 
-Narrow networks sum over pairs of units in registers, one unit against as many others as there are lanes; wide ones
-turn the sums over components into matrix products.  One step of the loop, as every thread does it for its own units:
+Narrow networks sum over pairs of units in registers, one unit against as many others as there are lanes.  Wide ones
+turn the sums over components into matrix products.  One step of the loop, as every thread does it on its own copy of
+the weights:
 
     directions and lengths of all units
-    gradient of my units, and of C where it is trained       (10), (11), (19)
+    M and the gradient of C, where these change                   (19)
+    for each of my units j:
+        for every unit l of student and teacher:
+            s, c, pi - phi from |u_j^ + z_l^|, and q_j . q_l
+        dloss/du_j, dloss/da_j                                    (10), (11)
     my units, C = the step (6)
-    hand them to the other threads, meet, and take theirs
+    handed[step % 2] = my units, meet the other threads, read theirs
 """
 
 import functools
@@ -44,7 +49,7 @@ def normalize(units, d, start, rows, columns, norm):
 def residual_network(U, A, U_star, A_star):
     """Student minus teacher: the units' directions as rows and as columns, their norms, Q and Q'.
 
-    Zero units fill the last register; they add nothing.
+    Zero units, which add nothing, fill the last register.
     """
     d, k, k_star, m = U.shape[0], U.shape[1], U_star.shape[1], A.shape[1]
     count = -(-(k + k_star) // lane_count(U))
@@ -97,8 +102,8 @@ def _pair_terms(K, plus, value, norm, slope):
 def _gradient_in_lanes(low, high, d, count, m, network, scratch, weights, scale, linear, gradient):
     """(10) and (11) for the units low to high, rows [u, a] of ``weights``, each against all in ``count`` registers.
 
-    A pair of student units is met twice: in SIMD lanes that is cheaper than to mirror it.  ``scale`` is (p - n)^2,
-    for ``linear`` see `_linear_part`.
+    A pair of student units is computed twice: in SIMD lanes that is cheaper than to copy the result.  ``scale`` is
+    (p - n)^2; for ``linear`` see `_linear_part`.
     """
     rows, columns, norm, Q, Q_T = network
     plus, slope, value = scratch
@@ -147,7 +152,7 @@ def _add_linear(j, d, m, norm, weights, linear, gradient):
 
 @exact_jit
 def _linear_part(C, U_star, A_star, D, weights, slopes, M, dC, flat):
-    """M of (10) and (11) and dloss/dC, (19), into M and dC; n dC into ``flat``, which a zero unit sees, s'(0) = n."""
+    """(19) into M and dC; n dC into ``flat``: by s'(0) = n, that times a_j is the gradient of a unit u_j = 0."""
     (p, n), (d, m), k = slopes, D.shape, len(weights)
     for i in range(d):
         for o in range(m):
@@ -165,7 +170,7 @@ def _linear_part(C, U_star, A_star, D, weights, slopes, M, dC, flat):
 
 @exact_jit
 def _gradient_by_products(low, high, d, network, scratch, weights, scale, linear, gradient):
-    """The same, for all these units at once: the sums over components are matrix products."""
+    """`_gradient_in_lanes` for all these units at once: the sums over components are matrix products."""
     rows, columns, norm, Q, Q_T = network
     plus, value, slope = np.dot(rows[low:high], columns), np.dot(Q[low:high], Q_T), scratch[0]
     dz, da = scratch[1], scratch[2]
@@ -173,7 +178,7 @@ def _gradient_by_products(low, high, d, network, scratch, weights, scale, linear
         near, products = plus[j - low], value[j - low]
         for l in range(near.size):
             near[l] = 2.0 + 2.0 * near[l]
-            if near[l] < 1e-3:  # the digits that matter near pi are lost: sum them up anew
+            if near[l] < 1e-3:  # near phi = pi cancellation has taken the digits: sum the squares instead
                 near[l] = np.sum((rows[j] + rows[l]) ** 2)
         _pair_terms(near.size, near, products, norm, slope[j - low])
     np.dot(slope, rows, dz)
@@ -238,7 +243,7 @@ def population_gradient(U, A, C, U_star, A_star, D, slopes, dU, dA, dC):
 def population_loop(d, k, K, m, skip=0, slopes=RELU):
     """(loop, scratch, parts): the training loop on the exact gradient, as `sampled_loop`.
 
-    ``loop(thread, marks, scratch, teacher, W, V, rates, n_steps)``; ``scratch()`` makes what it works with.
+    It is ``loop(thread, marks, scratch, teacher, W, V, rates, n_steps)``; ``scratch()`` allocates its shared memory.
     """
     narrow = max(d, k) <= EXACT_NARROW
     parts = 1 if max(d, k) <= EXACT_LONELY else parts_of(k)
@@ -249,9 +254,9 @@ def population_loop(d, k, K, m, skip=0, slopes=RELU):
 
 @functools.cache
 def _population_loop(d, k, K, m, moving):
-    """The loop compiled for one shape (narrow), or, where that is all zeros, for every shape.
+    """The loop compiled for one shape (narrow) or, where all of these are 0, for every shape.
 
-    ``moving``: whether M of (10) and (11) may change as training goes on.
+    ``moving``: whether M of (10) and (11) may change during training.
     """
     narrow, count = d > 0, -(-K // (REGISTER // 8))
 

@@ -26,10 +26,10 @@ def activate(count, Z, G, out, slopes):
 
 @jit
 def shuffle(order, last, numbers):
-    """NumPy's shuffle of order[: last + 1], without its branches: a number that is too large swaps nothing.
+    """NumPy's shuffle of order[: last + 1], without branches: a number that NumPy would reject swaps nothing.
 
-    ``numbers`` are uniform on 0 ... 2^32 - 1; of each, only as many low bits count as ``last`` has.  Returns the
-    ``last`` to go on from with more of them; 0 is the end.
+    ``numbers`` are uniform on 0 ... 2^32 - 1.  Of each, the lowest bits are used, as many as ``last`` has.  Returns
+    the ``last`` from which to go on with more numbers; 0 is the end.
     """
     mask = 1
     while mask < last:
@@ -46,7 +46,7 @@ def shuffle(order, last, numbers):
 
 @inline
 def copy(source, target):
-    """target[:] = source.  Numba's own assignment takes seconds to compile, with what it says of shapes that differ."""
+    """target[:] = source.  Numba's own assignment takes seconds to compile, as it checks shapes."""
     for i in range(source.shape[0]):
         for j in range(source.shape[1]):
             target[i, j] = source[i, j]

@@ -1,6 +1,6 @@
-"""The training loop on samples for all other networks: a register holds as many units of one sample as fit.
+"""The training loop on samples for all other networks: the lanes of a register are units.
 
-The units are cut into parts, the samples are not.  One step, as every thread does it:
+The units are cut into parts, the batch is not.  One step, as every thread does it:
 
     gather (or draw) the whole batch X
     for each of my parts:  Z = X U;  H = s(Z)                                     (1)
@@ -12,7 +12,8 @@ The units are cut into parts, the samples are not.  One step, as every thread do
         U = the step (6) with X'G,  A = the step (6) with H'R                     (4), (2)
     for my rows of C, where it is trained:  the step (6) with X'R
 
-Sums over parts, in a thread and over threads, are those of one binary tree, whatever the number of threads.
+All sums over parts, within a thread and over threads, follow one binary tree: the bits do not depend on the number of
+threads.
 """
 
 from typing import NamedTuple
@@ -39,17 +40,17 @@ from .threads import meet, share
 
 
 class Scratch(NamedTuple):
-    """What the loop works with: first the number of the thread or part, then matrices padded to `_stride`.
+    """The loop's memory.  The first axis is the thread or the part, the others are a matrix with rows of `_stride`.
 
-    Matrices of weights are zero beyond what is used of them, and that adds nothing.
+    Matrices of weights are padded with zeros, which add nothing.
     """
 
-    X: np.ndarray  # by thread: inputs, one sample a row
+    X: np.ndarray  # by thread: inputs, a row for each sample
     T: np.ndarray  # by thread: labels
     shares: np.ndarray  # by thread: what its units add to F
-    R: np.ndarray  # one for all
-    losses: np.ndarray  # one for all: of each sample
-    tree: np.ndarray  # by thread: tiles that wait for their sum
+    R: np.ndarray  # shared
+    losses: np.ndarray  # shared: of each sample
+    tree: np.ndarray  # by thread: tiles whose sum is not complete
     H: np.ndarray  # all others by part
     Z: np.ndarray  # H itself for relu
     G: np.ndarray
@@ -60,34 +61,34 @@ class Scratch(NamedTuple):
     v_readout: np.ndarray
     d_readout: np.ndarray
     readout_T: np.ndarray
-    skip: np.ndarray  # one for all; no rows where C is fixed
+    skip: np.ndarray  # shared; no rows where C is fixed
     v_skip: np.ndarray
-    d_skip: np.ndarray  # by thread, or one for all where it is whole
+    d_skip: np.ndarray  # by thread, or shared where it is whole
     slopes: np.ndarray  # (p, n) of the activation
 
 
 @register_jitable
 def _stride(count):
-    """Length of a row for ``count`` numbers: whole tiles, and an odd number of them, which spreads over the cache."""
+    """Length of a row for ``count`` numbers: an odd number of tiles, so that rows fall into different cache sets."""
     unit = max(ROWS, REGISTER // 4)
     return (-(-count // unit) | 1) * unit
 
 
 @register_jitable
 def _units(k, lanes, parts, part):
-    """(first, last) of the units of a part: whole registers of them."""
+    """(first, last) of the units of a part, which fill whole registers."""
     count = -(-k // lanes)
     return min(k, count * part // parts * lanes), min(k, count * (part + 1) // parts * lanes)
 
 
 @register_jitable
 def _behind(k, lanes, parts):
-    """Where the teacher's units begin: behind those of the largest part."""
+    """The column at which the teacher's units begin: after those of the largest part."""
     return _stride(-(-k // (lanes * parts)) * lanes)
 
 
 def wide_scratch(parts, d, k, k_star, m, skip, slopes, batch, dtype):
-    """A `Scratch` of zeros.  Where a batch is one block, a gradient is used tile by tile, and has memory for one."""
+    """A `Scratch` of zeros.  If the batch is one block, each tile of a gradient is used at once: one has memory."""
     like = np.empty(0, dtype)
     lanes, tile = REGISTER // like.itemsize, (ROWS, 2 * REGISTER // like.itemsize)
     size, inputs, outputs, units = _stride(min(batch, BLOCK)), _stride(d), _stride(m), _behind(k, lanes, parts)
@@ -197,7 +198,7 @@ def _piece(soon, i, n):
 
 @sampled_jit
 def _activate(relu, count, Z, G, out, slopes):
-    """``out`` = s(Z) for G = Z, and G s'(Z) for others; for relu ``out`` is G itself."""
+    """``out`` = G s'(Z), which is s(Z) for G = Z; for relu ``out`` must be G itself."""
     if relu:
         keep_active_lanes(count, Z, out)
     else:
@@ -206,7 +207,7 @@ def _activate(relu, count, Z, G, out, slopes):
 
 @sampled_jit
 def _times(X, W, Y, rows, depth, columns, data, wanted):
-    """Y[:rows, :columns] = X[:, :depth] W, in whole tiles; meanwhile the ``wanted`` rows of ``data`` are fetched."""
+    """Y[:rows, :columns] = X[:, :depth] W, in whole tiles; meanwhile prefetch the ``wanted`` rows of ``data``."""
     lanes, x, w, y = lane_count(X), X.shape[1], W.shape[1], Y.shape[1]
     tile, tiles = 0, -(-columns // (2 * lanes)) * -(-rows // ROWS)
     for j in range(0, columns, 2 * lanes):
@@ -226,7 +227,7 @@ def _times(X, W, Y, rows, depth, columns, data, wanted):
 def _sum_of_products(first, last, H, W, depths, tree, Y, rows, columns):
     """Y[:rows, :columns] = the sum of H[p] W[p] over the parts p, in whole tiles.
 
-    A sum of 2^n parts is that of two sums of 2^(n-1) parts.  ``tree`` holds the tiles that wait for their other half.
+    A sum of 2^n parts is that of two sums of 2^(n-1) parts.  ``tree`` keeps the first until the second is there.
     """
     lanes, y, size = lane_count(H), Y.shape[1], ROWS * tree.shape[1]
     one = splat(H.dtype.type(1))
@@ -254,7 +255,7 @@ def _sum_of_products(first, last, H, W, depths, tree, Y, rows, columns):
 
 @inline
 def _residual(low, high, n, m, threads, shares, T, R, losses):
-    """R = 2 (F - T) / n and the squared error of some samples; F is the sum of all ``shares``, by the same tree."""
+    """R = 2 (F - T) / n and the squared errors of some samples; F is the sum of all ``shares``, by the same tree."""
     scale = R.dtype.type(2.0 / n)
     for b in range(low, high):
         apart = 1
@@ -275,9 +276,8 @@ def _residual(low, high, n, m, threads, shares, T, R, losses):
 def _descend(X, G, sizes, whole, weights, rates, last):
     """gradient += X'G, in whole tiles; after the ``last`` samples the step (6) of W, and W_T = W'.
 
-    ``sizes`` are the number of samples, the first and the last row, and the number of columns;
-    ``weights`` = (gradient, W, V, W_T), where W_T may be
-    empty.  A gradient that is not ``whole`` is one tile, used at once: the ``last`` samples are all there are.
+    ``sizes`` = (number of samples, first row, end of the rows, number of columns); ``weights`` = (gradient, W, V, W_T),
+    where W_T may be empty.  A gradient that is not ``whole`` is one tile, used at once, as the batch is one block.
     """
     (samples, first, rows, columns), (gradient, W, V, W_T) = sizes, weights
     lanes, x, w, size = lane_count(X), X.shape[1], W.shape[1], gradient.shape[1]
@@ -285,7 +285,7 @@ def _descend(X, G, sizes, whole, weights, rates, last):
     for j in range(0, columns, 2 * lanes):
         wide = j + lanes < columns
         for i in range(first, rows, ROWS):
-            for n in range(i * w + j, (i + ROWS) * w + j, w):  # to be there after the tile
+            for n in range(i * w + j, (i + ROWS) * w + j, w):  # they are needed after the tile
                 for e in range(n, n + 2 * lanes, lanes):
                     prefetch(W, e)
                     prefetch(V, e)
@@ -306,7 +306,7 @@ def _descend(X, G, sizes, whole, weights, rates, last):
 
 @inline
 def _update_lanes(n, g, W, V, gradient, minus_lr, momentum):
-    """The step (6) of the n-th register of W, whose gradient is the g-th; that is zero after."""
+    """The step (6) of the n-th register of W, by the g-th of the gradient, which becomes 0."""
     slope = load(gradient, g)
     v = fma(momentum, load(V, n), slope)
     store(V, n, v)
@@ -332,7 +332,7 @@ def _transpose(W, rows, first, last, W_T, starts):
 def _enter(first, last, scratch, W, V, teacher, k_star):
     """Copy the weights of these parts into the scratch.  Returns how many units each has: its own, and in all.
 
-    Fresh samples need the teacher's units, too; they stand behind the student's, with -A*.
+    Fresh samples need the teacher's units, too: they follow the student's, with read-out -A*.
     """
     (U, A, _), (VU, VA, _) = W, V
     k, m, parts, lanes = U.shape[1], A.shape[1], len(scratch.H), lane_count(U)
@@ -343,7 +343,7 @@ def _enter(first, last, scratch, W, V, teacher, k_star):
             scratch.units, scratch.v_units, scratch.d_units, scratch.readout, scratch.v_readout, scratch.d_readout,
             scratch.readout_T,
         ):  # fmt: skip
-            matrix[p] = 0  # a run that diverged may have left NaN beyond what is used, an interrupted one its gradient
+            matrix[p] = 0  # a run that diverged may have left NaN in the padding, an interrupted one its gradient
         copy(U[:, low:high], scratch.units[p])
         copy(VU[:, low:high], scratch.v_units[p])
         copy(A[low:high], scratch.readout[p])
@@ -373,7 +373,7 @@ def _leave(first, last, scratch, W, V):
 
 @inline
 def _zero(matrix, first, last):
-    """Rows of zeros, in whole tiles: a run that diverged may have left NaN, an interrupted one its gradient."""
+    """Set rows to 0: a run that diverged may have left NaN in the padding, an interrupted one its gradient."""
     for i in range(first, last):
         for j in range(matrix.shape[1]):
             matrix[i, j] = 0
