@@ -33,12 +33,12 @@ def _results(task, missing, executor, workers):
     from . import blas, draws, losses
     from .runs import tasks
 
-    ends = []  # of the runs made before workers start: one must compile everything, as two threads may not at one time
+    ends = []  # of runs made before the workers start: they compile everything, which two threads may not at one time
     while missing and not any(basin.outcome != FAILED for _, basin in ends):
         ends, missing = tasks.work(dataclasses.replace(task, numbers=(missing[0],))), missing[1:]
         yield from ends
     teacher = task.loss(draws.streams(task.config.seed)).teacher
-    losses.PopulationLoss(teacher.arch, teacher).value(teacher.theta)  # compiles the precise loss, too
+    losses.PopulationLoss(teacher.arch, teacher).value(teacher.theta)  # compiles the double-double sum, too
     if own := executor is None:
         executor = concurrent.futures.ThreadPoolExecutor(workers or blas.processors())
     size, futures = 1 if own else max(1, min(32, len(missing) // 64)), []
@@ -63,7 +63,7 @@ def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, see
            executor: concurrent.futures.Executor | None = None, workers: int | None = None,
            out: str | os.PathLike | None = None, resume: bool = False, certify: bool = False, report: bool = False,
            quiet: bool = False, **given: Any) -> Census:  # fmt: skip
-    """Train from many starts, polish every end, and count what was found.
+    """Train from many starts, find the critical point at the end of each run, and count their kinds.
 
     Parameters
     ----------
@@ -72,21 +72,20 @@ def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, see
     runs, seed : int
         Run i draws its teacher, start and data from ``streams(seed, run=i)``.
     executor : concurrent.futures.Executor, optional
-        Who does the work; it is never shut down.  If it fails, BrokenExecutor is raised, and what is done is in
-        ``out``.  Examples are ``dask.distributed.Client(...).get_executor()`` and
-        ``mpi4py.futures.MPIPoolExecutor()``.
-        Default: ``workers`` threads, one per processor that this process may use.
+        It does the work, and is not shut down.  If it fails, BrokenExecutor is raised; finished runs are in ``out``.
+        Examples are ``dask.distributed.Client(...).get_executor()`` and ``mpi4py.futures.MPIPoolExecutor()``.
+        Default: ``workers`` threads, one for each processor that this process may use.
     workers : int, optional
     out : path, optional
         Directory for ``census.json``, ``census.npz``, ``figure.png`` and ``runs.jsonl``, to which each run adds a
-        line when it ends.  A run whose line is deleted is made again.
+        line when it ends.  Delete a line to make its run again.
     resume : bool
         Make only the runs that ``out`` lacks, and those that failed.  ``runs`` may have grown, and a teacher's
         file moved; nothing else may differ.
     certify : bool
-        Prove what each family of spurious minima is, at the run that found it first (`resgrad.certify`).
+        Prove the kind of each family of spurious minima, at the run that found it first (`resgrad.certify`).
     report : bool
-        Write the census on one page, ``report.html`` in ``out``.  A page that is there already is renewed in any case.
+        Write the census on one page, ``report.html`` in ``out``.  An existing page is always renewed.
     quiet : bool
         No progress bar; there is one on a terminal only.
     **given
@@ -94,9 +93,9 @@ def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, see
         `Network`, or the path of a weights.npz, of any architecture; ``init``: a kind of `draw`;
         ``data``: "population", "online" or "dataset", with ``batch_size`` and ``samples``;
         ``optimizer``: a record, or a name with ``lr`` (default: see `basins.descend`) and ``momentum``;
-        ``steps``, at most: 10,000 for the expected loss, where gradient flow takes over then, else 100,000;
+        ``steps``, at most: 10,000 for the expected loss, after which gradient flow takes over, else 100,000;
         ``covariance`` of the inputs, as for `PopulationLoss` or the path of a .npy file; ``noise``, the standard
-        deviation of noise on each label, which the losses reported do not contain;
+        deviation of noise on each label, whose share the reported losses leave out;
         ``loss``: "relu", "even", "hermite24" or "ge-lee-ma" (see `resgrad.designed`), with ``rows``, "free" or
         "unit", and ``mu`` and ``lam``.
 
@@ -114,21 +113,20 @@ def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, see
 
     Notes
     -----
-    A run stops when Newton's method is certain of the basin that it is in; `basins.descend` says when it is.  There is
-    no tolerance to choose.  Where ``steps`` are not enough, as in a long valley, a run on the expected loss goes on
-    along gradient flow, the limit of small steps, with a stiff solver.  So its basin is the one of gradient flow from
-    there on.  Steps of half of 1 / curvature follow the flow closely, but where it passes next to a saddle the two may
-    part: ``steps=1`` makes a census of gradient flow itself, to compare.
+    A run stops when Newton's method shows for certain in which basin it is (`basins.descend`).  There is no tolerance
+    to choose.  If ``steps`` are not enough, as in a long valley, a run on the expected loss goes on along gradient
+    flow, the limit of small steps, with a stiff solver.  Steps of half of 1 / curvature follow the flow closely, but
+    next to a saddle the two may part: ``steps=1`` makes a census of gradient flow itself, to compare.
 
-    Where the loss falls for ever, but like a power of time, the minimum is degenerate: it counts like any other, and
+    Where the loss falls for ever, but like a power of time, the minimum is degenerate.  It counts like any other, and
     `Census.exponent` has the power.
 
-    A family is all spurious minima with the same loss and the same Hessian spectrum (`basins.group`): the symmetries
-    of units and of coordinates change neither.  If each run draws a teacher of its own, losses differ from run to
-    run, and a family has one member.  A student with fewer units than its teacher cannot reach zero in general; its
-    best fit counts as spurious, too.
+    A family is all spurious minima with the same loss and the same Hessian spectrum (`basins.group`), which the
+    symmetries do not change.  If each run draws a teacher of its own, losses differ from run to run, and a family has
+    one member.  A student with fewer units than its teacher cannot reach zero in general; its best fit counts as
+    spurious, too.
 
-    A run that an error ends counts as "failed", and `Census.failures` has its message.  The other runs go on.
+    A run that raises an error counts as "failed", and `Census.failures` has its message.  The other runs go on.
 
     Examples
     --------

@@ -1,12 +1,12 @@
 """``python -m resgrad.experiment --arch li``: one run from the command line to a directory of files.
 
-What trains, aligns and draws pictures is imported once a run starts, so that ``--help`` need not wait for it.
+The code that trains, aligns and draws is imported when a run starts, so that ``--help`` need not wait for it.
 """
 
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback; from the first steps on `_Watch` answers
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback; from the first step on `_Watch` answers Ctrl-C
 
 import contextlib
 import dataclasses
@@ -31,9 +31,9 @@ VERIFY = 2.0  # seconds that --verify spends on making a run again
 
 
 def save_checkpoint(path, config, teacher, state, records, seconds, covariance=None):
-    """Write what a run needs to go on, bit for bit.  The data are not saved; they are drawn again.
+    """Write all that a run needs to go on, bit for bit, except the data, which are drawn again.
 
-    The ``covariance`` is that of a file, which may change.
+    ``covariance`` is given if it came from a file, since the file may change.
     """
     header = vars(state) | {"config": dataclasses.asdict(config), "seconds": seconds}
     header["rng"] = state.rng.bit_generator.state
@@ -109,7 +109,7 @@ def run(config: Config, out: str | Path, problem: tuple | None = None, *, resume
 
 
 class _Watch(contextlib.ExitStack):
-    """What `train` calls a few times a second: it moves the progress bar, saves, and minds Ctrl-C and SIGTERM."""
+    """The ``progress`` of `train`: it moves the progress bar, saves checkpoints, and answers Ctrl-C and SIGTERM."""
 
     def __init__(self, config, problem, out, started, quiet, replace):
         super().__init__()
@@ -131,7 +131,7 @@ class _Watch(contextlib.ExitStack):
         if time.perf_counter() - self.saved > SAVE_EVERY:
             try:
                 self.save(self.out)
-            except OSError as error:  # a full disk may have space again before the end; if not: `files.rescue`
+            except OSError as error:  # a full disk may have space again at the end; if not, `files.rescue` helps
                 self.bar.set_postfix_str(f"not saved: {error.strerror}")
             self.saved = time.perf_counter()
 
@@ -152,7 +152,7 @@ class _Watch(contextlib.ExitStack):
 
 
 def _summary(config, trajectory, exact, seconds, compile_seconds):
-    """What run.json holds.  Of a run that was resumed, ``seconds`` counts all parts, ``compile_seconds`` the last."""
+    """The content of run.json.  Of a resumed run ``seconds`` counts all parts, ``compile_seconds`` the last one."""
     import numba
     import scipy
 
@@ -185,7 +185,7 @@ def _summary(config, trajectory, exact, seconds, compile_seconds):
 
 
 def _check_proof(config):
-    """Refuse what no proof can be had of."""
+    """Refuse a run for which there is no proof."""
     from .minima import balls
 
     if config.loss != "relu":
@@ -196,7 +196,7 @@ def _check_proof(config):
 
 
 def _prove(exact, theta):
-    """({name: end that the proof is about}, what run.json says of it): polished, unless the run itself ended there."""
+    """({name: polished end}, the proof for run.json), without the former if the proof is about the end of the run."""
     from .minima import landscape, proofs
     from .runs import report
 
@@ -340,7 +340,7 @@ def verify(out: str | Path, **given: Any) -> tuple[bool, str]:
 
 
 def _advice(config, problem):
-    """What to try instead of a step size that diverged."""
+    """A step size to try after one that diverged."""
     from . import training
 
     _, theta0, teacher, exact = problem

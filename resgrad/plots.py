@@ -1,8 +1,8 @@
 """``rg.plots``: pictures of a run, of a network, of a Hessian's spectrum and of a census.
 
 Each function returns a `matplotlib.figure.Figure`.  A notebook shows it as the value of a cell, a script writes it with
-``figure.savefig("name.png")``.  It is none of pyplot's: nothing has to be closed, and threads may draw at one time.
-Whatever the user's matplotlibrc says, the picture is the same.
+``figure.savefig("name.png")``.  It does not belong to pyplot: nothing has to be closed, and threads may draw at the
+same time.  The user's matplotlibrc has no influence.
 
 ``python -m figures plots``, from the repository root, draws figures/plots.png, an example of each.
 """
@@ -28,7 +28,7 @@ COLUMN = 4.5  # inches, the width of a panel
 
 
 def history(run: Trajectory | str | os.PathLike) -> Figure:
-    """Loss against step, on a logarithmic scale, and the distance from the teacher where the run has it.
+    """Loss against step, on a logarithmic scale, and the distance from the teacher if the run recorded it.
 
     Parameters
     ----------
@@ -61,12 +61,11 @@ def history(run: Trajectory | str | os.PathLike) -> Figure:
 
 
 def units(network: Network, teacher: Network) -> Figure:
-    """Which unit does the work of which: the cosine of each student unit and each teacher unit, as colors.
+    """The cosine of each student unit and each teacher unit, as colors: which unit does the work of which.
 
-    The student units are in the order of the teacher units that `resgrad.align` matches them with, and
-    those of none come last; where units can be reversed, those that face their teacher unit turned around are turned
-    back.  Rescaling a unit changes nothing.  A student that is the teacher up to symmetry has 1 along the diagonal.
-    Where there are biases, the bias is one more entry of a unit.
+    The student units are in the order of the teacher units that `resgrad.align` matches them with; those without a
+    match come last.  Where units can be reversed, those opposite to their teacher unit are.  Rescaling a unit changes
+    nothing.  A student that is the teacher up to symmetry has 1 along the diagonal.  A bias is an entry of its unit.
 
     Parameters
     ----------
@@ -102,7 +101,7 @@ def units(network: Network, teacher: Network) -> Figure:
 def spectrum(found: Spectrum) -> Figure:
     """The sizes of a Hessian's eigenvalues, the largest first.
 
-    As many of the smallest as symmetry predicts to vanish are gray.  Negative ones are triangles.
+    The smallest are gray, as many as symmetry predicts to vanish.  Negative ones are triangles.
 
     Parameters
     ----------
@@ -181,11 +180,11 @@ def _read(directory):
 
 
 def _shown(picture):
-    """The picture, which a notebook can show even where pyplot was never imported."""
+    """The picture, which a notebook can show even if pyplot was never imported."""
     picture._repr_png_ = functools.partial(_png, picture)
     return picture
 
 
 def _png(picture):
-    """What IPython asks for: a PNG, and the size on the page, as there are more pixels for sharp screens."""
+    """A PNG for IPython, and its size on the page, which is smaller than its pixels, for sharp screens."""
     return panels.image(picture), dict(zip(("width", "height"), map(int, picture.bbox.size)))

@@ -1,7 +1,4 @@
-"""Tables in HTML: what a notebook shows of a result, and what the pages of runs are made of.
-
-They have no colors of their own, so that they suit any theme.
-"""
+"""Tables in HTML, for notebooks and for the pages of runs.  They have no colors, so that they suit any theme."""
 
 import html
 
@@ -17,7 +14,7 @@ def table(rows, caption=""):
 
 
 def cell(value):
-    """A number in few digits, an integer in all of its own; of an array its shape."""
+    """The text for a value: 4 digits of a float, all of an integer, the shape of an array."""
     if np.ndim(value):
         return f"shape {np.shape(value)}"
     return f"{value:.4g}" if np.asarray(value).dtype.kind == "f" else str(value)

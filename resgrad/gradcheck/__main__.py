@@ -1,4 +1,4 @@
-"""``python -m resgrad.gradcheck``: the checks of every gradient of this package, as a table."""
+"""``python -m resgrad.gradcheck``: check every gradient of this package, and print a table."""
 
 import sys
 
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _reports(arch, d, seed):
-    """(architecture, loss, point, report) of everything there is to check for one architecture."""
+    """(architecture, loss, point, report) of every check for one architecture."""
     from ..architectures import Network
     from ..draws import dataset, draw, streams
     from ..losses import EmpiricalLoss, OnlineLoss, PopulationLoss

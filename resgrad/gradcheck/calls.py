@@ -1,8 +1,8 @@
-"""Calls of a loss: what it must not do, whatever the numbers.
+"""Calls of a loss, and its faults that do not depend on the numbers.
 
 A `Defect` keeps a loss from being checked at all.  A problem is a text that says what is wrong with the loss.
-Whatever a loss raises, and any answer that is complex, not finite or no (value, gradient), is a defect at theta.
-Elsewhere it means that the point lies outside the domain of the loss.  Imports ``checks`` and ``differences``.
+An exception, or an answer that is complex, not finite or not (value, gradient), is a defect at theta.  Elsewhere it
+means that the point lies outside the domain of the loss.  Imports ``checks`` and ``differences``.
 """
 
 import numpy as np
@@ -34,7 +34,7 @@ def _call(function, theta, name):
 
 
 def value_and_grad(function, theta):
-    """(value, gradient) of one call; raises `Defect`, and `Outside` for all that is no such pair."""
+    """(value, gradient) of one call; raises `Defect`, and `Outside` for any answer that is not such a pair."""
     answer = _call(function, theta, "loss")
     try:
         value, grad = answer
@@ -88,9 +88,9 @@ def answers(function, theta, rtol, rng):
 
 
 def _coarse(function, theta, value, grad, rng):
-    """Problems: what changes in proportion to theta, but not at all for its smallest changes.
+    """Problems: the value or gradient changes in proportion to theta, but ignores its smallest changes.
 
-    A gradient in float32 follows changes by 2^-22 of theta; one that kinks make a step function stays or jumps.
+    A float32 gradient follows changes by 2^-22 of theta; a gradient with dense kinks is a step function and does not.
     """
     if theta.dtype != np.float64:
         return []
@@ -107,7 +107,7 @@ def _coarse(function, theta, value, grad, rng):
 
 
 def careful(function, name, shape, theta):
-    """``function`` with float64 arrays as answers, nan where it has none; raises `Defect` if that is so at theta."""
+    """``function`` with float64 arrays as answers, nan where it fails; raises `Defect` if it fails at theta."""
 
     def answer(point):
         returned = _call(function, point, name)

@@ -1,6 +1,4 @@
-"""Gradients against differences of the loss.
-
-Takes any loss and knows no architecture.  `check_gradient` works in three steps.
+"""Gradients against differences of the loss, for any loss.  `check_gradient` works in three steps.
 
 1. It calls the loss at theta, near by, and at theta again.  A wrong shape, a NaN, a stale buffer or hidden float32
    is a *problem* of the loss as such.  The module ``calls`` does this.
@@ -26,8 +24,8 @@ from . import calls, differences
 from .report import OK, UNKNOWN, WRONG, Block, Entry, GradientReport
 
 RTOL = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 1e-4}  # of the loss's arithmetic
-FOREIGN_RTOL = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 1e-2}  # without known parabolas
-SMOOTH_RTOL = 1e-6  # nothing makes differences of a smooth loss exact: they end near 1e-8 of its slope
+FOREIGN_RTOL = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 1e-2}  # of a loss without ``preactivations``
+SMOOTH_RTOL = 1e-6  # differences of a smooth loss are never exact: their error is near 1e-8 of its slope
 
 
 def check_gradient(
@@ -75,7 +73,7 @@ def check_gradient(
     Notes
     -----
     The loss may have a domain: where it raises, or its answer is complex, not finite or no pair, there is no value to
-    compare with.  At the border of the domain the derivative from within decides.
+    compare with.  At the border of the domain the derivative from inside counts.
 
     "Cannot tell" is the answer where kinks lie too dense for the arithmetic, as in a deep network over many samples.
     Differences see no bend within 1e-9 of the size of theta or of the entry.  With a unit as small as that, a loss
@@ -212,7 +210,7 @@ def _indices(shapes, theta, entries, rng):
 
 
 def _judge(shapes, index, analytic, slopes, weight, rtol, atol, beyond):
-    """The blocks, every entry judged; ``beyond`` uncertainties away no derivative lies."""
+    """The blocks, every entry judged; no derivative lies more than ``beyond`` uncertainties away."""
     slopes = differences.Slopes(*map(np.ravel, slopes))
     scale, blocks, start = np.nan_to_num(slopes.scale, nan=0.0, posinf=0.0), [], 0
     for name, shape in shapes.items():

@@ -17,8 +17,8 @@ scheme starts anew from there.  Without a kink at theta the two sides have the s
 more than their errors, the difference is an error, too.
 
 No error is certain, for rounding can hide kinks that lie dense or near.  Over random deep networks the true error
-exceeds the estimate in two or three of a hundred entries, ten times the estimate in a few of 10,000, and in none of
-30,000 twenty times.  So a number is called wrong only if it is ``BEYOND`` times the estimate away.
+exceeds the estimate in 2 or 3 of 100 entries, 10 times the estimate in a few of 10,000, and 20 times in none of
+30,000.  So an entry is called wrong only if it is ``BEYOND`` times the estimate away.
 
 Takes functions and arrays; imports nothing of resgrad.
 """
@@ -31,10 +31,10 @@ LEVELS, COLUMNS = 48, 7  # of Neville's scheme, at most
 AMPLIFIED = np.array([1, 2.5, 3.75, 4.6, 5, 5.3, 5.4])  # rounding, in the columns of the scheme for halved steps
 CONFIRM = 3  # shorter steps that an estimate is compared with
 SAFETY = 2  # the least of many errors is too small
-BEYOND = 64  # times its error: no derivative lies that far from an estimate
+BEYOND = 64  # times the error of an estimate: the derivative is not that far from it
 NEARBY = 3  # level from which a slope counts as one of this neighborhood: an eighth of the first step
 FINER = 2.0**-6  # powers of it, times the step kept, test an estimate
-SMALL = 2.0**-8  # times the typical entry: a smaller one has a scale of its own
+SMALL = 2.0**-8  # times the typical entry: the loss may change at the own scale of a smaller one
 
 
 class Slopes(NamedTuple):
@@ -205,7 +205,7 @@ def size(theta):
 
 
 def weight(theta):
-    """1 for each entry of theta; less, in proportion to its size, for an entry far smaller than the typical one."""
+    """1 for each entry of theta; its size relative to the typical one if that is below `SMALL`."""
     own = np.abs(theta, dtype=np.float64) / size(theta)
     return np.where((own > 0) & (own < SMALL), own, 1.0)
 
@@ -217,7 +217,7 @@ def direction(theta, rng):
 
 
 def scaling(theta, rng):
-    """The same, but zeros stay where they are: no arithmetic is too coarse for their smallest change."""
+    """The same, but zeros do not move: any arithmetic resolves their smallest change."""
     return direction(theta, rng) * ((theta != 0) | ~theta.any())
 
 

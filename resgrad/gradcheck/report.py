@@ -1,4 +1,4 @@
-"""What a check found: records that print as a table.  Imports nothing of resgrad."""
+"""The result of a check: records that print as a table.  Imports nothing of resgrad."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class GradientReport:
-    """What `check_gradient` found; ``str(report)`` is a table.
+    """The result of `check_gradient`; ``str(report)`` is a table.
 
     Attributes
     ----------

@@ -16,11 +16,10 @@ Let C(U, A) = C* - m(U, A), which makes the first term 0.
 *So the local minima of a loss with trained skip are exactly those of its even part, with the same values.*  No
 derivative was used: this holds at kinks, where some u_j = 0, too.  Elsewhere (U, A, C) -> (U, A, C - C* + m) is a
 smooth change of coordinates after which the loss is |.|^2 + E.  So critical points correspond, with the same numbers
-of negative and of zero eigenvalues; and the Schur complement of d2loss/dC dC = 2 I is the Hessian of E, where C = C(U,
-A), and for a fixed read-out everywhere.  A *fixed* C = C* leaves |m|^2 + E, and a student can rest where the two
-balance.
+of negative and of zero eigenvalues.  The Schur complement of d2loss/dC dC = 2 I is the Hessian of E, where C = C(U, A),
+and for a fixed read-out everywhere.  A *fixed* C = C* leaves |m|^2 + E, whose two terms can balance at a positive loss.
 
-**It does not show near the teacher.**  For U* = I, k = d >= 3, the Hessians of these two map Y (d, k) to
+**Near the teacher the two do not differ.**  For U* = I, k = d >= 3, their Hessians map Y (d, k) to
 
     even      Y/2 + (Y' + tr(Y) I - 2 diag(Y)) / pi         vanilla      the same + Y 1 1' / 2                     (2)
 
@@ -32,9 +31,9 @@ and have the eigenvalues, with b = 1/2 + k/4 + k/2pi and c = (1 + (k-1)/pi)(k/2 
 
 The smallest one is the same.  (That of ``vanilla-free``, whose determinant is 2^k times that of ``even``, is smaller.)
 
-**It is not one-point convexity.**  With C = C(U, A) the inner product <grad, theta - theta*> is that of ``even``, so
-delta of `one_point` has its sign, and is smaller.  For U* = I, where delta first is 0 in some direction, as searched
-for:
+**One-point convexity does not explain it.**  With C = C(U, A) the inner product <grad, theta - theta*> is that of
+``even``, so delta of `one_point` has the same sign, and is smaller.  For U* = I, the smallest distance found by search
+at which delta is 0:
 
     k = d            2       3       4       5       6       8      10     |U - I|
     even        0.8716  0.8693  0.8680  0.8671  0.8665  0.8656  0.8651     two units, turned and shortened

@@ -1,7 +1,7 @@
 """The expected loss, its gradient and its Hessian on a box of parameters, enclosed by Arb's balls (python-flint).
 
-A ball is a midpoint and a radius, and an operation on balls returns one that holds every result, rounding included.
-So the formulas (7)-(17) of `kernels`, evaluated where every parameter is a ball, enclose what they are at all points of
+A ball is a midpoint and a radius.  An operation on balls returns a ball that contains every result, rounding included.
+So the formulas (7)-(17) of `kernels`, evaluated with a ball for every parameter, enclose their values at all points of
 that box.  With slopes p and n, Z = [U, U*], Q = [A; -A*], D = C - C*, o = p + n and M = o D + 2 p n Z Q,
 
     loss = sum_lm (q_l . q_m) [(p - n)^2 G(z_l, z_m) + p n z_l . z_m] + o sum_l q_l . D'z_l + |D|^2              (1)
@@ -17,8 +17,8 @@ and the Hessian follows.  G(u, v) = |u||v| K(c), with c the cosine, u^ and v^ un
 Where two units can be parallel within the box, ReLU's K'' is not bounded, but (1 - c^2) K'' = s / 2 pi is, s the sine.
 As v^ - c u^ is s times a unit vector, the entries of the last terms are then enclosed by (1 - c^2) K'' [-1, 1].
 
-The coordinates x are theta without what the loss cannot see: the units u_j, then the rows of A where they are trained
-(for ``sum`` a_j / d^(1/2), so that a distance in x is one in theta), then C where it is trained.
+The coordinates x are theta without W2's unseen part: the units u_j, then the rows of A where they are trained (for
+``sum`` a_j / d^(1/2), so that distances in x are those in theta), then C where it is trained.
 """
 
 from dataclasses import dataclass
@@ -31,16 +31,16 @@ try:
 except ImportError:
     flint = None
 
-BITS = 106  # of the midpoints: twice those of theta, so that differences of nearly equal units keep 53 of them
-LARGEST = 3000  # entries of x: beyond, the balls of one Hessian fill more than about 1 GB
+BITS = 106  # of the midpoints: twice those of theta, so that differences of nearly equal units keep 53 bits
+LARGEST = 3000  # entries of x: with more, the balls of one Hessian need more than about 1 GB
 
 
 class NotProved(Exception):
-    """What is in the way of a proof."""
+    """The reason why a proof fails."""
 
 
 def require(arch, d, width):
-    """Raise ImportError where python-flint is missing, ValueError where there is no enclosure, in one line."""
+    """Raise ImportError if python-flint is missing, ValueError if the networks have no enclosure."""
     if flint is None:
         raise ImportError('proofs need python-flint, which is missing: pip install "resgrad[proofs]"')
     if arch.bias:
@@ -75,7 +75,7 @@ class Numbers:
         units, C = _network(student, theta, d)
         units_star, C_star = _network(teacher.arch, teacher.theta.astype(np.float64), d)
         (p, n), (p_star, n_star) = (tuple(map(arb, arch.slopes)) for arch in (student, teacher.arch))
-        if student.slopes != teacher.arch.slopes:  # s* is (p* - n*) / (p - n) times s, and linear beside that
+        if student.slopes != teacher.arch.slopes:  # s* is (p* - n*) / (p - n) times s plus a linear function
             ratio = (p_star - n_star) / (p - n)
             for u, a in units_star:
                 C_star = [[e + (n_star - n * ratio) * z * q for e, q in zip(row, a)] for row, z in zip(C_star, u)]
@@ -147,7 +147,7 @@ KERNELS = {"relu": relu, "even": even, "hermite24": hermite24, "hermite2": power
 
 
 class Box:
-    """Student minus teacher where every trained parameter is a ball of this ``radius``."""
+    """Student minus teacher; every trained parameter is a ball of this ``radius``."""
 
     def __init__(self, numbers, radius=0.0):
         self.numbers, move = numbers, arb(0, radius)

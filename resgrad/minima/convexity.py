@@ -12,7 +12,7 @@ from .symmetry import EPS
 
 
 class OnePoint(NamedTuple):
-    """What `one_point` finds: arrays of shape (records,)."""
+    """The result of `one_point`: arrays of shape (records,)."""
 
     inner: np.ndarray  # <-grad L, theta* - theta>
     distance: np.ndarray  # |theta* - theta|
@@ -33,10 +33,10 @@ def one_point(loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.Online
     loss : PopulationLoss, EmpiricalLoss or OnlineLoss
     thetas : array_like, shape (records, n) or (n,)
     theta_star : array_like, shape (n*,), optional
-        Default: the loss's teacher, if its architecture is the student's up to `identity`.
+        Default: the loss's teacher, if `convert` can express it in the student's architecture.
     aligned : bool, optional
-        Whether to measure to the nearest symmetric teacher (`align`), anew at every point.  Default: everywhere
-        but in ``li``, whose identity fixes the order of the units.
+        Whether to measure to the nearest symmetric copy of the teacher (`align`), for every point anew.  Default: yes,
+        but not for ``li`` and its variants, whose identity fixes the order of the units.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def one_point(loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.Online
 
 
 class Region(NamedTuple):
-    """What `convexity_region` finds: arrays of shape (g,)."""
+    """The result of `convexity_region`: arrays of shape (g,)."""
 
     gamma: np.ndarray
     fraction: np.ndarray  # of the pairs: those with delta > 0
@@ -100,7 +100,7 @@ def convexity_region(gammas: ArrayLike, d: int, n_pairs: int = 200, rng: np.rand
     rng : numpy.random.Generator or int
     arch : Architecture or str
         With a ``fixed`` read-out.  Where the skip is trained, the teacher's is 0 and the student's is the best one for
-        its W: the loss is then that of the even part (docstring of `minima`), and so is the sign of delta.
+        its W: the loss, and so the sign of delta, are then those of the even part (docstring of `minima`).
 
     Raises
     ------

@@ -30,12 +30,12 @@ _eigh = partial(linalg.eigh, driver="evd", check_finite=False)
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """What `spectrum` finds.  ``str()`` of it is one sentence."""
+    """The result of `spectrum`.  ``str()`` of it is one sentence."""
 
     eigenvalues: np.ndarray  # (n,), ascending
-    tolerance: float  # in the units of `Problem`, those of at most this size count as zero
-    nullity: int  # number of zero ones
-    index: int  # number of negative ones
+    tolerance: float  # in the units of `Problem`: eigenvalues of at most this size count as zero
+    nullity: int  # number of zero eigenvalues
+    index: int  # number of negative eigenvalues
     predicted: int  # dimension of the symmetry orbit; see `symmetry.tangent`
     null_space: np.ndarray  # (n, nullity)
     angles: np.ndarray  # principal angles between null space and tangent space of the orbit, descending
@@ -110,7 +110,7 @@ def spectrum(loss: Any, theta: ArrayLike, tolerance: float = NULL) -> Spectrum:
 
 
 def _checked(loss, theta):
-    """``theta``, checked, of a loss that has a Hessian."""
+    """``theta``, checked; TypeError if the loss has no Hessian."""
     if not all(callable(getattr(loss, name, None)) for name in ("value", "grad", "hessian")):
         raise TypeError(f"loss is {checks.shown(loss)}, but must have value, grad and hessian, as PopulationLoss does")
     theta = checks.array(theta, "theta", ("n",))
@@ -121,7 +121,7 @@ def _checked(loss, theta):
 
 @dataclass(frozen=True, eq=False)
 class Polished:
-    """What `polish` finds.  Gradient and Hessian are those at `symmetry.gauge` of theta."""
+    """The result of `polish`.  Gradient and Hessian are those at `symmetry.gauge` of theta."""
 
     theta: np.ndarray  # (n,)
     loss: float
@@ -141,19 +141,19 @@ class Polished:
 
 
 def polish(loss: Any, theta: ArrayLike, max_steps: int = 1000) -> Polished:
-    """Go to a critical point, to the last digit, and say of which kind it is.
+    """Find the critical point near ``theta``, to the last digit, and its kind.
 
     * "global minimum": the loss is at most `problem.GLOBAL` of that of a student with all units dead; where that is 0,
       as for a zero teacher, of the size of the student at ``theta``.
-    * "unconverged": |g| is above `CRITICAL`, and above what rounding theta does to it (EPS times `gradient_scale`) or
+    * "unconverged": |g| is above `CRITICAL`, and above its rounding error (EPS times `gradient_scale`) or
       |g| |theta| above `SLOPE` of the loss.
-    * "saddle": an eigenvalue is below -`NULL` times the largest, and below what the remaining gradient causes along
-      the orbit, where the Hessian would otherwise be 0.  Or the loss falls when a unit with u = 0 grows.
+    * "saddle": an eigenvalue is below -`NULL` times the largest, and below the curvature that the remaining gradient
+      causes along the orbit, where the Hessian would otherwise be 0.  Or the loss falls when a unit with u = 0 grows.
     * "spurious minimum": a minimum of positive loss, to second order: zero eigenvalues that symmetry does not explain
       may hide a degenerate saddle.  For a student narrower than its teacher it may be the best there is.
-    * "minimum": the same for a loss without ``arch``, of which nothing says what its smallest value is.
+    * "minimum": the same for a loss without ``arch``, whose smallest value is not known.
 
-    All of these are judged in the units of `Problem`: the verdict is the same after any symmetry, and in any units.
+    All of these are judged in the units of `Problem`: the verdict is the same for all symmetric points and all units.
 
     Parameters
     ----------
@@ -177,11 +177,11 @@ def polish(loss: Any, theta: ArrayLike, max_steps: int = 1000) -> Polished:
     positive definite near a minimum, and convergence to a manifold of minima stays fast (Li, Fukushima, Qi &
     Yamashita 2004).  If it is not definite, g is divided by each eigenvalue above mu.  SciPy's ``trust-exact`` takes
     ten times as long, and its "hard case" moves along the orbit by a trust radius.  All steps are made at the point
-    `symmetry.gauge` of theta's orbit, so that neither the way nor the verdict depends on how units are scaled, and
+    `symmetry.gauge` of theta's orbit, so that neither the path nor the verdict depends on how units are scaled, and
     the result is scaled back to be near theta.
 
     Near a degenerate minimum, where the loss grows like |x|^q, q > 2, an eigenvalue is small, but not zero.  It counts
-    as zero if a Newton step changes it by more than a quarter (0 for q = 2, at least a half for q > 2).
+    as zero if a Newton step changes it by more than a quarter (the change is 0 for q = 2, at least a half for q > 2).
 
     Examples
     --------
@@ -338,7 +338,7 @@ def shifted_step(hessian, g, mu):
 
 
 def gradient_scale(x, hessian):
-    """What |g| is compared with: a relative error e in every parameter changes g by up to e times this."""
+    """The scale of |g|: a relative error e in every parameter changes g by up to e times this."""
     return np.linalg.norm(np.abs(hessian) @ np.abs(x))
 
 

@@ -1,4 +1,4 @@
-"""The units in which a loss is judged: neither its scale nor its symmetries change what they show."""
+"""The units of measurement in which a loss is judged: they do not depend on its scale and its symmetries."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from . import symmetry
 from .symmetry import EPS
 
-GLOBAL = 1e-12  # of the loss of a student with all units dead.  Global minima have up to 1e-13, spurious ones > 1e-6
+GLOBAL = 1e-12  # of the loss of a student with all units dead.  Global minima reach 1e-13, spurious ones exceed 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,10 +16,10 @@ class Scaled:
     """The loss as a function of x = theta / scale, divided by ``unit``."""
 
     problem: Any  # a `Problem`
-    home: np.ndarray  # (n,): theta where these units hold
+    home: np.ndarray  # (n,): the theta from which these units were derived
     scale: np.ndarray  # (n,)
     unit: float
-    zero: np.ndarray  # (n,) of bool: the entries of units with u = 0, which stay so to the last bit
+    zero: np.ndarray  # (n,) of bool: the entries of units with u = 0, which do not move
 
     def theta(self, x):
         return np.where(self.zero, self.home, self.scale * x)
@@ -34,25 +34,25 @@ class Scaled:
         return self.scale[:, None] * self.problem.loss.hessian(self.theta(x)) * (self.scale / self.unit)
 
     def tangent(self, x):
-        return self.problem.tangent(self.theta(x))  # the units of u, a and b are the same, and C has no part in it
+        return self.problem.tangent(self.theta(x))  # u, a and b have the same scale, and C is not in the tangent space
 
     def short(self, x):
-        """Whether a unit is about to vanish: the Hessian grows like 1 / |u|, and soon overflows."""
+        """Whether a unit is about to vanish: the Hessian grows like 1 / |u| and would overflow."""
         length = self.problem.lengths(self.theta(x))
         return bool(((length > 0) & (length <= EPS * self.scale[0])).any())
 
 
 class Problem:
-    """A loss, and what is known of its scale and its symmetries.
+    """A loss, its scale and its symmetries.
 
-    With a teacher and a student that are both s times as large, resgrad has one problem in other units: u and a grow
-    like s, and the loss like s^4.  So the loss is measured in ``least``^2, where ``least`` is what each of k units has
-    to do on average, (loss of a student with all units dead)^(1/2) / k.  C is measured in ``size``, the largest
-    |u||a| of the student's units or ``least``, whichever is more, so that units may die.  All other entries are
-    measured in size^(1/2), or in size where the read-out is fixed.
+    If teacher and student both become s times as large, u and a grow like s, and the loss like s^4: the same problem in
+    other units.  So the loss is measured in ``least``^2.  ``least`` is the share of each of k units,
+    (loss of a student with all units dead)^(1/2) / k.  C is measured in ``size``, the largest |u||a| of the student's
+    units or ``least``, whichever is more, so that units may die.  All other entries are measured in size^(1/2), or in
+    size where the read-out is fixed.
 
-    A loss without ``arch`` has no symmetry that is known.  Its entries are measured in the largest of ``theta`` or of
-    where it is judged, and the loss by the curvature there.
+    No symmetry is known of a loss without ``arch``.  Its entries are measured in the largest entry of ``theta`` and of
+    the point that is judged, and the loss by the curvature there.
     """
 
     def __init__(self, loss, theta):
@@ -65,10 +65,10 @@ class Problem:
         if self.arch.trains_skip:  # the best skip: d2loss/dC dC = 2 I, and 2 S for inputs of the covariance S
             slope, L = self.arch.unflatten(loss.grad(dead.theta()), self.d).C, getattr(loss, "factor", None)
             dead = replace(dead, skip=-slope / 2 if L is None else -np.linalg.solve(L @ L.T, slope) / 2)
-        floor = getattr(loss, "floor", 0.0)  # of the labels' noise, which no student can fit
+        floor = getattr(loss, "floor", 0.0)  # from the labels' noise, which no student can fit
         silent = loss.value(dead.theta()) - floor
         each = (silent / max(self.arch.readout_rate(self.d), 1)) ** 0.5 / len(units.u)
-        self.least = each or units.strength().max() ** 2 or 1.0  # where the teacher is zero, the student is the scale
+        self.least = each or units.strength().max() ** 2 or 1.0  # for a zero teacher, the student sets the scale
         self.zero = floor + GLOBAL * (silent or self.least**2)  # a loss of at most this is zero
 
     def at(self, theta):
@@ -92,7 +92,7 @@ class Problem:
         return Scaled(self, theta, np.concatenate(scale), self.least**2, zero)
 
     def gauge(self, theta):
-        """`symmetry.gauge` of ``theta``.  A fixed unit that is zero but for rounding becomes zero."""
+        """`symmetry.gauge` of ``theta``.  With a fixed read-out, a unit that is zero up to rounding becomes zero."""
         if self.arch is None:
             return theta, {}
         if not self.arch.trains_readout:
@@ -102,7 +102,7 @@ class Problem:
     def without(self, theta, tolerance):
         """``theta``, but units with a u of at most ``tolerance`` have u = 0."""
         length = self.lengths(theta)
-        U = symmetry.Units.of(self.arch, theta, self.d).u  # where what is zero but for rounding is zero
+        U = symmetry.Units.of(self.arch, theta, self.d).u  # rounding errors in place of zeros are set to 0 there
         short = (length > 0) & (symmetry.lengths(U) <= tolerance)
         if not short.any():
             return theta

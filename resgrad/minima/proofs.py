@@ -1,6 +1,6 @@
 """Proofs about critical points of the exact expected loss: `certify`, on the enclosures of `balls`.
 
-Symmetry.  Rescaling a unit leaves the loss as it is.  So where the read-out is trained, what is examined is
+Symmetry.  Rescaling a unit does not change the loss.  So where the read-out is trained, the proof is about
 
     f(x) = loss(x) + sigma |T'(x - x_0)|^2 / 2,                                                                  (1)
 
@@ -48,28 +48,27 @@ from .balls import Box, NotProved, Numbers
 from .symmetry import EPS
 
 REACH = 1e-8  # of the longest unit: the largest radius.  Polished points are 1e-16 to 1e-11 from the critical one
-AGREE = 1e-8  # of the largest entry: what `loss.hessian` may be off.  Rounding makes 1e-14, next to parallel units 1e-9
-WIDER = 0.25  # of l: the b that the final radius aims at; the rest is what b, not quite linear in r, may exceed it by
-SAFE = 1 + 1e-6  # more than rounding takes from a sum of fewer than 1e9 positive floats
+AGREE = 1e-8  # of the largest entry: error allowed in `loss.hessian`.  Rounding: 1e-14, near parallel units 1e-9
+WIDER = 0.25  # of l: the b that the final radius aims at.  As b is not quite linear in r, it may become larger
+SAFE = 1 + 1e-6  # more than the rounding error of a sum of fewer than 1e9 positive floats
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What `certify` proves.  ``str()`` of it is a short report.
+    """The result of `certify`.  ``str()`` of it is a short report.
 
-    Where nothing is proved the radius is 0, the intervals are (0, inf) and (-inf, inf), and ``why`` says what is in
-    the way.
+    If nothing is proved the radius is 0, the intervals are (0, inf) and (-inf, inf), and ``why`` is the reason.
     """
 
     proved: bool
     kind: str  # "strict minimum", "teacher" or "saddle"; "" where nothing is proved
     radius: float  # within it, in theta, there is exactly one critical point modulo the symmetries
-    loss: tuple[float, float]  # an interval that holds the loss there
-    min_eigenvalue: tuple[float, float]  # and the smallest eigenvalue of the Hessian, but for the zeros of symmetry
+    loss: tuple[float, float]  # an interval that contains the loss there
+    min_eigenvalue: tuple[float, float]  # and one for the Hessian's smallest eigenvalue, without zeros by symmetry
     why: str
 
     def theorem(self, where: str = "theta") -> str:
-        """What is proved of the point that is called ``where``, or why nothing is, as a part of a sentence."""
+        """What is proved of the point called ``where``, or why nothing is, as a part of a sentence."""
         if not self.proved:
             return f"nothing is proved of {where.rstrip(',')}: {self.why}"
         kind = {"teacher": "the teacher", "saddle": "a saddle"}.get(self.kind, f"a {self.kind}")
@@ -97,8 +96,8 @@ class Certificate:
 def certify(loss: Any, theta: ArrayLike) -> Certificate:
     """Prove that next to ``theta`` there is exactly one critical point, modulo symmetry, and of which kind it is.
 
-    * "strict minimum": all eigenvalues of the Hessian are positive, but for the zeros that symmetries cause.
-    * "saddle": none of the others is 0, and at least one is negative.
+    * "strict minimum": all eigenvalues of the Hessian are positive, except the zeros that symmetries cause.
+    * "saddle": of all others none is 0, and at least one is negative.
     * "teacher": the critical point is an image of the teacher under the symmetries.
 
     Parameters
@@ -106,7 +105,7 @@ def certify(loss: Any, theta: ArrayLike) -> Certificate:
     loss : PopulationLoss or KernelLoss
         The latter without ``unit_rows``.
     theta : array_like, shape (n,)
-        A critical point to rounding, as `polish` returns it.  It is not improved: what is proved is about theta.
+        A critical point to rounding, as `polish` returns it.  It is not improved: the theorem is about theta itself.
 
     Returns
     -------
@@ -123,8 +122,8 @@ def certify(loss: Any, theta: ArrayLike) -> Certificate:
     Notes
     -----
     The proof is in the docstring of this module.  It relies on python-flint, on products of integers below 2^53 in
-    floating point, and on IEEE rounding.  ``loss.hessian`` is only compared with the enclosure: nothing is proved of a
-    loss that contradicts it.  For ``sum``, distances leave aside the unseen part of W2, which is free.
+    floating point, and on IEEE rounding.  ``loss.hessian`` is only compared with the enclosure; if they disagree,
+    nothing is proved.  For ``sum``, distances leave aside the unseen part of W2, which is free.
 
     Examples
     --------
@@ -152,7 +151,7 @@ def certify(loss: Any, theta: ArrayLike) -> Certificate:
 
 
 def _prove(numbers, own, floor):
-    """The steps of the proof; ``own`` is the loss's own Hessian in theta, ``floor`` the label noise's share."""
+    """The steps of the proof; ``own`` is `loss.hessian` at theta, ``floor`` the label noise's share of the loss."""
     point, tangents = Box(numbers), [balls.size(tangent) for tangent in numbers.tangents()]
     lengths = [float(length) for length in point.lengths[: numbers.k]]
     if not min(lengths) > EPS * max(lengths):
@@ -247,7 +246,7 @@ def _deviation(upper, middle):
 
 
 def _audit(numbers, own, middle):
-    """Refuse a loss whose ``own`` Hessian is not the enclosed one: they are of two functions."""
+    """Refuse a loss whose ``own`` Hessian disagrees with the enclosure: they belong to two functions."""
     k, d, m = numbers.k, numbers.d, numbers.m
     place, weight = [np.arange(k * d).reshape(k, d).T.ravel()], [np.ones(k * d)]  # where an entry of theta is in x
     if numbers.root:
@@ -270,7 +269,7 @@ def _from_teacher(numbers):
     if len(p.units_star) != p.k:
         return None
     (u, strength), (v, strength_star) = (_directions(units) for units in (p.units, p.units_star))
-    signs = (1, -1) if p.trains_skip or odd == 0 else (1,)  # a reversed unit is paid for by C, or free
+    signs = (1, -1) if p.trains_skip or odd == 0 else (1,)  # C compensates a reversed unit, or need not
     angles = np.array([2 - 2 * sign * (u @ v.T) for sign in signs]) * np.sum(strength_star**2, axis=1)
     cost = angles.min(axis=0) + np.sum((strength[:, None] - strength_star) ** 2, axis=2)
     apart, C = [], p.C_star

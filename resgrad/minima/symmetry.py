@@ -6,8 +6,8 @@ entry of u_j.  The function sum_j a_j s(u_j'x) + C'x stays the same when
 * the units are permuted (every read-out).  In parameters: W1 -> (W1 + identity E) P - identity E;
 * a unit is rescaled, u -> c u and a -> a / c with c > 0 (``sum`` and ``vector``);
 * rows that sum to 0 are added to W2 (``sum``).  They are the *unseen part* of W2: the loss sees only W2 1;
-* a unit is reversed, u -> -u and C -> C + (p + n) u a', where C is trained and can make up for it, since
-  s(z) = s(-z) + (p + n) z.  Where p + n = 0, as in ``even``, there is nothing to make up for.
+* a unit is reversed, u -> -u and C -> C + (p + n) u a', where C is trained, since s(z) = s(-z) + (p + n) z.  Where
+  p + n = 0, as in ``even``, C need not change.
 
 These maps form a group.  The *orbit* of theta is the set of its images.
 """
@@ -21,12 +21,12 @@ from .. import architectures, checks
 from ..architectures import Architecture
 
 EPS = float(np.finfo(np.float64).eps)
-DEAD = 1e-8  # of the largest |u||a|: a unit below it is named dead and does not count as moved
+DEAD = 1e-8  # of the largest |u||a|: a unit below it counts as dead, and not as moved
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """The units of a network, one a row.  The distance of two networks' units is that of their parameters."""
+    """The units of a network as rows.  Two networks' units are as far apart as their parameters."""
 
     arch: Architecture
     u: np.ndarray  # (k, d)
@@ -36,7 +36,7 @@ class Units:
 
     @classmethod
     def of(cls, arch, theta, d, name="theta"):
-        """The units of a caller's ``theta``, which is checked.  A u or a that is zero but for rounding becomes zero."""
+        """The units of a caller's ``theta``, which is checked.  A u or a that is zero up to rounding becomes zero."""
         arch, theta, d = architectures.resolve(arch), checks.array(theta, name, ("n",)), checks.integer(d, "d")
         try:
             U, A, C = arch.canonical(theta, d)
@@ -71,21 +71,21 @@ class Units:
 
     @property
     def reversible(self):
-        """Whether units can be reversed.  The constant that a bias would leave behind has nowhere to go."""
+        """Whether units can be reversed.  With a bias they cannot: no parameter could absorb the constant b a'."""
         return sum(self.arch.slopes) == 0 or self.arch.trains_skip and not self.arch.bias
 
     def linear(self):
-        """(p + n) u a' of each unit, shape (k, d, m): what C gains when it is reversed; no entries if C is fixed."""
+        """(p + n) u a' of each unit, shape (k, d, m), by which reversing it changes C; no entries if C is fixed."""
         scale = sum(self.arch.slopes) * (self.d**0.5 if self.arch.readout == "sum" else 1.0)
         return scale * self.u[:, : len(self.skip), None] * self.a[:, None, :]
 
     def turned(self, which):
-        """The units with those reversed that ``which``, boolean (k,), says."""
+        """The units, those of the mask ``which`` (k,) reversed."""
         u = np.where(which[:, None], -self.u, self.u)
         return replace(self, u=u, skip=self.skip + self.each(lambda rows: rows[which]).linear().sum(axis=0))
 
     def each(self, function):
-        """The units whose arrays are ``function`` of these arrays."""
+        """The units with ``function`` applied to u, a and unseen."""
         return replace(self, u=function(self.u), a=function(self.a), unseen=function(self.unseen))
 
     def strength(self):
@@ -99,9 +99,9 @@ class Units:
 
 
 def lengths(rows):
-    """The length of each row, also where its square overflows or vanishes.
+    """The length of each row, also where its square over- or underflows.
 
-    Every test for zero is a comparison: where the processor takes subnormal numbers for 0, this must, too.
+    Zero is tested by comparison: a processor that treats subnormal numbers as 0 must do so here, too.
     """
     size = np.abs(rows).max(axis=1, initial=0.0)
     rows = rows / np.where(size > 0, size, 1.0)[:, None]
@@ -132,7 +132,7 @@ def transform(arch: Architecture | str, theta: ArrayLike, d: int, permutation: A
     unseen : array_like, shape (k, d), optional
         Its rows, less their means, are added to those of W2.
     reverse : array_like of int, optional
-        The units, by their places at the end, that are reversed (architectures with a trained skip, and ``even``).
+        The units to reverse, by their final places (architectures with a trained skip, and ``even``).
 
     Raises
     ------
@@ -173,7 +173,9 @@ def transform(arch: Architecture | str, theta: ArrayLike, d: int, permutation: A
 
 
 def balanced(arch: Architecture | str, theta: ArrayLike, d: int) -> np.ndarray:
-    """The shortest theta, (n,), that rescaling and the unseen part lead to, unique up to the order of the units.
+    """The theta, (n,), of smallest norm that rescaling units and changing the unseen part can reach.
+
+    It is unique up to the order of the units.
 
     It has |u_j| = |a_j| for every unit, where for ``sum`` |a_j| is the norm of the row of W2, and no unseen part.
 
@@ -191,9 +193,8 @@ def gauge(arch, theta, d, least=0.0):
     """(a point of theta's orbit, the options of `transform` that lead from it back to theta).
 
     At this point |u_j|^2 - |a_j|^2 = max(max_l |u_l| |a_l|, ``least``) for every unit with u_j != 0, and there is no
-    unseen part.
-    Gradient flow conserves the left side.  So a_j can vanish or turn around here while u_j stays positive.  In
-    `balanced` form both vanish together, and a_j cannot pass 0.
+    unseen part.  Gradient flow conserves the left side.  So a_j can pass through 0 here while u_j stays away from it.
+    In `balanced` form both would vanish together, and a_j could not change its sign.
 
     >>> gauge(architectures.resolve("resnet"), np.array([8.0, 3.0]), d=1)[1]["scales"].round(6)
     array([1.28378])
@@ -204,7 +205,7 @@ def gauge(arch, theta, d, least=0.0):
     length, product = lengths(units.u), units.strength() ** 2
     half = max(product.max(), least) / 2 or 0.5
     scales = length / np.sqrt(half + np.hypot(half, product))
-    scales = np.where(scales > 0, scales, 1.0)  # u = 0, or so short that its scale is no number
+    scales = np.where(scales > 0, scales, 1.0)  # for u = 0, or so short that its scale is nan or 0
     back = {"scales": scales, "unseen": units.unseen if arch.readout == "sum" else None}
     c = scales[:, None]
     return replace(units, u=units.u / c, a=units.a * c, unseen=0 * units.unseen).theta(), back
@@ -214,8 +215,8 @@ def tangent(arch: Architecture | str, theta: ArrayLike, d: int) -> np.ndarray:
     """Orthonormal basis, shape (n, r), of the tangent space of theta's orbit.
 
     Every unit adds one direction, its rescaling (u_j, -a_j) (``sum`` and ``vector``), unless u_j = 0 and a_j = 0.
-    Every row of W2 adds d - 1 unseen directions (``sum``).  So r is k for ``vector``, k d for ``sum``, 0 for ``fixed``,
-    less the units that are 0.  At a critical point the Hessian is 0 along all of them.
+    Every row of W2 adds d - 1 unseen directions (``sum``).  So r is k for ``vector``, k d for ``sum`` and 0 for
+    ``fixed``, minus the number of units with u_j = a_j = 0.  At a critical point the Hessian vanishes on this space.
 
     >>> tangent("resnet", [0.6, 0.8], d=1)
     array([[ 0.6],
@@ -246,7 +247,7 @@ def convert(theta: ArrayLike, d: int, source: Architecture | str, target: Archit
 
     Architectures that differ only in their ``identity`` have the same functions, and parameters that differ by a
     translation, W1 -> W1 + (source.identity - target.identity) E: from converted starts both train along one curve.
-    The target may also train a skip that the source keeps fixed, or have biases: those it gets are 0.
+    The target may also train a skip that the source keeps fixed, or have biases, which become 0.
 
     Parameters
     ----------

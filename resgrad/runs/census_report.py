@@ -1,4 +1,4 @@
-"""What ``--report`` adds to a census: its outcomes, and the units of each family of spurious minima, on one page."""
+"""The page that ``--report`` adds to a census: its outcomes, and the units of each family of spurious minima."""
 
 import html
 import shlex
@@ -125,9 +125,9 @@ def _aligned(task, run, theta):
 
 
 def _matched(wanted, given):
-    """``given`` with its rows and columns in the order in which it is most like ``wanted``, as far as it is found.
+    """``given``, its rows and columns permuted to be most like ``wanted``; the search may find a local optimum only.
 
-    Columns are compared as sets at first, then rows and columns in turn, entry by entry.
+    At first columns are compared as sets; then rows and columns are matched in turn, entry by entry.
     """
     columns = _nearest(np.sort(wanted, axis=0).T, np.sort(given, axis=0).T)
     for _ in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""What the command lines share: options, errors in one line, exit codes, Ctrl-C, progress."""
+"""Shared by the command lines: options, errors in one line, exit codes, Ctrl-C, progress."""
 
 import argparse
 import contextlib
@@ -31,7 +31,7 @@ WANTED = {int: "an integer", float: "a real number", Path: "a directory"}  # by 
 class Parser(argparse.ArgumentParser):
     """A parser that takes no abbreviations.  An error is one line that names the argument; the exit code is 2.
 
-    ``examples`` are options that run as they stand; the help ends with them.
+    The help ends with the ``examples``, options that run as they are.
     """
 
     def __init__(self, module, description, *examples):
@@ -43,14 +43,14 @@ class Parser(argparse.ArgumentParser):
             self.register("type", kind, functools.partial(_read, kind))
 
     def share(self, **helps):
-        """Add `SHARED` and ``--quiet``; ``helps`` is what differs, by option."""
+        """Add the options `SHARED` and ``--quiet``; ``helps`` has the help of those that differ."""
         for name, (kind, text) in SHARED.items():
             shown = {"arch": "NAME", "out": "DIR"}.get(name)
             self.add_argument(f"--{name}", type=kind, metavar=shown, help=helps.get(name, text))
         self.add_argument("--quiet", action="store_true", help="no progress, no summary")
 
     def given(self, argv):
-        """{option: value} of a command line, without those that are not given."""
+        """{option: value} of a command line, without the options that are not given."""
         return {name: value for name, value in vars(self.parse_args(argv)).items() if value is not None}
 
     def error(self, message):
@@ -60,14 +60,14 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.HelpFormatter):
-    """Help whose examples stand one a line."""
+    """Help with each example on a line of its own."""
 
     def _fill_text(self, text, width, indent):
         return text if text.startswith("examples:") else super()._fill_text(text, width, indent)
 
 
 def _read(kind, text):
-    """The ``text`` of an option as what it must be."""
+    """The ``text`` of an option as a value of its type."""
     with contextlib.suppress(ValueError):
         if text:  # the empty path would be the working directory
             return kind(text)
@@ -129,9 +129,9 @@ def guarded(main):
 
 @contextlib.contextmanager
 def answering(handler, *numbers):
-    """Let ``handler`` answer the signals of these ``numbers``, but for those that the parent process has us ignore.
+    """Let ``handler`` answer the signals of these ``numbers``, except those that the parent process made us ignore.
 
-    Nohup, cron and ``&`` ignore Ctrl-C, and mean it.
+    Nohup, cron and ``&`` ignore Ctrl-C on purpose.
     """
     before = {}
     try:
@@ -146,7 +146,7 @@ def answering(handler, *numbers):
 
 
 def farewell(text):
-    """On Ctrl-C, print ``text`` and end the process.  An exception could get lost in callbacks of compiled code."""
+    """On Ctrl-C, print ``text`` and end the process: an exception could get lost in callbacks of compiled code."""
 
     def leave(number, frame):
         if sys.stderr is not None:  # None: it is closed, and 2 may be another file
@@ -162,7 +162,7 @@ def compilation(quiet):
     from numba.core import event
 
     class Compilation(event.Listener):
-        seconds, begun = 0.0, ()  # when each compilation under way began: one may need others, which are part of it
+        seconds, begun = 0.0, ()  # when each active compilation began: they are nested
 
         def on_start(self, _):
             if not (quiet or self.begun or self.seconds):
@@ -172,12 +172,12 @@ def compilation(quiet):
         def on_end(self, _):
             if len(self.begun) == 1:
                 self.seconds += time.perf_counter() - self.begun[0]
-            self.begun = self.begun[:-1]  # there may be none: another thread may have begun before the block
+            self.begun = self.begun[:-1]  # may be empty: another thread may have begun to compile before the block
 
     with event.install_listener("numba:compile", Compilation()) as compiling:
         yield compiling
 
 
 def of_which(compiling):
-    """How many seconds of a time went into compiling, in words; nothing where too few to be seen."""
+    """How many seconds of a time went into compiling, in words; nothing if they round to 0.0."""
     return f", of which {compiling:.1f} s compiling" if compiling >= 0.05 else ""

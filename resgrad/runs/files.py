@@ -1,4 +1,4 @@
-"""Files that survive: written whole or not at all, checked when read, one writer per directory.
+"""Safe files: written whole or not at all, checked when read, one writer for a directory.
 
 An archive is a NumPy ``.npz``, which ``numpy.load`` reads, followed by the SHA-256 of all bytes before it.
 Nothing is ever unpickled.
@@ -22,7 +22,7 @@ from . import command
 
 FORMAT = 1
 STRINGS = ("NaN", "Infinity", "-Infinity")  # for the numbers that JSON lacks; JavaScript's ``Number`` reads them, too
-NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}  # of file systems that have none
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}  # errors of file systems without locks
 
 
 class FileError(ValueError):
@@ -49,9 +49,9 @@ def write(path, content):
 
 
 def rescue(directory, leave):
-    """Call ``leave(directory)``.  If it cannot write there, let it write in a fresh directory, beside or temporary.
+    """Call ``leave(directory)``; if that cannot write, with a fresh directory next to it, or a temporary one.
 
-    Raises OSError when ``directory`` could not be written; it says why, and where the files are instead.
+    Raises OSError if ``directory`` could not be written; it says why, and where the files are instead.
     """
     try:
         return leave(directory)
@@ -76,13 +76,13 @@ def write_json(path, content):
 
 
 def dumps(content, **options):
-    """``content`` as strict JSON, with `STRINGS` for what is no finite number."""
+    """``content`` as strict JSON, with `STRINGS` for numbers that are not finite."""
     loose = json.dumps(content, default=np.generic.item)
     return json.dumps(json.loads(loose, parse_constant=str), allow_nan=False, **options)
 
 
 def number(content):
-    """What was a number, or a list of numbers, before `dumps`."""
+    """The number, or list of numbers, that `dumps` wrote as this."""
     if isinstance(content, list):
         return [number(value) for value in content]
     return float(content) if content in STRINGS else content

@@ -1,4 +1,4 @@
-"""``runs.jsonl``: each run of a census is a line, written as the run ends.  A census goes on from any byte of it."""
+"""``runs.jsonl``: a line for each run of a census, written when it ends.  A file cut at any byte can be resumed."""
 
 import base64
 import dataclasses
@@ -18,10 +18,10 @@ FORMAT = 1
 
 
 class Journal:
-    """The runs of a census that are ``done``, {run: Basin}, kept in a file of ``directory``, if that is given.
+    """The runs of a census that are ``done``, {run: Basin}, also kept in a file of ``directory``, if that is given.
 
-    With ``resume`` the file may hold runs already; those that failed are not done.  Raises ValueError when it holds
-    runs of another census, or any without ``resume``, and FileError when it is damaged.
+    With ``resume`` the file may exist; runs that failed do not count as done.  Raises ValueError if it exists without
+    ``resume`` or holds another census, and FileError if it is damaged.
     """
 
     def __init__(self, task, directory=None, resume=False):
@@ -52,7 +52,7 @@ class Journal:
                 self.done[run] = basin
 
     def add(self, run, basin):
-        """Note where a run ended."""
+        """Add the end of a run."""
         self.done[run] = basin
         try:
             if self.path is not None:
@@ -63,26 +63,26 @@ class Journal:
             files.rescue(self.path.parent, self.save)
 
     def save(self, directory):
-        """Write all of it anew, in ``directory``."""
+        """Write the whole journal to ``directory``."""
         files.write(directory / NAME, "".join([seal(header(self.task)), *itertools.starmap(line, self.done.items())]))
 
 
 def header(task):
-    """The first line: all that decides the results."""
+    """The first line: everything that the results depend on."""
     numbers = {name: getattr(task.arch, name) for name in ("identity", "skip", "readout")}
     fixed = {"kind": "census", "format": FORMAT, "version": __version__}
     return fixed | numbers | {"config": dataclasses.asdict(task.config)}
 
 
 def _content(value):
-    """What must agree of ``value``: of a teacher from a file only its digest, since the file may move."""
+    """The part of ``value`` that must agree: of a teacher from a file only its digest, since the file may move."""
     return value.rpartition(", sha256 ")[2] if isinstance(value, str) else value
 
 
 def line(run, basin):
     """The line of a run."""
     record = {"run": run} | basin._asdict() | {"theta": base64.b64encode(basin.theta.tobytes()).decode()}
-    return seal({name: value for name, value in record.items() if value != ""})  # few have a message
+    return seal({name: value for name, value in record.items() if value != ""})  # without an empty message
 
 
 def seal(record):
@@ -92,7 +92,7 @@ def seal(record):
 
 
 def read(path):
-    """(header, a record per run) of a journal, without the last line if a killed process left it unfinished."""
+    """(header, [record of a run]) of a journal, without a last line that a killed process left unfinished."""
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Pages in HTML without other files, which `report` and `census_report` fill.
+"""HTML pages that need no other file, for `report` and `census_report`.
 
 The pictures are inline SVG.  Their ink and grid are CSS variables, so that they follow a dark mode.
 """
@@ -49,7 +49,7 @@ pre {{ background: var(--box); padding: 0.8rem; overflow-x: auto }}
 
 
 def page(title, color, words, body, commands, footer):
-    """A page, as text: all that is given is text, but ``body`` is HTML."""
+    """A page, as text.  ``body`` is HTML; all other arguments are text, and are escaped."""
     escaped = {"title": title, "words": words, "commands": commands, "footer": footer}
     return PAGE.format(color=color, body=body, **{name: html.escape(text) for name, text in escaped.items()})
 
@@ -70,7 +70,7 @@ def picture(caption, draw, *given, height=3.2):
     """A figure element: one panel, drawn by ``draw(axes, *given)``.  No two in a page may have the same caption."""
     with plots.figure(1, width=4.6, height=height) as (drawn, axes):
         draw(axes, *given)
-    svg = plots.image(drawn, "inline", caption).decode()  # ids are to be unique in a page
+    svg = plots.image(drawn, "inline", caption).decode()  # the caption makes the ids unique in a page
     svg = re.sub('<g id="[^"]*"', "<g", svg[svg.index("<svg") :])
     for variable in ("ink", "faint", "grid"):
         svg = svg.replace(getattr(plots, variable.upper()), f"var(--{variable})")

@@ -26,8 +26,8 @@ STYLE = {
     "grid.linewidth": 0.6, "lines.linewidth": 1.8, "legend.frameon": False, "figure.dpi": 100, "savefig.dpi": 150,
     "svg.hashsalt": "resgrad",
 }  # fmt: skip
-WIDE, TALL = 9.0, 2.9  # inches: one width for all pictures, so that their letters are of one size on a page
-CELLS = 300  # of a heatmap: more are drawn as pixels, as each is a path otherwise
+WIDE, TALL = 9.0, 2.9  # inches: one width for all pictures, so that their letters have one size on a page
+CELLS = 300  # of a heatmap: more are drawn as one image instead of a path for each
 ALONE = threading.RLock()  # matplotlib's settings belong to all threads
 APART = ("distance", "aligned_distance", "missed")  # columns of a history that `distances` draws
 FLOOR = 1e-34  # the end of log axes: a float64 cannot tell smaller losses from zero
@@ -74,12 +74,12 @@ def image(picture, kind="png", salt=STYLE["svg.hashsalt"]):
 def leave(path, draw, *content):
     """Write what ``draw(*content)`` returns to ``path``.
 
-    If it fails, for want of fonts or memory, one line on standard error says so: the picture alone is lost.
+    If it fails, for lack of fonts or memory, one line on standard error says so; only the picture is lost.
     """
     try:
         drawn = draw(*content)
     except Exception as error:
-        path.unlink(missing_ok=True)  # an older picture would be another's
+        path.unlink(missing_ok=True)  # an older picture would be that of another run
         return command.tell(f"{path.name} is left out, as it cannot be drawn", checks.reason(error))
     files.write(path, drawn)
 
@@ -101,7 +101,7 @@ def tag(axes, x, y, text, color, **options):
 
 
 def steps_axis(axes, steps):
-    """Make the x axis that of a training curve; the steps of gradient flow are times."""
+    """The x axis of a training curve; the "steps" of gradient flow are times."""
     whole = np.issubdtype(np.asarray(steps).dtype, np.integer)
     axes.set_xlabel("step" if whole else "time")
     axes.set_xlim(0, max(steps[-1], 1) if whole else steps[-1])
@@ -121,7 +121,7 @@ def losses(axes, history, color):
 
 
 def distances(axes, history, color):
-    """The distances of a run against the step, or of the teacher's directions."""
+    """The distances of a run against the step; of a run without them, how far the teacher's units are missed."""
     if "missed" in history:
         return _curves(axes, "1 - |cos|", history, missed={"color": color, "label": "teacher's unit missed most"})
     drawn = {"distance": {"color": color, "ls": "--", "label": "raw"}}

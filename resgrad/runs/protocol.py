@@ -1,4 +1,4 @@
-"""What a run is: its `Config`, the defaults of every architecture, the published protocols, and how to make one.
+"""The definition of a run: its `Config`, the defaults of every architecture, the published protocols; and making one.
 
 The functions import the numerical code when they are called, so that ``--help`` need not wait for it.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything that decides the bytes of a run.  `resolve` fills in what was left out."""
+    """Everything that the bytes of a run depend on.  `resolve` fills in defaults."""
 
     arch: str
     preset: str
@@ -98,7 +98,7 @@ _PHASES = _SGD | {
 LI_YUAN = {"li": _LI_YUAN, "vanilla": _LI_YUAN | {"init": "spectral"}}
 # Ge, Lee & Ma (2017), section 6: an orthonormal teacher, fresh batches of a size that depends on the loss.
 _DESIGN = {"d": 50, "data": "online", "teacher": "identity", "init": "normal"}
-BY_LOSS = {  # what its runs have besides
+BY_LOSS = {  # further settings of the same, by loss
     "relu": {"batch_size": 256, "lr": 2e-3, "steps": 20_000},
     "even": {"batch_size": 8192, "lr": 2e-3, "steps": 30_000},
     "hermite24": {"batch_size": 8192, "lr": 2e-3, "steps": 30_000, "rows": "unit"},
@@ -114,12 +114,11 @@ PRESETS = {
 
 
 def resolve(arch: Architecture | str, preset: str = "default", **given: Any) -> Config:
-    """The `Config` of a run, checked: what is given, else what the preset says, else the defaults.
+    """The checked `Config` of a run: the values given, else those of the preset, else the defaults.
 
     Parameters
     ----------
     arch : Architecture or str
-        One, or a name in ``resgrad.ARCHITECTURES``.
     preset : {"default", "notebook", "li-yuan", "li-yuan-phases", "ge-lee-ma"}
     **given
         Fields of `Config`.
@@ -179,7 +178,7 @@ def resolve(arch: Architecture | str, preset: str = "default", **given: Any) -> 
 
 def _of_loss(name, preset, loss="relu", data=None, dtype="float64", rows="free", mu=None, lam=None,
              covariance=None, noise=0.0, **given):  # fmt: skip
-    """What a designed loss sets in a `Config`; checks that it fits."""
+    """The settings of a designed loss in a `Config`; checks that they fit."""
     checks.choice(loss, "loss", LOSSES), checks.choice(rows, "rows", ROWS)
     own = BY_LOSS[loss] if preset == "ge-lee-ma" else {}
     strength = {"mu": 0.1 if mu is None else mu, "lam": 1.0 if lam is None else lam}
@@ -203,7 +202,7 @@ def _of_loss(name, preset, loss="relu", data=None, dtype="float64", rows="free",
 
 
 def command_line(config: Config) -> str:
-    """The shortest command that makes this run: it leaves out what `resolve` fills in.
+    """The shortest command that makes this run: it leaves out the defaults.
 
     >>> command_line(resolve("modresnet", d=5, seed=3))
     'python -m resgrad.experiment --arch modresnet --d 5 --seed 3'
@@ -219,8 +218,8 @@ def command_line(config: Config) -> str:
 def prepare(config: Config, saved: tuple = (None, None, None)) -> tuple:
     """(loss, theta0, teacher, exact) of a run; the last three are the same for every ``data``.
 
-    ``exact`` is the expected loss, see `expected`.  ``saved`` is (theta_star, theta0, covariance) of a checkpoint; if
-    they came from files, these are not read again.
+    ``exact`` is the expected loss, see `expected`.  ``saved`` is (theta_star, theta0, covariance) of a checkpoint,
+    which replace those that were read from files.
     """
     streams = draws.streams(config.seed)
     theta_star = _parameters(config, "teacher", streams.teacher, saved[0])
@@ -231,7 +230,7 @@ def prepare(config: Config, saved: tuple = (None, None, None)) -> tuple:
 
 
 def loss_of(config, arch, teacher, rng, dtype="float64", covariance=None):
-    """The loss that a run, or one of a census, trains on: of a data set from ``rng``, fresh samples or exact."""
+    """The loss that a run trains on: of a data set drawn from ``rng``, of fresh samples, or exact."""
     from .. import losses
 
     about = {"covariance": covariance, "noise": config.noise}
@@ -243,7 +242,7 @@ def loss_of(config, arch, teacher, rng, dtype="float64", covariance=None):
 
 
 def expected(config, arch, teacher, covariance=None, noise=0.0):
-    """The exact loss that a run descends, or has samples of."""
+    """The exact loss that a run descends, or samples."""
     from .. import designed, gelee_ma, losses
 
     if config.loss == "relu":
@@ -254,7 +253,7 @@ def expected(config, arch, teacher, covariance=None, noise=0.0):
 
 
 def _parameters(config, role, rng, saved):
-    """The theta of the teacher or of the start, which is the ``role``: drawn, ``saved``, or read from a file."""
+    """The theta of the ``role`` "teacher" or "init": drawn, ``saved``, or read from a file."""
     kind, arch = getattr(config, role), architectures.resolve(config.arch)
     if draws.known(kind):
         return draws.draw(arch, kind, config.d, config.width, rng)
@@ -296,7 +295,7 @@ def simulate(
     loss, theta0, teacher, population = problem or prepare(config)
     theta_star, columns = teacher.theta, {"population_loss": population.value}
     if config.noise:
-        columns["excess_loss"] = population.excess  # what the population loss is above that of the labels' noise
+        columns["excess_loss"] = population.excess  # the population loss without the share of the labels' noise
     if config.loss == "relu":
         columns["distance"] = lambda theta: float(np.linalg.norm(theta - theta_star))
         columns["aligned_distance"] = lambda theta: alignment.distance(config.arch, theta, theta_star, config.d)
@@ -308,7 +307,7 @@ def simulate(
             )
     if config.preset.startswith("li-yuan"):  # record the paper's quantities, too
 
-        @functools.lru_cache(maxsize=1)  # three columns ask for the same
+        @functools.lru_cache(maxsize=1)  # three columns call it
         def found(theta):
             return convexity.one_point(population, np.frombuffer(theta), theta_star)
 

@@ -1,4 +1,4 @@
-"""What is said of a run: its summary in words and, with ``--report``, one HTML page without other files."""
+"""The summary of a run in words and, with ``--report``, as one HTML page that needs no other file."""
 
 import functools
 import os
@@ -67,13 +67,13 @@ def is_zero(result):
     return end <= max(ZERO * start, 1e-24)
 
 
-@functools.lru_cache(maxsize=1)  # the summary and the page ask for the same
+@functools.lru_cache(maxsize=1)  # the summary and the page both call it
 def _destination(exact, theta):
     return basins.destination(exact, np.frombuffer(theta))
 
 
 def destination(exact, theta):
-    """The critical point that a run which stopped at ``theta`` leads to, None if uncertain or beyond `LARGEST`."""
+    """The critical point at which a run that stopped at ``theta`` would end; None if uncertain or above `LARGEST`."""
     return _destination(exact, theta.astype(np.float64).tobytes()) if theta.size <= LARGEST else None
 
 

@@ -1,4 +1,4 @@
-"""What decides a census, and what its runs add up to: counts, shares with their intervals, families of minima."""
+"""The configuration and the results of a census: counts, shares with their intervals, families of minima."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from .. import tables
 OUTCOMES = {
     "global": "global minimum", "spurious": "spurious minimum", "saddle": "saddle", "unconverged": "not converged",
 }  # fmt: skip
-FAILED = "failed"  # what became of a run that an error ended
+FAILED = "failed"  # the outcome of a run that an error ended
 COLUMNS = ("outcome", "loss", "grad_norm", "min_eigenvalue", "exponent", "steps", "theta")
 
 # Safran & Shamir (2018): exact gradient descent; their step 0.1 is 0.05 here, where the loss has no 1/2.
@@ -23,7 +23,7 @@ MOST = 12  # families that are shown
 
 
 def without_digest(name):
-    """What a teacher or a covariance was called when it was given, without the digest of its content."""
+    """The name of a teacher or a covariance as it was given, without the digest of its content."""
     return name and (name.rpartition(", sha256 ")[0] or name)
 
 
@@ -56,7 +56,7 @@ class Config:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Census:
-    """What a census found; ``str()`` of it is the table that the command prints.
+    """The result of a census; ``str()`` of it is the table that the command prints.
 
     Attributes
     ----------
@@ -66,13 +66,13 @@ class Census:
     families : list of dict
         Spurious minima, the most frequent first: ``count``, ``loss``, ``min_eigenvalue`` of the Hessian,
         and ``run``, the first run that found it.  With ``certify`` also ``proved``: whether this run is next to exactly
-        one critical point modulo the symmetries, a strict minimum whose loss is positive; then ``loss_interval`` and
-        ``min_eigenvalue_interval`` hold its loss and the smallest eigenvalue that symmetry does not make 0; else they
-        are None, and ``why`` says what is in the way.
+        one critical point modulo the symmetries, a strict minimum of positive loss.  Then ``loss_interval`` and
+        ``min_eigenvalue_interval`` contain its loss and the smallest eigenvalue that symmetry does not make 0.  Else
+        they are None, and ``why`` is the reason.
     failures : dict
         {run: message} of the runs that an error ended.
     outcome, loss, grad_norm, min_eigenvalue, exponent, steps : ndarray, shape (runs,)
-        See `basins.Basin`.  A finite ``exponent`` p is that of a degenerate minimum, where the loss falls like t^-p: it
+        See `basins.Basin`.  A finite ``exponent`` p means a degenerate minimum, where the loss falls like t^-p; it
         counts as "global" or "spurious" like any other.
     family : ndarray of int, shape (runs,)
         Index into ``families``; -1 where the run found no spurious minimum.
@@ -116,11 +116,11 @@ class Census:
 
     @property
     def labels(self) -> dict[str, str]:
-        """{outcome: what it is called}; "failed" is one only where a run failed."""
+        """{outcome: its name in tables}; "failed" is there only if a run failed."""
         return OUTCOMES | ({FAILED: "failed"} if self.failures else {})
 
     def share(self, outcome: str) -> tuple[float, float, float]:
-        """(share, low, high) of an outcome: its share of the runs and the 95 % Wilson interval."""
+        """(share, low, high) of an outcome: its share of the runs with the 95 % Wilson interval."""
         from scipy.stats import binomtest
 
         count, runs = self.counts[outcome], self.counts["runs"]
@@ -139,7 +139,7 @@ class Census:
 
     @property
     def title(self) -> str:
-        """What it is a census of."""
+        """The networks of the census, in words."""
         config = self.config
         student = f"{config.arch}, d = {config.d}, width {config.width}"
         return f"{student}; teacher: {config.teacher}, width {config.teacher_width}"

@@ -1,4 +1,4 @@
-"""A census as a task: everything that decides it, checked, and the work, which any worker can do part of.
+"""A census as a task: its checked configuration, and the work, any part of which any worker can do.
 
 This module imports the numerical code, so the command line imports it only once there is work.
 """
@@ -14,13 +14,13 @@ from ..minima import basins
 from . import files, protocol
 from .tally import FAILED, Config, without_digest
 
-NETWORK = "network"  # what a teacher is called that was given as one
-STEPS = 100_000, 10_000  # first-order steps: all of them, and those before gradient flow takes over
+NETWORK = "network"  # the name of a teacher that was given as a `Network`
+STEPS = 100_000, 10_000  # most first-order steps: without and with gradient flow after them
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """Some runs of a census: all that a worker, on whatever machine, needs to know."""
+    """Some runs of a census, with all that a worker on any machine needs to know."""
 
     config: Config
     arch: architectures.Architecture
@@ -50,7 +50,7 @@ def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_wid
             steps=None, loss="relu", rows="free", mu=None, lam=None, covariance=None, noise=0.0):  # fmt: skip
     """The `Task` of a whole census, every argument checked; see `resgrad.census` for what they mean."""
     arch = architectures.resolve(arch)
-    control = arch.readout == "fixed" and not (arch.identity or arch.bias)  # vanilla, and with another linear part
+    control = arch.readout == "fixed" and not (arch.identity or arch.bias)  # vanilla, vanilla-free and even
     if isinstance(optimizer, tuple(optimizers.OPTIMIZERS.values())):
         if (lr, momentum) != (None, None):
             raise ValueError(f"optimizer is {optimizer}, but lr or momentum is given, too")
@@ -78,12 +78,12 @@ def prepare(arch, d, runs=1000, seed=0, *, width=None, teacher=None, teacher_wid
     if loss != "relu" and matrix is not None:
         raise ValueError(f"covariance is {fields['covariance']}, but loss {loss} is for inputs N(0, I)")
     task, streams = Task(Config(**fields), arch, network, tuple(range(runs)), matrix), draws.streams(base.seed)
-    task.loss(streams), task.start(streams)  # whether they can be made
+    task.loss(streams), task.start(streams)  # raises now what a run would raise
     return task
 
 
 def _teacher(teacher, width, d):
-    """(what it is called, `Network` or None where every run draws its own, number of units)."""
+    """(name, `Network` or None where every run draws its own, number of units) of a teacher."""
     units = d if width is None else checks.integer(width, "teacher_width")
     if draws.known(teacher):
         return teacher, None, units
@@ -107,7 +107,7 @@ def _teacher(teacher, width, d):
 
 
 def command_line(task):
-    """A command that makes this census, or None: an object given in Python has no name on a command line.
+    """A command that makes this census, or None if an object in it has no name on a command line.
 
     >>> command_line(prepare("vanilla", 6, runs=20, lr=0.05))
     'python -m resgrad.census --arch vanilla --d 6 --lr 0.05 --runs 20'
@@ -125,7 +125,7 @@ def command_line(task):
 
 
 def check_proofs(task):
-    """Refuse a task whose minima no proof can be had of."""
+    """Refuse a task for which there are no proofs."""
     from ..minima import balls
 
     if task.covariance is not None:
@@ -136,7 +136,7 @@ def check_proofs(task):
 
 
 def proof(task, run, theta):
-    """What census.json says of a spurious minimum, at which this ``run`` ended."""
+    """The entries of census.json about a proof for the spurious minimum at which this ``run`` ended."""
     from ..minima import proofs
 
     found = proofs.certify(task.loss(draws.streams(task.config.seed, run)), theta)
@@ -148,7 +148,7 @@ def proof(task, run, theta):
 
 @blas.one_thread(helped=False)
 def work(task):
-    """[(run, Basin)] of a task.  A run that an error ends has failed, with the error's message; the others go on."""
+    """[(run, Basin)] of a task.  A run that raises an error has failed, with its message; the others go on."""
     config, found = task.config, []
     for run in task.numbers:
         streams = draws.streams(config.seed, run)
