@@ -87,31 +87,6 @@ def _owen_integral(h, a):
 
 
 @jit
-def _wedge(x, y):
-    """T(x, y / x), odd in both: for x, y > 0 the mass of N(0, I) beyond the line at x, from 0 to y / x of it; x != 0.
-
-    y may be infinite; x and y together say more than the quotient, which over- and underflows.
-    """
-    sign, x, y = math.copysign(1.0, x) * math.copysign(1.0, y), abs(x), abs(y)
-    if y <= x:
-        return sign * _owen_integral(x, y / x)
-    tail_x, tail_y = below(-x), below(-y)  # T(x, a) + T(a x, 1 / a) = (tails) / 2 - their product
-    return sign * (0.5 * (tail_x + tail_y) - tail_x * tail_y - _owen_integral(y, x / y))
-
-
-@jit
-def owen_t(h, a):
-    """Owen's T function at real h and a, to 1e-16.
-
-    >>> float(round(owen_t(0.0, 1.0), 15)), float(owen_t(1.0, -2.0) + owen_t(1.0, 2.0))
-    (0.125, 0.0)
-    """
-    if h == 0.0:
-        return math.atan(a) / (2.0 * math.pi)
-    return _wedge(h, h * a)
-
-
-@jit
 def _conditional(h, k, minus, plus):
     """(q ka, ka, kb) from minus = 2 sin(phi / 2), plus = 2 cos(phi / 2); +-infinity, or 0, where q = 0."""
     q = 0.5 * minus * plus
@@ -134,7 +109,9 @@ def _half(x, y):
     if y <= x:
         part = _owen_integral(x, y / x)
         return -side * (0.5 * tail + part if up else 0.5 * tail - part)
-    rest = below(-y) * (0.5 - tail) - _owen_integral(y, x / y)  # by T(x, a) + T(a x, 1 / a), see `_wedge`
+    rest = below(-y) * (0.5 - tail) - _owen_integral(
+        y, x / y
+    )  # T(x, a) + T(a x, 1 / a) = (P(-x) + P(-a x)) / 2 - P(-x) P(-a x)
     return -side * (tail + rest) if up else side * rest
 
 
@@ -147,19 +124,6 @@ def _both(h, k, minus, plus, ka, kb):
     if h >= 0.0 and k >= 0.0:
         total += 1.0
     return min(max(total, 0.0), 1.0)
-
-
-@jit
-def bivariate(h, k, rho):
-    """P[X < h, Y < k] of two standard normal variables of correlation rho in [-1, 1], to 1e-15.
-
-    >>> float(bivariate(0.0, 0.0, 0.5)), float(bivariate(1.0, -50.0, 0.3))
-    (0.3333333333333333, 0.0)
-    """
-    h, k = min(max(h, -FAR), FAR), min(max(k, -FAR), FAR)
-    minus, plus = math.sqrt(2.0 * (1.0 - rho)), math.sqrt(2.0 * (1.0 + rho))
-    _, ka, kb = _conditional(h, k, minus, plus)
-    return _both(h, k, minus, plus, ka, kb)
 
 
 @jit
