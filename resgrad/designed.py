@@ -13,8 +13,6 @@ from . import checks, duals, losses
 from .architectures import Architecture, Network
 from .kernels.policy import quiet
 
-BATCH = 200  # samples, unless said otherwise
-
 
 class KernelLoss(losses._TeacherLoss):
     """Exact expected loss for x ~ N(0, I) of networks with another activation: value, gradient and Hessian.
@@ -109,7 +107,7 @@ class KernelLoss(losses._TeacherLoss):
             W1 += U * (1 / np.where(norm > 0, norm, 1.0) - 1)
         return theta
 
-    def batch(self, batch_size: int = BATCH, rng: np.random.Generator | int | None = None) -> "KernelBatch":
+    def batch(self, batch_size: int = losses.BATCH, rng: np.random.Generator | int | None = None) -> "KernelBatch":
         """The loss on ``batch_size`` fresh samples, labeled by relu's teacher, from ``rng`` (a Generator or a seed)."""
         return KernelBatch(self, checks.integer(batch_size, "batch_size"), checks.generator(rng))
 

@@ -202,11 +202,8 @@ def _prove(exact, theta):
 
     moved, proof, end = 0.0, proofs.certify(exact, theta), {}
     if not proof.proved:
-        end["theta_polished"] = landscape.polish(exact, theta).theta
-        proof, moved = (
-            proofs.certify(exact, end["theta_polished"]),
-            float(np.linalg.norm(end["theta_polished"] - theta)),
-        )
+        end["theta_polished"] = polished = landscape.polish(exact, theta).theta
+        proof, moved = proofs.certify(exact, polished), float(np.linalg.norm(polished - theta))
     return end, dataclasses.asdict(proof) | {"polish_moved": moved, "theorem": report.theorem(proof, moved)}
 
 
@@ -361,9 +358,8 @@ def _shrinking(config, theta0, exact):
     from . import noise
     from .minima import alignment
 
-    if config.data == "population" or config.loss != "relu" or exact.biased or exact.factor is not None:
-        return np.inf
-    if theta0.size > NOISY:
+    formula = config.loss == "relu" and not exact.biased and exact.factor is None
+    if config.data == "population" or not formula or theta0.size > NOISY:
         return np.inf
     theta0 = theta0.astype(np.float64)
     image = alignment.align(config.arch, theta0, exact.teacher.theta, config.d).teacher

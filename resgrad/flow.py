@@ -68,17 +68,10 @@ def gradient_flow(
         if not (t_eval.size and t_eval[0] >= 0 and t_eval[-1] == t_max and (np.diff(t_eval) > 0).all()):
             raise ValueError("t_eval must increase within [0, t_max] and end there")
     rtol, atol = checks.real(rtol, "rtol", 1e-13), checks.real(atol, "atol", above=0)
-    stiff = {"jac": lambda t, theta: -loss.hessian(theta.copy())} if method in STIFF else {}
-    flow = solve_ivp(
-        lambda t, theta: -loss.grad(theta.copy()),
-        (0.0, t_max),
-        theta0,
-        method=method,
-        t_eval=t_eval,
-        rtol=rtol,
-        atol=atol,
-        **stiff,
-    )
+    options = {"method": method, "t_eval": t_eval, "rtol": rtol, "atol": atol}
+    if method in STIFF:
+        options["jac"] = lambda t, theta: -loss.hessian(theta.copy())
+    flow = solve_ivp(lambda t, theta: -loss.grad(theta.copy()), (0.0, t_max), theta0, **options)
     if flow.status < 0:
         raise RuntimeError(f"{method} stopped at t={flow.t[-1]:g}: {flow.message}")
     observe = observe or {}

@@ -9,8 +9,7 @@ from . import architectures, checks, duals, losses
 from .architectures import Network
 from .kernels.policy import quiet
 
-BATCH = 200  # samples, unless said otherwise
-ROWS = 4096  # samples at a time, which stay in the cache
+ROWS = 4096  # samples processed at a time, so that they stay in the cache
 
 
 class GeLeeMaLoss(losses._Loss):
@@ -112,7 +111,7 @@ class GeLeeMaLoss(losses._Loss):
         blocks[own, :, own, :] += 4 * self.lam * rest
         return losses._finite(blocks.reshape(B.size, B.size), "Hessian")
 
-    def batch(self, batch_size: int = BATCH, rng: np.random.Generator | int | None = None) -> "GeLeeMaBatch":
+    def batch(self, batch_size: int = losses.BATCH, rng: np.random.Generator | int | None = None) -> "GeLeeMaBatch":
         """G from ``batch_size`` fresh samples, unbiased, from ``rng`` (a Generator or a seed)."""
         return GeLeeMaBatch(self, checks.integer(batch_size, "batch_size"), checks.generator(rng))
 
@@ -250,6 +249,6 @@ class OfStudent(losses._Loss):
         back = np.argsort(order := self._order(theta))
         return self.loss.hessian(theta[order])[np.ix_(back, back)]
 
-    def batch(self, batch_size=BATCH, rng=None):
+    def batch(self, batch_size=losses.BATCH, rng=None):
         """The same of `GeLeeMaLoss.batch`."""
         return OfStudent(self.loss.batch(batch_size, rng))

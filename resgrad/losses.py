@@ -14,6 +14,8 @@ from . import architectures, blas, checks, draws, inputs, kernels, residual
 from .architectures import Architecture, Network
 from .kernels import biased, digits
 
+BATCH = 200  # samples of a step unless given: the post's
+
 
 class _Loss:
     """Base of all losses: they have ``arch``, ``d``, ``dtype`` (of the arithmetic) and ``value_and_grad``."""
@@ -381,7 +383,7 @@ class OnlineLoss(_TeacherLoss):
         return self.population.hessian(theta)
 
     @blas.one_thread()
-    def batch(self, batch_size: int = 200, rng: np.random.Generator | int | None = None) -> EmpiricalLoss:
+    def batch(self, batch_size: int = BATCH, rng: np.random.Generator | int | None = None) -> EmpiricalLoss:
         """An `EmpiricalLoss` on ``batch_size`` fresh samples from ``rng`` (a Generator or a seed)."""
         size, rng = checks.integer(batch_size, "batch_size"), checks.generator(rng)
         return EmpiricalLoss(self.arch, *draws.sampled(self.teacher, size, rng, self.dtype, self.factor, self.noise))

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import anyloss, blas, checks, kernels, losses, optimizers, tables
+from . import anyloss, blas, checks, kernels, optimizers, tables
 from .draws import streams
-from .losses import EmpiricalLoss, OnlineLoss, PopulationLoss
+from .losses import BATCH, EmpiricalLoss, OnlineLoss, PopulationLoss
 from .optimizers import SGD, Nesterov
 
-BATCH = 200  # the post's
 DIVERGED = 1e12  # a loss this many times the first one will not come back
-FUSED = EmpiricalLoss, OnlineLoss, PopulationLoss  # losses with a compiled loop, but see `fused`
 AHEAD = 2**20  # numbers in the batches that are drawn ahead of the compiled loop
 WORTH = 2e6  # with more multiplications than these, a call gains from a second thread
 PATIENCE = 0.2  # seconds in compiled code between looks at progress and interruptions
@@ -24,7 +22,7 @@ PATIENCE = 0.2  # seconds in compiled code between looks at progress and interru
 
 def fused(loss):
     """Whether ``loss`` has a compiled training loop: exact descent with biases or a covariance has none."""
-    return isinstance(loss, FUSED) and getattr(loss, "plain", True)
+    return isinstance(loss, (EmpiricalLoss, OnlineLoss, PopulationLoss)) and getattr(loss, "plain", True)
 
 
 @dataclass
@@ -202,10 +200,8 @@ def train(
         state, records = _resumable(loss, observe, *resume)
     compiled = fused(loss)
     advance = advancer(loss, optimizer, batch_size, loss.shapes(state.theta0)["W1"][1] if compiled else None)
-    if isinstance(loss, losses.EmpiricalLoss):
-        exact = (batch_size or len(loss.rows)) >= len(loss.rows)
-    else:
-        exact = isinstance(loss, losses.PopulationLoss) or not compiled and batch_size is None
+    exact = batch_size is None and not isinstance(loss, OnlineLoss)  # whether a step sees the whole loss
+    exact |= batch_size is not None and isinstance(loss, EmpiricalLoss) and batch_size >= len(loss.rows)
     value_of = loss.value if compiled else lambda theta: anyloss.evaluated(loss, theta)[0]
 
     def record(value, theta):
@@ -311,13 +307,13 @@ def advancer(loss, optimizer, batch_size, width=None):
     if not fused(loss):
         return anyloss.advancer(loss, optimizer, batch_size)
     d, m = loss.d + loss.arch.bias, loss.arch.outputs(loss.d)
-    labeled = isinstance(loss, losses.EmpiricalLoss) or getattr(loss, "ahead", False)  # the loop needs no teacher
+    labeled = isinstance(loss, EmpiricalLoss) or getattr(loss, "ahead", False)  # the loop needs no teacher
     k_star, nobody = 0 if labeled else loss.units_star[0].shape[1], (np.zeros((1, 1), loss.dtype),) * 3
     of_arch = loss.d if loss.arch.trains_skip else 0, loss.arch.slopes
     with np.errstate(over="ignore"):  # with an infinite step size the run diverges at once, and says so
         rates = optimizer.lr, optimizer.lr * loss.arch.readout_rate(loss.d), optimizer.lr, optimizer.momentum
         rates = tuple(map(loss.dtype.type, rates))
-    if isinstance(loss, losses.PopulationLoss):
+    if isinstance(loss, PopulationLoss):
         loop, make_scratch, parts = kernels.population_loop(d, width, width + k_star, m, *of_arch)
     else:
         loop, make_scratch, parts = kernels.sampled_loop(d, width, m, k_star, *of_arch)
@@ -378,9 +374,9 @@ def advancer(loss, optimizer, batch_size, width=None):
             state.position += count * batch
             n -= count
 
-    if isinstance(loss, losses.EmpiricalLoss):
+    if isinstance(loss, EmpiricalLoss):
         return epochs
-    if isinstance(loss, losses.OnlineLoss):
+    if isinstance(loss, OnlineLoss):
         return ahead if loss.ahead else online
     if batch_size is not None:
         raise ValueError(f"batch_size is {batch_size}, but PopulationLoss draws no batches")

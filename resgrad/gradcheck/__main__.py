@@ -11,14 +11,11 @@ from .report import WRONG
 @command.guarded
 def main(argv: list[str] | None = None) -> int:
     """Check every loss of every architecture; the exit code is 1 where a gradient is wrong."""
-    parser = command.Parser(
-        "gradcheck",
-        "Check the gradients of every architecture, on samples and in expectation, at a "
-        "random point, at a kink and at the teacher, and the Hessian against the gradient. "
-        "The exit code is 1 where one is wrong.",
-        "--arch modresnet",
-        "--arch li-bias --d 5 --seed 1",
+    told = (
+        "Check the gradients of every architecture, on samples and in expectation, at a random point, at a kink and at "
+        "the teacher, and the Hessian against the gradient. The exit code is 1 where one is wrong."
     )
+    parser = command.Parser("gradcheck", told, "--arch modresnet", "--arch li-bias --d 5 --seed 1")
     parser.add_argument("--arch", help="one architecture; default: all")
     parser.add_argument("--d", type=int, default=3, help="input dimension and width (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of the teacher, the points and the data")

@@ -29,16 +29,9 @@ SMOOTH_RTOL = 1e-6  # differences of a smooth loss are never exact: their error 
 
 
 def check_gradient(
-    loss: Callable | object,
-    theta: npt.ArrayLike,
-    *,
-    rtol: float | None = None,
-    atol: float | None = None,
-    shapes: Mapping[str, tuple] | None = None,
-    smooth: bool | None = None,
-    entries: int | None = None,
-    seed: int = 0,
-) -> GradientReport:
+    loss: Callable | object, theta: npt.ArrayLike, *, rtol: float | None = None, atol: float | None = None,
+    shapes: Mapping[str, tuple] | None = None, smooth: bool | None = None, entries: int | None = None, seed: int = 0,
+) -> GradientReport:  # fmt: skip
     """Check a gradient against differences of the loss.
 
     Parameters

@@ -103,15 +103,14 @@ def _conditional(h, k, minus, plus):
 
 @jit
 def _half(x, y):
-    """-+P(-|x|) / 2 - T(x, y / x), minus for x >= 0: to relative accuracy, as what cancels is left out; not both 0."""
+    """-+P(-|x|) / 2 - T(x, y / x), minus for x >= 0: nothing cancels in it.  x and y are not both 0."""
     side, up, x, y = 1.0 if x >= 0.0 else -1.0, y >= 0.0, abs(x), abs(y)
     tail = below(-x)
     if y <= x:
         part = _owen_integral(x, y / x)
         return -side * (0.5 * tail + part if up else 0.5 * tail - part)
-    rest = below(-y) * (0.5 - tail) - _owen_integral(
-        y, x / y
-    )  # T(x, a) + T(a x, 1 / a) = (P(-x) + P(-a x)) / 2 - P(-x) P(-a x)
+    # T(x, a) + T(a x, 1 / a) = (P(-x) + P(-a x)) / 2 - P(-x) P(-a x)
+    rest = below(-y) * (0.5 - tail) - _owen_integral(y, x / y)
     return -side * (tail + rest) if up else side * rest
 
 

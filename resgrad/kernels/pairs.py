@@ -7,39 +7,40 @@ import numpy as np
 from .policy import jit, quiet
 
 
+@jit
+def normalize(units, d, start, rows, columns, norm):
+    """Directions of the first d entries of the rows of ``units`` into ``rows`` and ``columns``, from ``start`` on.
+
+    Where a square could over- or underflow, the unit is divided by its largest entry first.
+    """
+    for j in range(len(units)):
+        total, scale, l = 0.0, 1.0, start + j
+        for i in range(d):
+            total += units[j, i] * units[j, i]
+        if not 1e-280 < total < 1e280:
+            scale = np.max(np.abs(units[j, :d])) or 1.0
+            total = np.sum((units[j, :d] / scale) ** 2)
+        length = math.sqrt(total)
+        inverse = 1.0 / length if length > 0.0 else 0.0
+        norm[l] = scale * length
+        for i in range(d):
+            rows[l, i] = columns[i, l] = (units[j, i] if scale == 1.0 else units[j, i] / scale) * inverse
+        if d == 1 and length > 0.0:  # exactly +-1, as (15) divides s by the norm
+            rows[l, 0] = columns[0, l] = math.copysign(1.0, units[j, 0])
+
+
 @quiet
 @jit
 def directions(units):
     """(directions (k, d), lengths (k,)) of the rows of ``units``; a zero unit has direction 0.
-
-    Where a square could over- or underflow, the unit is divided by its largest entry first.
 
     >>> directions(np.array([[3.0, 4.0], [0.0, 0.0]]))
     (array([[0.6, 0.8],
            [0. , 0. ]]), array([5., 0.]))
     """
     unit, norm = np.empty_like(units, np.float64), np.empty(len(units))
-    for l in range(len(units)):
-        total, scale = _square(units[l], 1.0), 1.0
-        if not 1e-280 < total < 1e280:
-            scale = np.max(np.abs(units[l])) or 1.0
-            total = _square(units[l], scale)
-        length = math.sqrt(total)
-        norm[l] = scale * length
-        for i in range(units.shape[1]):
-            unit[l, i] = units[l, i] / scale * (1.0 / length if length > 0.0 else 0.0)
-        if units.shape[1] == 1:
-            unit[l, 0] = np.sign(units[l, 0] / scale) + 0.0  # no -0; exactly +-1, as (15) divides s by the norm
+    normalize(units, units.shape[1], 0, unit, np.empty((units.shape[1], len(units))), norm)
     return unit, norm
-
-
-@jit
-def _square(unit, scale):
-    """The squared length, in this scale, summed from the first entry to the last."""
-    total = 0.0
-    for x in unit:
-        total += (x / scale) * (x / scale)
-    return total
 
 
 @jit

@@ -20,29 +20,11 @@ import math
 import numpy as np
 
 from .lanes import fma, lane_count, lane_sum, load, registers, splat, store
+from .pairs import normalize
 from .plain import RELU
 from .policy import EXACT_LONELY, EXACT_NARROW, REGISTER, exact_jit, inline, inline_exact, jit
 from .steps import copy, update
 from .threads import meet, parts_of, share
-
-
-@jit
-def normalize(units, d, start, rows, columns, norm):
-    """`pairs.directions` of the rows of ``units``: as rows, and as columns, from ``start`` on."""
-    for j in range(len(units)):
-        total, scale, l = 0.0, 1.0, start + j
-        for i in range(d):
-            total += units[j, i] * units[j, i]
-        if not 1e-280 < total < 1e280:
-            scale = np.max(np.abs(units[j, :d])) or 1.0
-            total = np.sum((units[j, :d] / scale) ** 2)
-        length = math.sqrt(total)
-        inverse = 1.0 / length if length > 0.0 else 0.0
-        norm[l] = scale * length
-        for i in range(d):
-            rows[l, i] = columns[i, l] = (units[j, i] if scale == 1.0 else units[j, i] / scale) * inverse
-        if d == 1 and length > 0.0:  # to the last bit: (15) divides by the norm what it leaves of s
-            rows[l, 0] = columns[0, l] = math.copysign(1.0, units[j, 0])
 
 
 @jit

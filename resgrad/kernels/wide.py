@@ -21,18 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import register_jitable
 
-from .lanes import (
-    add_tile,
-    fma,
-    lane_count,
-    load,
-    load_transposed,
-    prefetch,
-    registers,
-    set_tile,
-    splat,
-    store,
-)  # fmt: skip
+from .lanes import add_tile, fma, lane_count, load, load_transposed, prefetch, registers, set_tile, splat, store
 from .plain import RELU
 from .policy import BLOCK, REGISTER, ROWS, inline, jit, sampled_jit
 from .steps import activate, copy, keep_active_lanes
