@@ -8,6 +8,22 @@ from .policy import quiet
 NEAR = 0.3  # of the length of each unit, so that none vanishes on the way
 
 
+def linear_sum_assignment(cost):
+    """`scipy.optimize.linear_sum_assignment`, without SciPy where each row's smallest entry is in a column of its own.
+
+    >>> linear_sum_assignment(np.array([[2.0, 0.0], [1.0, 3.0]]))
+    (array([0, 1]), array([1, 0]))
+    """
+    order = cost.argmin(axis=1)
+    rows = np.arange(len(order))
+    smallest = np.count_nonzero(cost <= cost[rows, order][:, None])  # more than rows where some are equal
+    if smallest == len(rows) == len(set(order.tolist())):
+        return rows, order
+    from scipy import optimize  # takes long to import, and few runs need it
+
+    return optimize.linear_sum_assignment(cost)
+
+
 @quiet
 def step_from_teacher(Z, A, Z_star, A_star, fixed):
     """(U, A, dU, dA): the teacher, its units ordered and rescaled like the student's, and the step to the student.
@@ -26,11 +42,7 @@ def step_from_teacher(Z, A, Z_star, A_star, fixed):
     far += np.sum((a[:, None] * c[..., None] - a_star) ** 2, axis=2) / weight_star**2
     if not np.isfinite(far).all():
         return None
-    rows, order = np.arange(len(far)), far.argmin(axis=1)
-    if len(set(order.tolist())) < len(rows):  # two units have the same nearest one
-        from scipy.optimize import linear_sum_assignment  # takes long to import, and few need it
-
-        rows, order = linear_sum_assignment(far)
+    rows, order = linear_sum_assignment(far)
     if far[rows, order].max() > NEAR**2:
         return None
     c, Z_star, A_star = c[rows, order][:, None], Z_star[order], A_star[order]

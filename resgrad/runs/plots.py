@@ -44,16 +44,22 @@ def style(**more):
         yield
 
 
-@contextlib.contextmanager
-def figure(columns=2, width=WIDE, height=TALL, rows=1, **options):
-    """(figure, axes) in `style`, without a display."""
+def blank(columns=2, width=WIDE, height=TALL, rows=1, **options):
+    """(figure, axes) without a display; its layout is computed when it is saved."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    picture = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(picture)
+    return picture, picture.subplots(rows, columns, **options)
+
+
+@contextlib.contextmanager
+def figure(*size, **options):
+    """`blank` in `style`; its layout is computed at the end, and stays."""
     with style():
-        picture = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(picture)
-        yield picture, picture.subplots(rows, columns, **options)
+        picture, axes = blank(*size, **options)
+        yield picture, axes
         picture.draw_without_rendering()
         picture.set_layout_engine("none")  # else another rendering moves the axes a little
 
@@ -164,7 +170,8 @@ def eigenvalues(axes, values, predicted, color, index=0):
 def run_figure(history, arch, d):
     """PNG bytes: loss and distances of one run against the step; ``history`` has the columns of ``history.csv``."""
     color = COLORS.get(arch.name, INK)
-    with figure() as (picture, (left, right)):
+    with style():
+        picture, (left, right) = blank()
         losses(left, history, color)
         distances(right, history, color)
         picture.suptitle(f"{arch.name}: {arch.formula}, d = {d}", x=0.01, ha="left", fontsize=11, color=INK)
@@ -210,7 +217,8 @@ def _shades(found):
 
 def census_figure(found, outcomes):
     """PNG bytes: the final losses of a `Census`, the most frequent families marked; ``outcomes`` has the labels."""
-    with figure(1, height=3.6) as (picture, axes):
+    with style():
+        picture, axes = blank(1, height=3.6)
         final_losses(axes, found, outcomes)
         return image(picture)
 
