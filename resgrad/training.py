@@ -83,11 +83,8 @@ class Trajectory:
     observed: dict = field(default_factory=dict)
 
     def _repr_html_(self):
-        ends = [
-            ("step" if self.steps.dtype.kind == "i" else "time", self.steps),
-            ("loss", self.loss),
-            *self.observed.items(),
-        ]
+        clock = "step" if self.steps.dtype.kind == "i" else "time"
+        ends = [(clock, self.steps), ("loss", self.loss), *self.observed.items()]
         rows = [(name, tables.cell(values[0]), tables.cell(values[-1])) for name, values in ends]
         return tables.table([("Trajectory", "start", "end"), *rows], f"{len(self.steps)} records; {self.stop_reason}")
 

@@ -173,10 +173,8 @@ class Census:
         lines = [self.title]
         if config.covariance is not None:
             lines.append(f"inputs with covariance {config.covariance}")
-        lines += ["", f"{'':20}{'runs':>7}{'share':>10}{'95 % interval':>18}"]
-        for name, label in self.labels.items():
-            share, low, high = (100 * p for p in self.share(name))
-            lines.append(f"{label:20}{self.counts[name]:7,}{share:8.1f} %{f'{low:.1f} - {high:.1f} %':>18}")
+        (_, *head), *rows = self.outcome_rows()
+        lines += ["", *("{:20}{:>7}{:>10}{:>18}".format(*row).replace("–", "-") for row in [("", *head), *rows])]
         if published := self.published():
             lines += ["", "spurious, as published by Safran & Shamir (2018): {:.1%}; z = {:+.2f}".format(*published)]
         powers = self.exponent[np.isfinite(self.exponent)]
@@ -184,8 +182,6 @@ class Census:
             told = f"{powers.min():.2f}" + (f" to {powers.max():.2f}" if np.ptp(powers) > 0.005 else "")
             lines += ["", f"{powers.size:,} minima are degenerate: the loss falls like t^-p, p = {told}"]
         if self.families:
-            lines += ["", f"{'family':>6}{'runs':>8}{'loss':>17}{'smallest eigenvalue':>22}{'first run':>12}"]
-        for n, family in enumerate(self.families[:MOST]):
-            row = "{:6}{count:8}{loss:17.10f}{min_eigenvalue:22.6g}{run:12}".format(n, **family)
-            lines.append(row + {None: "", True: "   proved", False: "   not proved"}[family.get("proved")])
+            head, *rows = (("{:>6}{:>8}{:>17}{:>22}{:>12}".format(*row), row[5:]) for row in self.family_rows())
+            lines += ["", head[0], *(f"{text}   {proof[0]}" if proof else text for text, proof in rows)]
         return "\n".join(lines + [f"   and {len(self.families) - MOST} more"] * (len(self.families) > MOST))
