@@ -13,6 +13,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import shlex
@@ -215,11 +216,10 @@ def _parser():
     parser.add_argument("--runs", type=int, help="number of starts (1000)")
     parser.add_argument("--workers", type=int, help="threads (one per processor)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a dask cluster that does the work instead")
-    parser.add_argument(
-        "--certify", action="store_true", help="prove the families of spurious minima (needs resgrad[proofs])"
-    )
-    parser.add_argument("--report", action="store_true", help="add report.html, the census on one page")
-    parser.add_argument("--resume", action="store_true", help="make only the runs that are missing in --out")
+    flag = functools.partial(parser.add_argument, action="store_true")
+    flag("--certify", help="prove the families of spurious minima (needs resgrad[proofs])")
+    flag("--report", help="add report.html, the census on one page")
+    flag("--resume", help="make only the runs that are missing in --out")
     return parser
 
 

@@ -7,6 +7,7 @@ import mpmath
 import naive
 import numpy as np
 import pytest
+import scipy.optimize
 from conftest import (
     LOOPS,
     RECORDS,
@@ -25,7 +26,7 @@ from conftest import (
 
 import resgrad as rg
 from resgrad import kernels, training
-from resgrad.kernels import digits, hessian, narrow, plain, policy, population, wide
+from resgrad.kernels import digits, hessian, narrow, nearby, plain, policy, population, wide
 
 # Sums of at most some hundred terms, in an order of the compiler's choosing: rounding errors of
 # about sqrt(100) units in the last place, times a margin.
@@ -435,3 +436,16 @@ def test_the_arcsine_polynomial_is_good_to_the_last_digit():
     exact = np.array([float(mpmath.asin(mpmath.sqrt(x)) / mpmath.sqrt(x)) for x in z])
     got = np.polynomial.polynomial.polyval(z, population._ARCSIN)
     assert np.abs(got - exact).max() < 3 * np.finfo(float).eps
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 4), (3, 6), (6, 3)])
+def test_matchings_are_scipys_with_equal_costs_too(shape):
+    rng = np.random.default_rng(0)
+    for most in [3, 50, 2**40] * 30:  # among few numbers many are equal
+        cost = rng.integers(most, size=shape).astype(float)
+        cost[np.diag_indices(min(shape))] -= rng.choice([0, most])  # often the smallest of their rows
+        wanted = scipy.optimize.linear_sum_assignment(cost)
+        for found, one in zip(nearby.linear_sum_assignment(cost), wanted):
+            np.testing.assert_array_equal(found, one)
+    with pytest.raises(ValueError, match="invalid"):
+        nearby.linear_sum_assignment(np.full(shape, np.nan))

@@ -31,20 +31,14 @@ def population_hessian(U, A, C, U_star, A_star, D, slopes):
     aa = 2 * p * n * np.einsum("ij,il,op->jolp", U, U, eye(m))
     M, flat = (p + n) * D + 2 * p * n * ZQ, n * (2 * D + (p + n) * ZQ)
     ua += np.einsum("jl,ijo->ijlo", eye(k), np.where(live[:, None], M[:, None, :], flat[:, None, :]))
-    rows = U.size + A.size
-    hessian = np.zeros((rows + skip, rows + skip))
-    hessian[: U.size, : U.size] = uu.reshape(U.size, -1)
-    hessian[: U.size, U.size : rows] = ua.reshape(U.size, -1)
-    hessian[U.size : rows, : U.size] = ua.reshape(U.size, -1).T
-    hessian[U.size : rows, U.size : rows] = aa.reshape(A.size, -1)
-    hessian[:rows, :rows] += pairs
-    if skip:
-        uc = np.einsum("ie,jo,j->ijeo", eye(d), A, slope).reshape(U.size, -1)
-        ac = (p + n) * np.einsum("ej,op->joep", U, eye(m)).reshape(A.size, -1)
-        hessian[:rows, rows:] = np.vstack([uc, ac])
-        hessian[rows:, :rows] = hessian[:rows, rows:].T
-        hessian[rows:, rows:] = 2 * eye(skip)
-    return hessian
+    uu, ua, aa = uu.reshape(U.size, -1), ua.reshape(U.size, -1), aa.reshape(A.size, -1)
+    hessian = np.block([[uu, ua], [ua.T, aa]]) + pairs
+    if skip == 0:
+        return hessian
+    uc = np.einsum("ie,jo,j->ijeo", eye(d), A, slope).reshape(U.size, -1)
+    ac = (p + n) * np.einsum("ej,op->joep", U, eye(m)).reshape(A.size, -1)
+    mixed = np.vstack([uc, ac])
+    return np.block([[hessian, mixed], [mixed.T, 2 * eye(skip)]])
 
 
 @jit

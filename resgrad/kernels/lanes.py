@@ -141,7 +141,7 @@ def prefetch(typing, array, i):
 
 
 @intrinsic
-def load_transposed(typing, rows, starts, i, count, array, r, step):
+def load_lanes(typing, rows, starts, i, count, array, r, step):
     """``rows[starts + i : starts + i + count]``, one sample a lane, into registers r, r + step ... of ``array``.
 
     There are as many ``starts`` as lanes.  They index ``rows``, which is contiguous, as if it were flat.  A full

@@ -17,19 +17,7 @@ import functools
 
 import numpy as np
 
-from .lanes import (
-    fma,
-    lane_count,
-    lane_sum,
-    load,
-    load_transposed,
-    registers,
-    set_tile,
-    splat,
-    store,
-    sum_tile,
-    tile_height,
-)  # fmt: skip
+from .lanes import fma, lane_count, lane_sum, load, load_lanes, registers, set_tile, splat, store, sum_tile, tile_height
 from .plain import RELU
 from .policy import BLOCK, inline, sampled_jit
 from .steps import activate, copy, keep_active_lanes, update
@@ -182,7 +170,7 @@ def _gather(size, flat, order, start, stop, starts, count, XT, xt):
             inside &= starts[l] + size + lanes <= flat.size
         if inside:  # this reads up to a register beyond the row
             for i in range(0, size, lanes):
-                load_transposed(flat, starts, i, size - i, XT, c * size + i, 1)
+                load_lanes(flat, starts, i, size - i, XT, c * size + i, 1)
         else:
             for i in range(size):
                 for l in range(lanes):

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import register_jitable
 
-from .lanes import add_tile, fma, lane_count, load, load_transposed, prefetch, registers, set_tile, splat, store
+from .lanes import add_tile, fma, lane_count, load, load_lanes, prefetch, registers, set_tile, splat, store
 from .plain import RELU
 from .policy import BLOCK, REGISTER, ROWS, inline, jit, sampled_jit
 from .steps import activate, copy, keep_active_lanes
@@ -311,7 +311,7 @@ def _transpose(W, rows, first, last, W_T, starts):
         for i in range(0, rows, lanes):
             for r in range(lanes):
                 starts[r] = (i + r) * w
-            load_transposed(W, starts, j, lanes, W_T, (j * w_t + i) // lanes, w_t // lanes)
+            load_lanes(W, starts, j, lanes, W_T, (j * w_t + i) // lanes, w_t // lanes)
 
 
 # --------------------------------------------------------------------------- in and out
