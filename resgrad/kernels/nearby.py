@@ -1,6 +1,11 @@
 """The step from a teacher to a student nearby, unit by unit, in double-double: the input of `biased.biased_near`."""
 
+import importlib.util
+from importlib.machinery import PathFinder
+from pathlib import Path
+
 import numpy as np
+import scipy
 
 from .digits import two_product
 from .policy import quiet
@@ -8,20 +13,20 @@ from .policy import quiet
 NEAR = 0.3  # of the length of each unit, so that none vanishes on the way
 
 
-def linear_sum_assignment(cost):
-    """`scipy.optimize.linear_sum_assignment`, without SciPy where each row's smallest entry is in a column of its own.
+def _matching():
+    """`scipy.optimize.linear_sum_assignment` from its own extension: all of `scipy.optimize` takes long to import."""
+    try:
+        spec = PathFinder.find_spec("_lsap", [str(Path(scipy.__file__).parent / "optimize")])
+        extension = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(extension)
+        return extension.linear_sum_assignment
+    except (AttributeError, ImportError):  # a SciPy that keeps it elsewhere
+        from scipy.optimize import linear_sum_assignment
 
-    >>> linear_sum_assignment(np.array([[2.0, 0.0], [1.0, 3.0]]))
-    (array([0, 1]), array([1, 0]))
-    """
-    order = cost.argmin(axis=1)
-    rows = np.arange(len(order))
-    smallest = np.count_nonzero(cost <= cost[rows, order][:, None])  # more than rows where some are equal
-    if smallest == len(rows) == len(set(order.tolist())):
-        return rows, order
-    from scipy import optimize  # takes long to import, and few runs need it
+        return linear_sum_assignment
 
-    return optimize.linear_sum_assignment(cost)
+
+linear_sum_assignment = _matching()
 
 
 @quiet
