@@ -71,7 +71,8 @@ def gradient_flow(
     options = {"method": method, "t_eval": t_eval, "rtol": rtol, "atol": atol}
     if method in STIFF:
         options["jac"] = lambda t, theta: -loss.hessian(theta.copy())
-    flow = solve_ivp(lambda t, theta: -loss.grad(theta.copy()), (0.0, t_max), theta0, **options)
+    with np.errstate(all="ignore"):  # a step that goes too far is taken back
+        flow = solve_ivp(lambda t, theta: -loss.grad(theta.copy()), (0.0, t_max), theta0, **options)
     if flow.status < 0:
         raise RuntimeError(f"{method} stopped at t={flow.t[-1]:g}: {flow.message}")
     observe = observe or {}

@@ -582,6 +582,19 @@ def test_gradient_flow_hands_the_exact_jacobian_to_stiff_methods(method, stiff, 
         assert np.array_equal(seen["jac"](0.0, pair.theta), -pair.loss.hessian(pair.theta))
 
 
+@pytest.mark.parametrize("method", ["BDF", "Radau"])
+def test_gradient_flow_says_nothing_of_a_step_that_goes_too_far(method):
+    """Warnings of the solver's arithmetic are errors here.  This flow leaves every bound at t = 5e-151."""
+
+    class Escapes:
+        value = staticmethod(lambda theta: -1e-50 * np.sum(theta**4))
+        grad = staticmethod(lambda theta: -1e-50 * theta**3)
+        hessian = staticmethod(lambda theta: -3e-50 * np.diag(theta**2))
+
+    with pytest.raises(RuntimeError, match=f"^{method} stopped at t=5e-151"):
+        rg.gradient_flow(Escapes(), np.array([1e100, 1.0]), 1.0, method=method)
+
+
 def test_gradient_flow_is_the_limit_of_small_steps():
     """Halving lr halves the distance, t = lr * steps held fixed."""
     pair = Pair.generic("modresnet", "modresnet", 2)
