@@ -11,7 +11,7 @@ import pytest
 import resgrad as rg
 from resgrad import experiment
 from resgrad.minima import basins
-from resgrad.runs import files, report
+from resgrad.runs import files, plots, report
 from resgrad.runs.protocol import PRESETS, command_line, resolve
 
 SMALL = ["--d", "3", "--samples", "500", "--steps", "300", "--quiet", "--report"]
@@ -157,3 +157,8 @@ def test_summary_and_page_polish_once(tmp_path, monkeypatch):
 def test_too_many_parameters_for_a_hessian():
     theta = np.zeros(report.LARGEST + 1)
     assert report.destination(None, theta) is None
+
+
+def test_a_run_that_went_to_1e267_has_a_picture():
+    history = {"step": np.arange(3), "loss": np.array([1.0, -3e90, 7e267]), "distance": np.array([1.0, 2.0, 1e150])}
+    assert plots.run_figure(history, rg.ARCHITECTURES["li"], 5).startswith(b"\x89PNG")

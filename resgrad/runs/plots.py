@@ -30,6 +30,7 @@ WIDE, TALL = 9.0, 2.9  # inches: one width for all pictures, so that their lette
 CELLS = 300  # of a heatmap: more are drawn as one image instead of a path for each
 ALONE = threading.RLock()  # matplotlib's settings belong to all threads
 APART = ("distance", "aligned_distance", "missed")  # columns of a history that `distances` draws
+CEILING = 1e34  # that of a run that diverges: matplotlib has no ticks for an axis of 300 decades
 FLOOR = 1e-34  # the end of log axes: a float64 cannot tell smaller losses from zero
 
 
@@ -97,7 +98,7 @@ def decades(axes, values):
     if values.size:
         axes.set_yscale("log")
         bottom = max(values.min(), FLOOR)
-        axes.set_ylim(bottom / 3, max(values.max(), 10 * bottom) * 3)
+        axes.set_ylim(bottom / 3, max(min(values.max(), CEILING), 10 * bottom) * 3)
 
 
 def tag(axes, x, y, text, color, **options):
