@@ -96,9 +96,9 @@ def decades(axes, values):
     values = np.concatenate([np.ravel(v) for v in values]).astype(float)
     values = values[np.isfinite(values) & (values > 0)]
     if values.size:
-        axes.set_yscale("log")
         bottom = max(values.min(), FLOOR)
         axes.set_ylim(bottom / 3, max(min(values.max(), CEILING), 10 * bottom) * 3)
+        axes.set_yscale("log")
 
 
 def tag(axes, x, y, text, color, **options):
