@@ -145,6 +145,15 @@ def test_a_run_whose_units_all_died_is_judged_by_what_would_happen_if_they_grew(
     assert found.counts["saddle"] == 2 and not found.theta.any()
 
 
+@pytest.mark.parametrize("rtol", [1e-6, 1e-7, 1e-8])
+def test_a_unit_that_dies_does_not_come_back_on_the_other_side(monkeypatch, rtol):
+    """At u = 0, a < 0.  The solver's last point is on either side of it, by chance."""
+    monkeypatch.setattr(basins, "RTOL", rtol)
+    task = tasks.prepare("resnet", 1, runs=20, teacher="normal", steps=1)
+    for _, basin in tasks.work(dataclasses.replace(task, numbers=(6, 15, 17))):
+        assert basin.outcome == "spurious"
+
+
 def test_where_steps_do_not_pay_the_run_goes_on_along_the_flow():
     """The published protocol: the flow from step 1 on, and from when few runs are left, has the basins of the steps."""
     kinds = {"d": 8, "runs": 6, "seed": 4, "quiet": True, **PROTOCOL}

@@ -98,11 +98,12 @@ def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.E
             theta = across.problem.without(across.last, across.short)
             if theta is across.last:
                 break
-            scaled = across.problem.gauge(across.last)[0]  # where u is not short, but a is
-            norm = float(np.linalg.norm(exact.grad(scaled)))
-            point = _polish(exact, scaled, norm, norm, False)
-            if point is not None:  # dying for ever, next to a = 0.  Otherwise dead, and without a gradient, from now on
-                return _basin(exact, theta0, scaled, point, state.step, curvature)
+            if across.forever():  # else dead, and without a gradient, from now on
+                scaled = across.problem.gauge(across.last)[0]  # where u is not short, but a is
+                norm = float(np.linalg.norm(exact.grad(scaled)))
+                point = _polish(exact, scaled, norm, norm, False)
+                if point is not None:
+                    return _basin(exact, theta0, scaled, point, state.step, curvature)
         time = 10.0**power / curvature
         norm = float(np.linalg.norm(exact.grad(theta)))
         point = _polish(exact, theta, norm, HANDOVER * peak, power == POWERS[-1])
@@ -145,8 +146,14 @@ class _Across:
         self.left, self.last = self.left - 1, theta
         if self.left < 0 or ((length > 0) & (length <= self.short)).any():
             raise RuntimeError
-        g, orbit = self.exact.grad(theta), symmetry.tangent(self.exact.arch, theta, self.exact.d)
+        g, orbit = self.exact.grad(theta), self.problem.tangent(theta)
         return g - orbit @ (orbit.T @ g)
+
+    def forever(self):
+        """Whether short units die for ever, next to a = 0: the flow conserves |u|^2 - |a|^2, and is at u = 0 if < 0."""
+        units = symmetry.Units.of(self.exact.arch, self.last, self.exact.d)
+        u, a = symmetry.lengths(units.u), symmetry.lengths(units.a)
+        return bool((u >= a)[u <= self.short].all())
 
 
 def _flow(across, theta, time, rtol):
