@@ -250,6 +250,7 @@ def test_how_near_newtons_method_takes_over(off, verdict):
 
 @pytest.mark.parametrize(("slope", "critical"), [(3e-12, False), (3e-13, True)])
 def test_how_steep_a_slope_rounding_may_hide(slope, critical):
-    """SLOPE: theta is so large that rounding it explains the gradient, and the loss is 1."""
-    view = SimpleNamespace(value=lambda x: 1.0)
-    assert landscape._is_critical(view, np.array([1e6]), np.array([slope]), np.array([[1e6]])) == critical
+    """SLOPE: theta is so large that rounding it explains the gradient, and the loss is of size 1."""
+    for loss in (1.0, -1.0):
+        view = SimpleNamespace(value=lambda x: loss)
+        assert landscape._is_critical(view, np.array([1e6]), np.array([slope]), np.array([[1e6]])) == critical

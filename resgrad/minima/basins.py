@@ -20,7 +20,8 @@ REACH = 3.0  # first Newton steps to the minimum: 1 where the loss is quadratic,
 DESCENT = 30  # steps of `polish` where Newton's method alone does not arrive.  Later points need none
 STEP = 0.5  # of 1 / curvature: the step size unless given.  On a quadratic loss 2 is the limit
 AGREE = 0.05  # exponents of |g| in two decades of t that differ by no more are one.  They are 2, 1.5, 1.33 ...
-FAR = 1e60  # size of an entry of theta: the run has diverged, and the gradient is about to overflow
+FASTER = 2.5  # powers of 10 in a decade of t: |g| that falls by more follows no power, as these are 2 at most
+FAR = 1e38  # size of an entry of theta: the run has diverged, and eighth powers of it are about to overflow
 NONE = [0.0] * 4
 SAME = 1e-7  # relative: minima of one family agree to 1e-10, the most similar families seen differ by 1e-3
 SMALL = float(np.finfo(np.float64).tiny)  # the smallest number that is not taken for 0 where subnormal numbers are
@@ -109,6 +110,7 @@ def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.E
         point = _polish(exact, theta, norm, HANDOVER * peak, power == POWERS[-1])
         if point is not None:
             return _basin(exact, theta0, theta, point, state.step, curvature)
+    norm = float(np.linalg.norm(exact.grad(theta)))
     smallest = float(np.linalg.eigvalsh(exact.hessian(theta))[0])
     return Basin("unconverged", exact.value(theta), norm, smallest, NONE, state.step, theta)
 
@@ -173,7 +175,7 @@ def _exponent(exact, theta, curvature):
             break
         norms.append(np.linalg.norm(view.grad(theta / view.scale)))
         if norms[-1] <= landscape.CRITICAL:
-            return np.inf
+            return np.inf if len(norms) < 2 or norms[-2] > 10**FASTER * norms[-1] else np.nan
         if (power := _power(norms)) is not None:
             return power
     return np.nan

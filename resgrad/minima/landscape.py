@@ -289,7 +289,7 @@ def _descend(view, x, near, max_steps):
             step = slope / (sizes + damping)
             new = x - vectors @ step
             new_value, new_g, hoped = view.value(new), view.grad(new), step @ (slope - values * step / 2)
-            fallen = value - new_value if hoped > NOISE * value else (g + new_g) @ (x - new) / 2
+            fallen = value - new_value if hoped > NOISE * abs(value) else (g + new_g) @ (x - new) / 2
             if fallen >= hoped / 4:
                 break
             damping = 4 * max(damping, SHIFT * sizes.max())
@@ -344,4 +344,4 @@ def gradient_scale(x, hessian):
 
 def _is_critical(view, x, g, hessian):
     norm, rounding = np.linalg.norm(g), EPS * gradient_scale(x, hessian)
-    return norm <= CRITICAL or (norm <= rounding and norm * np.linalg.norm(x) <= SLOPE * view.value(x))
+    return norm <= CRITICAL or (norm <= rounding and norm * np.linalg.norm(x) <= SLOPE * abs(view.value(x)))
