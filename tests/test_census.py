@@ -163,6 +163,15 @@ def test_where_steps_do_not_pay_the_run_goes_on_along_the_flow():
     assert census("two-weight", 5, teacher="normal", runs=10, steps=500, quiet=True).counts["unconverged"] == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("momentum", "least", "most"), [(0.0, 0, 0), (0.9, 1, 9)])
+def test_how_often_steps_end_elsewhere_than_the_flow(momentum, least, most):
+    """With momentum in 2.7 % of runs, of which 150 have 1 to 9 with 97 % probability; without it in none."""
+    kinds = {"teacher": "normal", "runs": 150, "quiet": True}
+    steps, flow = census("li", 5, momentum=momentum, **kinds), census("li", 5, steps=1, **kinds)
+    assert least <= (~np.isclose(steps.loss, flow.loss, rtol=1e-6, atol=1e-12)).sum() <= most
+
+
 def test_a_saddle_on_the_way_is_left_along_the_flow():
     loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.eye(2).ravel(), 2))
     assert basins.descend(loss, loss, np.array([0.3 + 1e-6, 0.3, 0.2, 0.2]), 400, lr=0.05).outcome == "global"
