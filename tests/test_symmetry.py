@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import ARCHS, TRAINED_READOUT, every_arch, point, samples
 from hypothesis import given, settings
+from scipy import optimize
 
 import resgrad as rg
 from resgrad.minima import alignment, symmetry
@@ -201,6 +202,25 @@ def test_the_distance_is_the_minimum_over_the_orbit(arch, d, k, k_star, seed, lo
         X = np.random.default_rng(seed).normal(size=(9, d))
         wanted = rg.Network(arch, theta_star, d)(X)
         np.testing.assert_allclose(rg.Network(arch, al.teacher, d)(X), wanted, atol=1e-9 * (1 + np.abs(wanted).max()))
+
+
+@given(st.integers(1, 8), st.integers(0, 12), st.floats(-3, 3), st.integers(0, 9999))
+@settings(max_examples=100, deadline=None)
+def test_no_set_of_reversed_units_costs_less(k, entries, log_gains, seed):
+    """Against all 2^k sets, also where some units are decided."""
+    rng = np.random.default_rng(seed)
+    ahead, back, gains = rng.random((k, k)), rng.random((k, k)), 10**log_gains * rng.standard_normal((k, entries))
+    gap, decided = rng.random(k) @ gains, rng.choice([-1, -1, -1, 0, 1], k)
+
+    def total(turned):
+        cost = np.where(turned, back, ahead)
+        return cost[optimize.linear_sum_assignment(cost)].sum() + np.sum((gap - turned @ gains) ** 2)
+
+    allowed = (np.array(turned) for turned in itertools.product([False, True], repeat=k))
+    best = min(total(turned) for turned in allowed if (turned == decided)[decided >= 0].all())
+    found = alignment._cheapest(ahead, back, gains, gap, decided)
+    assert (found == decided)[decided >= 0].all()
+    assert total(found) == pytest.approx(best, rel=2 * alignment.TIE)
 
 
 SIZES = st.builds(lambda sign, log: sign * 10**log, st.sampled_from([-1, 1]), st.floats(-60, 60))

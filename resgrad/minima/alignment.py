@@ -23,9 +23,15 @@ A dead unit (u = 0 or a = 0) has every dead unit in its orbit, and the distance 
 narrower network is padded with zero units (u = 0 and a = 0), whose squared distance to a live orbit is 2|u*||a*|.
 
 Where the skip C is trained, units can be reversed as well, and C pays for all of them together: with S the teacher's
-reversed units, |C - C* - sum_S (p + n) u* a*'|^2 is added to the sum of costs.  `_reversals` finds the best S by
-branch and bound: if every teacher unit that is not yet decided may face each student unit in the direction that suits
-it, and C costs as little as it can with any shares between 0 and 1 of them reversed, the sum is a lower bound.
+reversed units, |C - C* - sum_S (p + n) u* a*'|^2 is added to the sum of costs.  For any y, with g = C - C* as a vector
+and g_l the gain of C by unit l,
+
+    |g - sum_S g_l|^2 >= 2 y.g - |y|^2 - sum_S 2 y.g_l,    equal for y = g - sum_S g_l.                       (2)
+
+The right side has a price for each reversed unit.  So one assignment, in which each pair faces as is cheaper, minimizes
+it plus the sum of costs over all matchings and all S: that is a lower bound, and its S a candidate.  `_cheapest` is a
+branch and bound with it.  It takes y from shares x of reversed units, g - sum x_l g_l, which it improves by the method
+of Frank & Wolfe, and decides next the unit that is least sure.
 
 Two coincidences are no symmetries of this kind, and are named but not projected out.  Parallel units can share their a
 (`Alignment.parallel`).  Where C is fixed, any set S of units with sum_S a_j u_j' = 0 can be reversed
@@ -39,7 +45,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment, lsq_linear
+from scipy.optimize import linear_sum_assignment
 
 from .. import tables
 from ..architectures import Architecture
@@ -48,7 +54,9 @@ from .symmetry import EPS, Units, directions, lengths
 PARALLEL = 1e-6  # |u^ - v^|: between such units the loss sees a difference of 1e-12
 HUGE = 1e70  # its fourth power is a float
 TIE = 1e-9  # relative difference of two matchings that are equally good
-NODES = 500  # of the search for reversed units; near a copy of the teacher it takes one
+NODES = 2000  # of the search for reversed units; near a copy of the teacher it takes one
+LOOKS = 4  # bounds by (2) in each
+UNSURE = 1e-3  # of a unit whose share is 0 or 1; it is decided last
 BEYOND = 1e300  # what is no number in units of length: such a unit is not reversed
 NEAREST, WORK = 0, 2  # the costs of `_orbit_costs` that decide about the image, and about who does whose work
 TINY = 1e-150  # the squares of TINY and of 1 / TINY are normal floats
@@ -139,8 +147,8 @@ def align(arch: Architecture | str, theta: ArrayLike, theta_star: ArrayLike, d: 
     """Compare a student with its teacher modulo the symmetries of the architecture.
 
     The distance is the exact minimum over the symmetry group, by (1) in the docstring of this module.  It takes
-    O((k + k*)^3) time.  Where units can be reversed it takes that for each of up to `NODES` sets of them; where more
-    would have to be looked at, far from the teacher and with many units, the distance is that of the best set seen.
+    O((k + k*)^3) time.  Where units can be reversed it takes that once near the teacher, and some hundreds of times far
+    from it; should more than `NODES` sets of units be left to look at, the distance is that of the best set seen.
 
     Parameters
     ----------
@@ -252,60 +260,54 @@ def _unit(s, t):
     return max(TINY, max(lengths(rows).max() for rows in (s.u, s.a, t.u, t.a))) * TINY
 
 
-@np.errstate(over="ignore")  # a square that is infinite is more than any that is not
+@np.errstate(over="ignore")  # what overflows is beyond
 def _reversals(s, t, which=NEAREST):
     """Which teacher units are reversed in the nearest image, boolean (k,); see the docstring of the module."""
     dead, unit = _dead(s, t), _unit(s, t)
     costs = np.stack([_orbit_costs(s, x, dead)[which] for x in (t, replace(t, u=-t.u))])
-    gains, gap = t.linear().reshape(dead.size, -1).T / unit, (s.skip - t.skip).ravel() / unit
-    beyond = np.abs(gains).max(axis=0, initial=0) > BEYOND
-    gains[:, beyond], costs[1, :, beyond] = 0.0, 1e4 * BEYOND
-    size = max(np.abs(gains).max(initial=0), np.abs(gap).max(initial=0)) or 1.0
-    by_size = np.argsort(-lengths(gains.T), kind="stable")
+    gains = t.linear().reshape(dead.size, -1) / unit
+    gap = np.clip((s.skip - t.skip).ravel() / unit, -BEYOND, BEYOND)
+    beyond = np.abs(gains).max(axis=1, initial=0) > BEYOND
+    gains[beyond] = 0.0
+    size = max(costs.max() ** 0.5, np.abs(gains).max(initial=0), np.abs(gap).max(initial=0)) or 1.0
+    return _cheapest(*costs / size / size, gains / size, gap / size, np.where(beyond, 0, -1))
 
-    def assigned(decided):
-        """The least sum of costs where units may be reversed (1), may not (0), or are open (-1); and who is."""
-        cost = np.where(decided < 0, np.minimum(*costs), np.where(decided > 0, costs[1], costs[0]))
-        rows, order = linear_sum_assignment(cost)
-        turned = decided > 0
-        turned[order] |= (decided[order] < 0) & (costs[1, rows, order] < costs[0, rows, order])
-        return cost[rows, order].sum(), turned
 
-    def value(turned):
-        return assigned(turned.astype(int))[0] + np.sum((gap - gains @ turned) ** 2)
-
-    def flipped(turned, l):
-        return np.where(np.arange(dead.size) == l, ~turned, turned)
-
-    everything = np.full(dead.shape, -1)
-    best, chosen = min(
-        ((value(x), x) for x in (np.zeros(dead.shape, bool), assigned(everything)[1])), key=lambda x: x[0]
-    )
-    while (near := min((value(flipped(chosen, l)), l) for l in range(dead.size)))[0] < best:  # a good upper bound
-        best, chosen = near[0], flipped(chosen, near[1])
-    root = everything.copy()
-    for l in range(dead.size):  # units whose other direction alone costs too much are decided
-        other = np.where(np.arange(dead.size) == l, 1 - int(chosen[l]), -1)
-        if assigned(other)[0] >= best * (1 - TIE):
-            root[l] = chosen[l]
-    heap, made = [(0.0, 0, root)], 0
+def _cheapest(ahead, back, gains, gap, decided):
+    """The set S of units l, boolean (k,), that costs least: for the best matching the sum of ``ahead``[j, l], or of
+    ``back``[j, l] if l is in S, and |gap - sum_S gains_l|^2.  Units that are ``decided`` are in it (1) or not (0).
+    """
+    best, enough, chosen, made, length = np.inf, np.inf, decided > 0, 0, lengths(gains) + TINY
+    heap = [(0.0, made, decided, np.zeros(len(gains)), ahead[linear_sum_assignment(ahead)].sum())]
     for _ in range(NODES):
-        if not heap or (node := heapq.heappop(heap))[0] >= best:
+        if not heap or heap[0][0] >= enough:
             break
-        decided = node[2]
-        least, turned = assigned(decided)
-        if (total := least + np.sum((gap - gains @ turned) ** 2)) < best:
-            best, chosen = total, turned
-        open_ = by_size[decided[by_size] < 0]
-        if open_.size and len(gap):
-            free, left = gains[:, open_] / size, (gap - gains @ (decided > 0)) / size
-            free[np.abs(free) < TINY] = 0.0
-            least += size * (1.99 * size * lsq_linear(free, left, (0, 1)).cost)  # 2, but for the solver's tolerance
-        if open_.size and least < best * (1 - TIE):
+        least, _, decided, x, paid = heapq.heappop(heap)
+        stay, turn = np.where(decided > 0, np.inf, ahead), np.where(decided == 0, np.inf, back)
+        for _ in range(LOOKS):
+            y = gap - x @ gains
+            price = -2 * (gains @ y)
+            cost = np.minimum(stay, turn + price)
+            match = rows, order = linear_sum_assignment(cost)
+            turned = np.zeros(len(gains), bool)
+            turned[order] = cost[match] < stay[match]
+            least = max(least, cost[match].sum() + 2 * (y @ gap) - y @ y)  # (2)
+            own, rest = np.where(turned[order], back[match], stay[match]).sum(), gap - turned @ gains
+            if own + rest @ rest < best:
+                best, chosen = own + rest @ rest, turned
+                enough = best * (1 - TIE) - 2 * len(gains) * EPS * best**0.5  # the last term is for rounding in (2)
+            if least >= enough:
+                break
+            step, saved = rest - y, paid - own
+            part = min(max((saved / 2 - y @ step) / max(step @ step, TINY**2), 0.0), 1.0)
+            x, paid = x + part * (turned - x), paid - part * saved
+        open_ = decided < 0
+        if open_.any() and least < enough:
+            unsure = np.argmax(np.where(open_, (x * (1 - x) + UNSURE) * length, -1.0))
             for choice in (0, 1):
-                child, made = decided.copy(), made + 1
-                child[open_[0]] = choice
-                heapq.heappush(heap, (least, made, child))
+                child, start, made = decided.copy(), x.copy(), made + 1
+                child[unsure] = start[unsure] = choice
+                heapq.heappush(heap, (least, made, child, start, paid))
     return chosen
 
 
