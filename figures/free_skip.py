@@ -1,64 +1,113 @@
 """What a trained skip changes: how often runs reach zero loss with it and without.
 
-Left the teachers of Safran & Shamir, W1* = I; right normal teachers and starts, anew in each run.  An hour on two
-cores; ``python -m figures.free_skip`` prints the counts.
+Left the teachers of Safran & Shamir, W1* = I; right normal teachers, drawn anew in each run, and normal starts.  The
+exact expected loss; SGD (one trained layer) or Nesterov's method, at most 10,000 steps, then gradient flow.
+``python -m figures.free_skip`` prints the counts, also for other widths and for starts of the skip that are not zero,
+and of the runs with trained read-outs that miss zero how many end with the teacher's signs.
+
+All of it takes some hours on two cores.  Runs are kept, and go on, as those of ``figures.frequencies``.
 """
 
-import resgrad as rg
-from resgrad.runs import plots
-from resgrad.runs.tally import OUTCOMES, PUBLISHED
+import numpy as np
 
-KS, RUNS, NORMAL_RUNS = tuple(range(6, 21, 2)), 1000, 100
-CONTROL = ("vanilla", "vanilla-free", "even")
+import resgrad as rg
+from resgrad.minima.symmetry import lengths
+from resgrad.runs import plots
+from resgrad.runs.tally import PUBLISHED
+
+from .frequencies import SEED, census
+
+KS, RUNS = tuple(range(6, 21)), 1000
+CONTROL = {"vanilla": 2, "vanilla-free": 1, "even": 2}  # from one k to the next that is drawn
 BASES = ("vanilla", "two-weight", "resnet", "modresnet")
-DS = (5, 10)
+NORMAL_RUNS = {
+    (5, 5): 300, (5, 2): 300, (5, 10): 100, (10, 10): 100, (10, 5): 300, (15, 15): 40, (15, 7): 100,
+}  # of each (d, k)  # fmt: skip
+VECTOR_RUNS = {(10, 10): 1000}  # of resnet and modresnet
+DS, MARKS = (5, 10, 15), "os^"
 
 
 def censuses():
-    """{(arch, k, teacher): Census}."""
-    found = {(arch, k, "identity"): rg.census(arch, k, RUNS, teacher="identity") for arch in CONTROL for k in KS}
-    for d in DS:
+    """{(arch, teacher, d, k, init): Census}."""
+    found = {}
+    for arch, step in CONTROL.items():
+        for k in KS[::step]:
+            found[arch, "identity", k, k, None] = census(arch, "identity", k, RUNS)
+    for (d, k), runs in NORMAL_RUNS.items():
         for base in BASES:
-            for arch in (base, f"{base}-free"):
-                found[arch, d, "normal"] = rg.census(arch, d, NORMAL_RUNS, teacher="normal", init="normal")
+            count = VECTOR_RUNS.get((d, k), runs) if base in ("resnet", "modresnet") else runs
+            starts = {base: ["normal"], f"{base}-free": ["normal"] + ["normal+normal"] * (d == k and d < 15)}
+            for arch, inits in starts.items():
+                for init in inits:
+                    size = min(count, runs) if "+" in init else count
+                    how = {"init": init, "width": k, "teacher_width": k}
+                    found[arch, "normal", d, k, init] = census(arch, "normal", d, size, **how)
     return found
+
+
+def signs(arch, theta, d):
+    """The numbers of positive and of negative entries of the read-out of a network with one output."""
+    U, A, _ = rg.ARCHITECTURES[arch].canonical(theta, d)
+    weights = A[:, 0] * lengths(U.T)
+    return (weights > 0).sum(), (weights < 0).sum()
+
+
+def with_the_teachers_signs(one):
+    """How many of the runs that miss zero end with as many units of each sign as their teacher has."""
+    arch, d, kind, width = one.config.arch, one.config.d, one.config.teacher, one.config.teacher_width
+    missed, count = np.flatnonzero(one.outcome != "global"), 0
+    for run in missed.tolist():
+        theta_star = rg.draw(arch, kind, d, width, rg.streams(SEED, run).teacher)
+        count += signs(arch, one.theta[run], d) == signs(arch, theta_star, d)
+    return count
 
 
 def table(found):
     """The counts, for people."""
-    lines = [f"{'':16}{'teacher':10}{'k = d':>6}" + "".join(f"{label:>18}" for label in OUTCOMES.values())]
-    for (arch, k, teacher), census in found.items():
-        lines.append(f"{arch:16}{teacher:10}{k:6}" + "".join(f"{census.counts[name]:18,}" for name in OUTCOMES))
+    lines = [f"{'':16}{'teacher':9}{'d':>3}{'k':>4}  {'start':15}{'runs':>6}{'zero loss':>10}{'95 % interval':>18}"]
+    lines[0] += f"{'spurious':>10}{'saddle':>8}{'not converged':>15}{'degenerate':>12}{'missed, right signs':>21}"
+    for (arch, teacher, d, k, init), one in found.items():
+        share, low, high = (100 * p for p in one.share("global"))
+        start = f"{arch:16}{teacher:9}{d:3}{k:4}  {init or '':15}{one.counts['runs']:6,}{share:8.1f} %"
+        others = "{spurious:10}{saddle:8}{unconverged:15}".format(**one.counts) + f"{one.degenerate:12}"
+        right = with_the_teachers_signs(one) if rg.ARCHITECTURES[arch].readout == "sum" else ""
+        lines.append(f"{start}{f'{low:.1f} - {high:.1f} %':>18}{others}{right:>21}")
     return "\n".join(lines)
 
 
 def draw():
     found = censuses()
-    with plots.figure(2, height=3.3, width_ratios=(1, 1.15)) as (picture, (left, right)):
-        for arch in CONTROL:
-            share, low, high = zip(*(found[arch, k, "identity"].share("global") for k in KS))
+    with plots.figure(2, height=3.6, width_ratios=(1, 1.15)) as (picture, (left, right)):
+        for arch, step in CONTROL.items():
+            ks = KS[::step]
+            share, low, high = zip(*(found[arch, "identity", k, k, None].share("global") for k in ks))
             color, dashed = plots.COLORS[arch], arch == "even"
-            left.fill_between(KS, low, high, color=color, alpha=0.25, lw=0)
-            left.plot(KS, share, "--" if dashed else "-", color=color)
+            left.fill_between(ks, low, high, color=color, alpha=0.25, lw=0)
+            left.plot(ks, share, "--" if dashed else "-", color=color)
         published = {k: 1 - share for (k, width), share in PUBLISHED.items() if k == width}
         left.plot(published.keys(), published.values(), "o", color=plots.INK, ms=4.5, zorder=3)
-        plots.tag(left, 20, 1.0, "vanilla-free, and even (dashed)", plots.COLORS["vanilla-free"], xytext=(0, -14))
+        plots.tag(left, KS[-1], 1.0, "vanilla-free, and even (dashed)", plots.COLORS["vanilla-free"], xytext=(0, -14))
         plots.tag(left, 16, 0.15, "vanilla", plots.COLORS["vanilla"], xytext=(35, 8))
         plots.tag(left, 12, published[12], "published", plots.INK, xytext=(-6, -12))
-        left.set(xlabel="teacher units k = dimension", ylabel="share of zero-loss runs", ylim=(-0.02, 1.04), xticks=KS)
+        left.set(xlabel="teacher units k = dimension d", ylabel="runs that reach loss zero", xticks=KS[::2])
         left.set_title(f"W1* = I; {RUNS:,} starts each, bands: 95 % intervals")
         for n, base in enumerate(BASES):
-            for arch, shift, filled in ((base, -0.14, False), (f"{base}-free", 0.14, True)):
-                for d, mark in zip(DS, "os"):
-                    share, low, high = found[arch, d, "normal"].share("global")
-                    x, color = n + shift + 0.06 * (-1 if d == DS[0] else 1), plots.COLORS[base]
+            for side, arch in ((-1, base), (1, f"{base}-free")):
+                for i, (d, mark) in enumerate(zip(DS, MARKS)):
+                    share, low, high = found[arch, "normal", d, d, "normal"].share("global")
+                    x, color = n + side * 0.22 + 0.11 * (i - (len(DS) - 1) / 2), plots.COLORS[base]
                     right.plot([x, x], [low, high], color=color, lw=1.2)
-                    right.plot(x, share, mark, color=color, ms=6, mfc=color if filled else "white")
-        right.set(xticks=range(len(BASES)), xticklabels=BASES, ylim=(-0.02, 1.04), xlim=(-0.5, len(BASES) - 0.5))
-        right.set_title(f"normal teachers; {NORMAL_RUNS} starts each")
-        right.set_xlabel("circles: d = 5, squares: d = 10;  filled: with a trained skip")
+                    right.plot(x, share, mark, color=color, ms=5.5, mfc=color if side > 0 else "white")
+        right.set(xticks=range(len(BASES)), xticklabels=BASES, xlim=(-0.5, len(BASES) - 0.5))
+        right.set_title("a new normal teacher in each run, k = d")
+        marks = dict(zip("os^", ("circles", "squares", "triangles")))
+        told = ", ".join(f"{marks[mark]}: d = {d}" for d, mark in zip(DS, MARKS))
+        right.set_xlabel(f"{told};  filled: skip trained")
         for axes in (left, right):
+            axes.set_ylim(-0.02, 1.04)
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        told = "starts N(0, 1/d); the exact expected loss: SGD (vanilla, even) or Nesterov, then gradient flow"
+        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
         return picture
 
 

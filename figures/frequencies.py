@@ -25,10 +25,11 @@ LABELS = {
 SHADES = {"spurious": "#6b6b6b", "saddle": plots.INK, "unconverged": "#d9d9d9"}
 
 
-def census(arch, teacher, d, runs):
+def census(arch, teacher, d, runs, **more):
     """The Census of one bar or point, all of it or what is missing of it."""
-    out = KEPT / f"{arch}-{teacher}-{d}" if KEPT.is_dir() else None
-    return rg.census(arch, d, runs, SEED, teacher=teacher, out=out, resume=out is not None)
+    name = "-".join([arch, teacher, str(d), *(f"{key}-{value}" for key, value in more.items())])
+    out = KEPT / name if KEPT.is_dir() else None
+    return rg.census(arch, d, runs, SEED, teacher=teacher, out=out, resume=out is not None, **more)
 
 
 def censuses():

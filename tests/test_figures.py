@@ -24,7 +24,7 @@ TOY = {
     "D": 3,
     "SEEDS": 2,
     "RUNS": 4,
-    "NORMAL_RUNS": 4,
+    "NORMAL_RUNS": {(2, 2): 4, (3, 3): 4, (3, 2): 4},
     "KS": (2, 14),
     "PAIRS": 5,
     "STARTS": (0.0, 0.5, 1.0),

@@ -204,13 +204,13 @@ def test_the_distance_is_the_minimum_over_the_orbit(arch, d, k, k_star, seed, lo
         np.testing.assert_allclose(rg.Network(arch, al.teacher, d)(X), wanted, atol=1e-9 * (1 + np.abs(wanted).max()))
 
 
-@given(st.integers(1, 8), st.integers(0, 12), st.floats(-3, 3), st.integers(0, 9999))
-@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 8), st.integers(0, 4), st.floats(-0.5, 1), st.integers(0, 9999))
+@settings(max_examples=150, deadline=None)
 def test_no_set_of_reversed_units_costs_less(k, entries, log_gains, seed):
     """Against all 2^k sets, also where some units are decided."""
     rng = np.random.default_rng(seed)
     ahead, back, gains = rng.random((k, k)), rng.random((k, k)), 10**log_gains * rng.standard_normal((k, entries))
-    gap, decided = rng.random(k) @ gains, rng.choice([-1, -1, -1, 0, 1], k)
+    gap, decided = rng.standard_normal(entries) * np.abs(gains).sum(axis=0) / 3, rng.choice([-1, -1, -1, 0, 1], k)
 
     def total(turned):
         cost = np.where(turned, back, ahead)
