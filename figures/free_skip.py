@@ -2,8 +2,8 @@
 
 Left the teachers of Safran & Shamir, W1* = I; right normal teachers, drawn anew in each run, and normal starts.  The
 exact expected loss; SGD (one trained layer) or Nesterov's method, at most 10,000 steps, then gradient flow.
-``python -m figures.free_skip`` prints the counts, also for other widths and for starts of the skip that are not zero,
-and of the runs with trained read-outs that miss zero how many end with the teacher's signs.
+``python -m figures.free_skip`` prints the counts, also for other widths and for random starts of the skip, and how many
+of the spurious minima of networks with one output have as many units of each sign as their teacher.
 
 All of it takes some hours on two cores.  Runs are kept, and go on, as those of ``figures.frequencies``.
 """
@@ -53,10 +53,10 @@ def signs(arch, theta, d):
 
 
 def with_the_teachers_signs(one):
-    """How many of the runs that miss zero end with as many units of each sign as their teacher has."""
+    """How many of the spurious minima have as many units of each sign as the teacher of their run."""
     arch, d, kind, width = one.config.arch, one.config.d, one.config.teacher, one.config.teacher_width
-    missed, count = np.flatnonzero(one.outcome != "global"), 0
-    for run in missed.tolist():
+    count = 0
+    for run in np.flatnonzero(one.outcome == "spurious").tolist():
         theta_star = rg.draw(arch, kind, d, width, rg.streams(SEED, run).teacher)
         count += signs(arch, one.theta[run], d) == signs(arch, theta_star, d)
     return count
@@ -65,13 +65,13 @@ def with_the_teachers_signs(one):
 def table(found):
     """The counts, for people."""
     lines = [f"{'':16}{'teacher':9}{'d':>3}{'k':>4}  {'start':15}{'runs':>6}{'zero loss':>10}{'95 % interval':>18}"]
-    lines[0] += f"{'spurious':>10}{'saddle':>8}{'not converged':>15}{'degenerate':>12}{'missed, right signs':>21}"
+    lines[0] += f"{'spurious':>10}{'saddle':>8}{'not converged':>15}{'degenerate':>12}{'spurious, right signs':>23}"
     for (arch, teacher, d, k, init), one in found.items():
         share, low, high = (100 * p for p in one.share("global"))
         start = f"{arch:16}{teacher:9}{d:3}{k:4}  {init or '':15}{one.counts['runs']:6,}{share:8.1f} %"
         others = "{spurious:10}{saddle:8}{unconverged:15}".format(**one.counts) + f"{one.degenerate:12}"
         right = with_the_teachers_signs(one) if rg.ARCHITECTURES[arch].readout == "sum" else ""
-        lines.append(f"{start}{f'{low:.1f} - {high:.1f} %':>18}{others}{right:>21}")
+        lines.append(f"{start}{f'{low:.1f} - {high:.1f} %':>18}{others}{right:>23}")
     return "\n".join(lines)
 
 
@@ -100,9 +100,8 @@ def draw():
                     right.plot(x, share, mark, color=color, ms=5.5, mfc=color if side > 0 else "white")
         right.set(xticks=range(len(BASES)), xticklabels=BASES, xlim=(-0.5, len(BASES) - 0.5))
         right.set_title("a new normal teacher in each run, k = d")
-        marks = dict(zip("os^", ("circles", "squares", "triangles")))
-        told = ", ".join(f"{marks[mark]}: d = {d}" for d, mark in zip(DS, MARKS))
-        right.set_xlabel(f"{told};  filled: skip trained")
+        names = ", ".join(f"{name}{d}" for name, d in zip(("circles: d = ", "squares: ", "triangles: "), DS))
+        right.set_xlabel(f"{names};  filled: skip trained")
         for axes in (left, right):
             axes.set_ylim(-0.02, 1.04)
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

@@ -321,3 +321,31 @@ def test_trained_readouts_keep_two_units_of_opposite_sign_on_one_line():
     a = np.abs(a)  # with weights of one sign the same point is a saddle
     U[0] = np.array([0.7, 0.3]) * (1 + 2 / PI)
     assert np.linalg.eigvalsh(loss.hessian(at(even, U, a))).min() < -1e-2
+
+
+def test_a_student_with_a_sign_too_many_ends_in_the_minimum_of_a_narrower_one_with_a_unit_split():
+    arch, (teacher, init, *_) = rg.ARCHITECTURES["two-weight-free"], rg.streams(1, run=30)
+    theta_star = rg.draw(arch, "normal", 3, rng=teacher)
+    loss = rg.PopulationLoss(arch, rg.Network(arch, theta_star, 3))
+    end = rg.polish(loss, rg.draw(arch, "normal", 3, rng=init))
+    assert end.verdict == "spurious minimum" and end.nullity == 10  # 9 by symmetry
+    U, A, C = arch.canonical(end.theta, 3)
+    a, a_star = A[:, 0], arch.canonical(theta_star, 3)[1][:, 0]
+    assert ((a > 0).sum(), (a_star > 0).sum()) == (2, 1)
+    line = U[:, 1] / np.linalg.norm(U[:, 1])
+    np.testing.assert_allclose(U[:, 2] / np.linalg.norm(U[:, 2]), line, atol=1e-7)
+    weight = np.linalg.norm(U[:, 1:], axis=0) @ a[1:]
+
+    def student(*parts):
+        """Parameters with these parts of the weight on the shared line."""
+        units, weights = np.c_[U[:, 0], np.outer(line, np.ones(len(parts)))], np.r_[a[0], np.multiply(weight, parts)]
+        return arch.flatten(units - np.eye(*units.shape), np.repeat(weights[:, None], 3, axis=1) / 3, C=C)
+
+    smallest = lambda theta: np.linalg.eigvalsh(loss.hessian(theta))[0]  # noqa: E731
+    for part in (0.1, 0.5, 1.0):
+        theta = student(part, 1 - part)
+        assert loss.value(theta) == pytest.approx(end.loss, rel=1e-12) and smallest(theta) > -1e-13
+    assert smallest(student(1.5, -0.5)) < -0.1
+    narrow = rg.polish(loss, student(1.0))
+    assert (narrow.verdict, narrow.nullity) == ("spurious minimum", 6)
+    assert narrow.loss == pytest.approx(end.loss, rel=1e-12)
