@@ -45,10 +45,10 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
 
 from .. import tables
 from ..architectures import Architecture
+from ..kernels.nearby import linear_sum_assignment
 from .symmetry import EPS, Units, directions, lengths
 
 PARALLEL = 1e-6  # |u^ - v^|: between such units the loss sees a difference of 1e-12
