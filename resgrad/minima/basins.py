@@ -104,12 +104,11 @@ def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.E
             theta = across.problem.without(across.last, across.short)
             if theta is across.last:
                 break
-            if across.forever():  # else dead, and without a gradient, from now on
-                scaled = across.problem.gauge(across.last)[0]  # where u is not short, but a is
-                norm = float(np.linalg.norm(exact.grad(scaled)))
-                point = _polish(exact, scaled, norm, norm, False)
-                if point is not None:
-                    return _basin(exact, theta0, scaled, point, state.step, curvature)
+            scaled = across.problem.gauge(across.last)[0]  # where u is not short, but a is
+            norm = float(np.linalg.norm(exact.grad(scaled)))
+            point = _polish(exact, scaled, norm, norm, False)
+            if point is not None and across.may_end(point.theta):  # else dead, and without a gradient, from now on
+                return _basin(exact, theta0, scaled, point, state.step, curvature)
         time = 10.0**power / curvature
         norm = float(np.linalg.norm(exact.grad(theta)))
         point = _polish(exact, theta, norm, HANDOVER * peak, power == POWERS[-1])
@@ -156,11 +155,15 @@ class _Across:
         g, orbit = self.exact.grad(theta), self.problem.tangent(theta)
         return g - orbit @ (orbit.T @ g)
 
-    def forever(self):
-        """Whether short units die for ever, next to a = 0: the flow conserves |u|^2 - |a|^2, and is at u = 0 if < 0."""
-        units = symmetry.Units.of(self.exact.arch, self.last, self.exact.d)
-        u, a = symmetry.lengths(units.u), symmetry.lengths(units.a)
-        return bool((u >= a)[u <= self.short].all())
+    def may_end(self, theta):
+        """Whether the units that are short where the flow stopped, and live in ``theta``, can have come there.
+
+        The flow conserves |u|^2 - |a|^2.  If this is negative, a cannot pass 0, on whichever side of 0 the solver is.
+        """
+        stopped, there = (symmetry.Units.of(self.exact.arch, x, self.exact.d) for x in (self.last, theta))
+        u, a = symmetry.lengths(stopped.u), symmetry.lengths(stopped.a)
+        live = there.strength() ** 2 > symmetry.DEAD * self.problem.least
+        return not ((u <= self.short) & (u < a) & live).any()
 
 
 def _flow(across, theta, time, rtol):
