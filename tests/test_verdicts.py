@@ -157,6 +157,22 @@ def test_a_unit_of_no_length_is_judged_by_what_happens_when_it_grows():
     assert verdicts == ["saddle", "saddle", "spurious minimum"]
 
 
+@pytest.mark.parametrize(
+    ("arch", "d", "k_star", "seed", "verdict"),
+    [
+        ("resnet", 2, 3, 717872, "saddle"),  # the loss falls by 5e-3 |u| there, in a narrow cone
+        ("modresnet-free", 4, 3, 310333, "saddle"),
+        ("modresnet-free", 2, 2, 442783, "spurious minimum"),  # and here by nothing, next to the other unit
+    ],
+)
+def test_every_direction_in_which_a_unit_may_grow_is_looked_at(arch, d, k_star, seed, verdict):
+    rng = np.random.default_rng(seed)
+    loss = rg.PopulationLoss(arch, rg.Network(arch, rg.draw(arch, "normal", d, k_star, rng=rng), d))
+    units = symmetry.Units.of(arch, rg.draw(arch, "normal", d, 2, rng=rng), d)
+    units.u[-1] = 0.0
+    assert rg.polish(loss, units.theta()).verdict == verdict
+
+
 @pytest.mark.parametrize("d", [1, 3])
 @pytest.mark.parametrize("start", ["zero", "normal"])
 def test_fixed_units_die_where_they_can_only_do_harm(d, start):

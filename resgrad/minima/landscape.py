@@ -257,21 +257,25 @@ def _grows(problem, theta):
     """Whether the loss falls when a unit with u = 0 gets a short u.  There relu'(0) = 0 hides the slope.
 
     In that unit's u the loss is h(u) = a'c(u) to first order, and h is homogeneous.  Where a = 0, too, any c will do:
-    a can turn against it, and c vanishes only with the loss.  Otherwise u follows -dh/du from every axis.
+    a can turn against it, and c vanishes only with the loss.  Otherwise h's smallest value on the sphere is looked for
+    from every axis.  It is 0, to rounding, toward a unit that does the work of u already.
     """
     for j in np.flatnonzero(problem.lengths(theta) == 0):
-        units = symmetry.Units.of(problem.arch, theta, problem.d)
+        units, steepest = symmetry.Units.of(problem.arch, theta, problem.d), 0.0
+        least = EPS**0.5 * problem.least
         if not units.a[j].any():
             return True
         every = np.eye(units.u.shape[1])  # a bias is one more entry of u
         for direction in np.vstack([every, -every]):
-            for _ in range(20):  # each turn is a step of Newton's method where h is that of one unit
-                units.u[j] = EPS**0.5 * problem.least * direction
+            for _ in range(40):
+                units.u[j] = least * direction
                 blocks = problem.arch.unflatten(problem.loss.grad(units.theta()), problem.d)
                 slope = blocks.W1[:, j] if blocks.b is None else np.append(blocks.W1[:, j], blocks.b[j])
-                if slope @ direction < 0:
+                if (height := slope @ direction) < -least * np.linalg.norm(units.a[j]):
                     return True
-                direction = -slope / (np.linalg.norm(slope) or 1.0)
+                steepest = max(steepest, np.linalg.norm(slope)) or 1.0
+                direction = direction - (slope - height * direction) / steepest
+                direction /= np.linalg.norm(direction)
     return False
 
 
