@@ -14,7 +14,7 @@ from . import NAMES
 HERE = Path(__file__).parent
 TOLD = """Redraw all pictures, or those named; figures.seeds prints the README's tables over seeds.
 
-Most take seconds or minutes, designed and frequencies a quarter of an hour, free_skip some hours."""
+Most take seconds or minutes, dimensions, designed and frequencies an hour, free_skip some."""
 EXAMPLES = """examples:
   python -m figures answer
   python -m figures.seeds"""

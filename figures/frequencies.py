@@ -3,8 +3,8 @@
 The post has one run of each.  Here d = 10, its starts U(-1/sqrt(d), 1/sqrt(d)), exact expected loss,
 Nesterov, then gradient flow; every run draws a new teacher.
 
-300 runs a bar take half an hour on two cores.  Where there is a directory runs/figures they are kept there, and go on
-from there.
+1,000 runs a bar take an hour on two cores.  Where there is a directory runs/figures they are kept there, and go on from
+there.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from resgrad.runs.tally import OUTCOMES
 from . import POST
 
 TEACHERS = ("uniform", "normal", "small")
-D, RUNS, SEED = 10, 300, 0
+D, RUNS, SEED = 10, 1000, 0
 KEPT = Path("runs/figures")
 LABELS = {
     "uniform": "$w^* \\sim U[0, 1)$", "normal": "$w^* \\sim N(0, 1/d)$",
@@ -66,7 +66,7 @@ def draw():
             axes.grid(False, axis="y")
         panels[0].invert_yaxis()
         panels[1].set_xlabel("colored: loss zero, with its 95 % interval;  dark: spurious;  light: not converged")
-        told = f"d = {D}, {RUNS} runs a bar, each with a new teacher; starts $U(\\pm 1/\\sqrt{{d}})$,"
+        told = f"d = {D}, {RUNS:,} runs a bar, each with a new teacher; starts $U(\\pm 1/\\sqrt{{d}})$,"
         told += " the exact expected loss"
         picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
         return picture

@@ -5,7 +5,7 @@ Names are imported on first use, so that ``import resgrad`` costs nothing.
 
 import importlib
 
-__version__ = "0.2.0"
+__version__ = "0.2.1"
 
 _HOMES = {
     "architectures": ["ARCHITECTURES", "Architecture", "Network"],
