@@ -1,4 +1,22 @@
-"""The loss G(B) that Ge, Lee & Ma designed (arXiv 1711.00501): exact, from samples, and as a loss of `vanilla`."""
+"""The loss G(B) that Ge, Lee & Ma designed (arXiv 1711.00501): exact, from samples, and as a loss of `vanilla`.
+
+In a text copy of their paper the cross term of phi, - 2 (v.x)(w.x)(v.w) in `GeLeeMaBatch`, has a plus sign, and both
+constants, cP and cR, are twice these.  That does not hold: with 4e7 samples E[y phi] and E[y phi1] are what stands
+here, and the tests take them from samples, too.  The copy may be at fault; look at the printed paper.
+
+Their simulation (d = 50, W1* = I) is ``--arch vanilla --preset ge-lee-ma --loss NAME``.  They show that relu, with
+batches of 256, finds the teacher in none of five runs, and that their f' (8,192, unit rows) and G (262,144) do.  Here,
+with seed 0:
+
+    loss          steps    batch     e(Q)     expected loss
+    ge-lee-ma     2,000  262,144   5.7e-4     0.016 above its floor
+    ge-lee-ma    10,000    8,192   0.012      0.33 above it (--batch-size 8192 --lr 5e-4 --steps 10000)
+    hermite24    30,000    8,192   0.056      0.45
+    relu         20,000      256   0.024      0.14, 5e-3 of that at the start
+
+relu came near the direction of each unit, too, but not to the teacher.  G can do with the smaller batch because
+`higher` takes most of the noise from its labels.
+"""
 
 import math
 
