@@ -19,7 +19,7 @@ smooth change of coordinates after which the loss is |.|^2 + E.  So critical poi
 of negative and of zero eigenvalues.  The Schur complement of d2loss/dC dC = 2 I is the Hessian of E, where C = C(U, A),
 and for a fixed read-out everywhere.  A *fixed* C = C* leaves |m|^2 + E, whose two terms can balance at a positive loss.
 
-A unit that stands opposite to its teacher's is such a student: relu(-z) = relu(z) - z, and nothing makes up for z.
+With a fixed skip one unit may stand opposite to its teacher's: relu(-z) = relu(z) - z, and nothing makes up for -z.
 All 7 spurious minima found by ``census("resnet", 10, teacher=...)`` in 3,000 runs, with normal teachers (runs 85, 617,
 661 and 814 of 1,000), small ones (81 and 843) and uniform ones (704), are of this kind: 9 units face their teacher's
 (cosines of 0.9 and more), one is turned around (-0.93 to -0.99).  `certify` proves all but the last strict.  With that
