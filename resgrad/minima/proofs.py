@@ -40,9 +40,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import linalg
-from scipy.optimize import linear_sum_assignment
 
 from .. import checks, losses, tables
+from ..kernels.nearby import linear_sum_assignment
 from . import balls
 from .balls import Box, NotProved, Numbers
 from .symmetry import EPS
