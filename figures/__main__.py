@@ -14,7 +14,7 @@ from . import NAMES
 HERE = Path(__file__).parent
 TOLD = """Redraw all pictures, or those named; figures.seeds prints the README's tables over seeds.
 
-Most take seconds or minutes, dimensions, designed and frequencies an hour, free_skip some."""
+Most take seconds or minutes; dimensions, designed and frequencies take up to an hour, free_skip takes some hours."""
 EXAMPLES = """examples:
   python -m figures answer
   python -m figures.seeds"""

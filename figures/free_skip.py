@@ -35,12 +35,12 @@ def censuses():
     for (d, k), runs in NORMAL_RUNS.items():
         for base in BASES:
             count = VECTOR_RUNS.get((d, k), runs) if base in ("resnet", "modresnet") else runs
-            for arch in (base, f"{base}-free"):
-                how = {"width": k, "teacher_width": k}
-                found[arch, "normal", d, k, "normal"] = census(arch, "normal", d, count, init="normal", **how)
+            starts = [(base, "normal", count), (f"{base}-free", "normal", count)]
             if (d, k) in RANDOM_RUNS:
-                one = census(arch, "normal", d, RANDOM_RUNS[d, k], init="normal+normal", **how)
-                found[arch, "normal", d, k, "normal+normal"] = one
+                starts.append((f"{base}-free", "normal+normal", RANDOM_RUNS[d, k]))
+            for arch, init, size in starts:
+                how = {"init": init, "width": k, "teacher_width": k}
+                found[arch, "normal", d, k, init] = census(arch, "normal", d, size, **how)
     return found
 
 
@@ -98,7 +98,8 @@ def draw():
                     right.plot([x, x], [low, high], color=color, lw=1.2)
                     right.plot(x, share, mark, color=color, ms=5.5, mfc=color if side > 0 else "white")
         right.set(xticks=range(len(BASES)), xticklabels=BASES, xlim=(-0.5, len(BASES) - 0.5))
-        right.set_title("a new normal teacher in each run, k = d")
+        sizes = [found[arch, "normal", d, d, "normal"].counts["runs"] for arch in BASES for d in DS]
+        right.set_title(f"a new normal teacher in each run, k = d; {min(sizes)} to {max(sizes):,} runs")
         names = ", ".join(f"{name}{d}" for name, d in zip(("circles: d = ", "squares: "), DS))
         right.set_xlabel(f"{names};  filled: skip trained")
         for axes in (left, right):
