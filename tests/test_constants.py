@@ -1,7 +1,8 @@
 """Every constant that decides a verdict, moved tenfold, fails one of these.
 
 Those with tests of their own elsewhere: NULL, CRITICAL, GLOBAL, NEAR and SLOPE in ``test_verdicts``; HANDOVER, REACH,
-AGREE, SAME and STEP in ``test_census``; those of proofs in ``test_proofs``.
+AGREE, SAME and STEP in ``test_census``; those of proofs in ``test_proofs``.  The ranges of floats (HUGE, TINY,
+BEYOND) and the widths of bounds (SAFE, BITS) have none.
 """
 
 from dataclasses import replace
