@@ -30,3 +30,10 @@ def test_the_run_shows_its_phenomenon(name):
     if name == "resnet":
         assert min(moved) >= 6
     assert not np.isnan(loss).any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["li-free", "modresnet-free"])
+def test_a_trained_skip_reaches_zero_loss_with_its_defaults(name):
+    """Of 20 seeds 20 and 19 do."""
+    assert sum(seeds.end(name, seed)[1] for seed in range(seeds.SEEDS)) >= 18
