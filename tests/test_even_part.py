@@ -8,7 +8,8 @@ from conftest import point, relative_error
 from scipy import linalg, optimize
 
 import resgrad as rg
-from resgrad.minima import problem
+from resgrad.minima import basins, problem
+from resgrad.runs import tasks
 
 PI = np.pi
 ZERO = 1e-12  # of the loss at a global minimum; the others here have more than 1e-4
@@ -349,3 +350,34 @@ def test_a_student_with_a_sign_too_many_ends_in_the_minimum_of_a_narrower_one_wi
     narrow = rg.polish(loss, student(1.0))
     assert (narrow.verdict, narrow.nullity) == ("spurious minimum", 6)
     assert narrow.loss == pytest.approx(end.loss, rel=1e-12)
+
+
+TURNED = {"normal": (85, 617, 661, 814), "small": (81, 843), "uniform": (704,)}  # runs with spurious minima
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("teacher", "run"), [(kind, run) for kind, runs in TURNED.items() for run in runs])
+def test_spurious_minima_of_resnet_have_units_turned_around(teacher, run):
+    """One, and it is proved, or two that nearly agree, and it is not.  Descent goes on when one is reversed."""
+    task = replace(tasks.prepare("resnet", 10, runs=1000, teacher=teacher), numbers=(run,))
+    ((_, basin),) = tasks.work(task)
+    assert basin.outcome == "spurious"
+    loss = task.loss(rg.streams(0, run))
+    U, U_star = (
+        network.canonical()[0] / np.linalg.norm(network.canonical()[0], axis=0)
+        for network in (rg.Network("resnet", basin.theta, 10), loss.teacher)
+    )
+    cosines = U.T @ U_star
+    rows, columns = optimize.linear_sum_assignment(-np.abs(cosines))
+    matched = cosines[rows, columns]
+    turned = rows[matched < 0]
+    assert (np.abs(matched) > 0.89).all() and (matched[matched < 0] < -0.92).all()
+    if teacher == "uniform":
+        assert len(turned) == 2 and U[:, turned[0]] @ U[:, turned[1]] > 0.99
+    else:
+        assert len(turned) == 1 and rg.certify(loss, basin.theta).kind == "strict minimum"
+    reverse = basin.theta.copy()
+    rg.ARCHITECTURES["resnet"].unflatten(reverse, 10).W1[:, turned[-1]] *= -1
+    free = rg.PopulationLoss("resnet-free", loss.teacher)
+    for exact, start in ((loss, reverse), (free, rg.convert(basin.theta, 10, "resnet", "resnet-free"))):
+        assert basins.descend(exact, exact, start, 10_000, momentum=0.9).outcome == "global"
