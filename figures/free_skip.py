@@ -2,11 +2,13 @@
 
 Left the teachers of Safran & Shamir, W1* = I; right normal teachers, drawn anew in each run, and normal starts.  The
 exact expected loss; SGD (one trained layer) or Nesterov's method, at most 10,000 steps, then gradient flow.
-``python -m figures.free_skip`` prints the counts, also for other widths and for random starts of the skip, and how many
-of the spurious minima of networks with one output have as many units of each sign as their teacher.
+``python -m figures.free_skip`` prints the counts, also for other widths and for random starts of the skip, and by how
+many positive units the spurious minima of networks with one trained output differ from their teacher.
 
 All of it takes some hours on two cores.  Runs are kept, and go on, as those of ``figures.frequencies``.
 """
+
+from collections import Counter
 
 import numpy as np
 
@@ -23,6 +25,7 @@ BASES = ("vanilla", "two-weight", "resnet", "modresnet")
 NORMAL_RUNS = {(5, 5): 300, (5, 2): 300, (10, 10): 100}  # of each (d, k)
 VECTOR_RUNS = {(10, 10): 1000}  # of resnet and modresnet
 RANDOM_RUNS = {(5, 5): 100}  # with a random start of the skip
+AS_MANY = {0: "as many"}  # positive units as the teacher
 DS, MARKS = (5, 10), "os"
 
 
@@ -51,26 +54,27 @@ def signs(arch, theta, d):
     return (weights > 0).sum(), (weights < 0).sum()
 
 
-def with_the_teachers_signs(one):
-    """How many of the spurious minima have as many units of each sign as the teacher of their run."""
+def positive_units_too_many(one):
+    """Of the spurious minima, each with one output: Counter of positive units less those of the teacher of the run."""
     arch, d, kind, width = one.config.arch, one.config.d, one.config.teacher, one.config.teacher_width
-    count = 0
+    count = Counter()
     for run in np.flatnonzero(one.outcome == "spurious").tolist():
         theta_star = rg.draw(arch, kind, d, width, rg.streams(SEED, run).teacher)
-        count += signs(arch, one.theta[run], d) == signs(arch, theta_star, d)
+        count[int(signs(arch, one.theta[run], d)[0] - signs(arch, theta_star, d)[0])] += 1
     return count
 
 
 def table(found):
-    """The counts, for people."""
+    """The counts, for people; "2 -1": two minima with one positive unit less than the teacher."""
     lines = [f"{'':16}{'teacher':9}{'d':>3}{'k':>4}  {'start':15}{'runs':>6}{'zero loss':>10}{'95 % interval':>18}"]
-    lines[0] += f"{'spurious':>10}{'saddle':>8}{'not converged':>15}{'degenerate':>12}{'spurious, right signs':>23}"
+    lines[0] += f"{'spurious':>10}{'saddle':>8}{'not converged':>15}{'degenerate':>12}   positive units of the spurious"
     for (arch, teacher, d, k, init), one in found.items():
         share, low, high = (100 * p for p in one.share("global"))
         start = f"{arch:16}{teacher:9}{d:3}{k:4}  {init or '':15}{one.counts['runs']:6,}{share:8.1f} %"
         others = "{spurious:10}{saddle:8}{unconverged:15}".format(**one.counts) + f"{one.degenerate:12}"
-        right = with_the_teachers_signs(one) if rg.ARCHITECTURES[arch].readout == "sum" else ""
-        lines.append(f"{start}{f'{low:.1f} - {high:.1f} %':>18}{others}{right:>23}")
+        more = positive_units_too_many(one) if rg.ARCHITECTURES[arch].readout == "sum" else {}
+        units = ", ".join(f"{count} {AS_MANY.get(n, f'{n:+}')}" for n, count in sorted(more.items()))
+        lines.append(f"{start}{f'{low:.1f} - {high:.1f} %':>18}{others}   {units}".rstrip())
     return "\n".join(lines)
 
 

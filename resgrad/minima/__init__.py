@@ -129,8 +129,8 @@ exclude them.
 
 **Where training ends in one, the signs are wrong.**  A read-out with one output gives each unit a sign.  Of 300 runs of
 ``two-weight-free`` with normal teachers and starts, d = k = 5, 13 end in spurious minima and 13 have not converged.
-*In none of the spurious ones has the student as many positive units as its teacher* (``python -m figures.free_skip``);
-in those looked at it has one more, or one less.  No unit is left for one of the teacher's, mostly a weak one.  Most are
+*In none of the spurious ones has the student as many positive units as its teacher*: in 5 it has one more, in 8 one
+less (``python -m figures.free_skip``).  No unit is left for one of the teacher's, mostly a weak one.  Most are
 strict, on k lines (run 27 of ``seed`` 0 can be certified).  In some, units of one sign share a line: a minimum for
 fewer units, one of them split, and the loss is flat along the split (``tests/test_even_part.py``).  Without the trained
 skip there are also spurious minima with the right signs.  Read-outs fixed at 1 have the right signs from the start:
