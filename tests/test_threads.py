@@ -77,7 +77,7 @@ def test_bits_do_not_depend_on_the_threads_nor_on_where_calls_are_split(dtype, s
 
 @every_dtype
 @pytest.mark.parametrize("source", ["data set", "fresh samples", "expectation"])
-@pytest.mark.parametrize("arch", ["modresnet-free", "even", "leaky"])
+@pytest.mark.parametrize("arch", ["modresnet-free", "leaky"])
 @pytest.mark.parametrize("d, width", [(14, 9), (policy.NARROW + 6, policy.NARROW + 1)], ids=["narrow", "wide"])
 def test_nor_do_those_of_a_trained_skip_and_of_other_slopes(dtype, source, arch, d, width, team):
     ends = []
