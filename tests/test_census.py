@@ -166,7 +166,7 @@ def test_where_steps_do_not_pay_the_run_goes_on_along_the_flow():
 @pytest.mark.slow
 @pytest.mark.parametrize(("momentum", "least", "most"), [(0.0, 0, 0), (0.9, 1, 9)])
 def test_how_often_steps_end_elsewhere_than_the_flow(momentum, least, most):
-    """With momentum in 2.7 % of runs, of which 150 have 1 to 9 with 97 % probability; without it in none."""
+    """With momentum in 2.5 % of runs, of which 150 have 1 to 9 with 97 % probability; without it in none."""
     kinds = {"teacher": "normal", "runs": 150, "quiet": True}
     steps, flow = census("li", 5, momentum=momentum, **kinds), census("li", 5, steps=1, **kinds)
     assert least <= (~np.isclose(steps.loss, flow.loss, rtol=1e-6, atol=1e-12)).sum() <= most
