@@ -178,7 +178,7 @@ def _exponent(exact, theta, curvature):
     view = across.problem.at(theta)
     for n in POWERS:
         try:
-            theta, time = _flow(across, theta, 10.0**n / curvature - time, 1e-2 * RTOL), 10.0**n / curvature
+            theta, time = _flow(across, theta, 10.0**n / curvature - time, 0.1 * RTOL), 10.0**n / curvature
         except RuntimeError:
             break
         norms.append(np.linalg.norm(view.grad(theta / view.scale)))
