@@ -1,5 +1,7 @@
 """Critical points and their spectra, against theorems and published numbers; one-point convexity."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from conftest import TRAINED_READOUT, every_arch, point, samples
@@ -351,3 +353,47 @@ def test_convexity_region_refuses(arguments, message):
 def test_convexity_region_says_what_a_seed_is():
     with pytest.raises(TypeError, match="rng is 'x', but must be a seed or a numpy.random.Generator"):
         rg.convexity_region([1.0], 3, rng="x")
+
+
+def anybodys(**parts):
+    """|x|^2 as anybody's object, with other ``parts``."""
+    whole = {"value": lambda x: float(x @ x), "grad": lambda x: 2 * x, "hessian": lambda x: 2 * np.eye(x.size)}
+    return SimpleNamespace(**whole | parts)
+
+
+@pytest.mark.parametrize("look", [rg.polish, rg.spectrum])
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({"value": lambda x: x}, r"loss.value\(theta\) has shape \(2,\), but must have shape \(\)"),
+        ({"grad": lambda x: x[:1]}, r"loss.grad\(theta\) has shape \(1,\), but must have shape \(2,\)"),
+        ({"hessian": lambda x: np.eye(3)}, r"loss.hessian\(theta\) has shape \(3, 3\), but must have shape \(2, 2\)"),
+        ({"hessian": lambda x: np.full((2, 2), np.nan)}, r"loss.hessian\(theta\) holds nan at index \(0, 0\)"),
+        ({"hessian": lambda x: np.array([[1.0, 2.0], [0.0, 1.0]])}, "differs from its transpose by 2.0e"),
+    ],
+)
+def test_anybodys_loss_is_checked_where_it_is_looked_at(look, parts, told):
+    with pytest.raises(ValueError, match=told):
+        look(anybodys(**parts), [1.0, 0.0])
+
+
+def test_anybodys_arch_need_not_be_an_architecture():
+    assert rg.polish(anybodys(arch="resnet50"), [1.0, 0.0]).verdict == "minimum"
+    with pytest.raises(ValueError, match="theta has no entries"):
+        rg.polish(anybodys(), [])
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+def test_a_loss_without_a_minimum_has_none():
+    falls = {"value": lambda x: -float(x @ x), "grad": lambda x: -2 * x, "hessian": lambda x: -2 * np.eye(x.size)}
+    assert rg.polish(anybodys(**falls), [1.0, 0.0]).verdict == "unconverged"
+
+
+@pytest.mark.parametrize(("teacher", "start"), [(0.5, -1.2), (0.5, -1.273), (-0.43234000554110225, -1.130096771890423)])
+@pytest.mark.parametrize("scale", [1e-6, 1, 1e6])
+def test_a_unit_that_dies_from_the_other_side_is_at_a_saddle(teacher, start, scale):
+    """u falls to 0 from where it is silent; from 0 it can grow to where its teacher's unit is."""
+    identity = rg.Architecture("one", "relu((W1 + I)' x)", "tests", 1, 0, "fixed")
+    u_star, u = scale * (1 + teacher), scale * (1 + start)
+    loss = rg.PopulationLoss(identity, rg.Network(identity, [u_star - 1], 1))
+    assert rg.polish(loss, [u - 1]).verdict == "saddle"

@@ -14,7 +14,7 @@ from scipy import linalg
 
 from .. import checks, tables
 from . import symmetry
-from .problem import Problem
+from .problem import Problem, architecture
 from .symmetry import EPS
 
 # All of these are in the units of `Problem`.
@@ -25,6 +25,9 @@ NEAR = 1e-6  # |g| relative to `gradient_scale`: below it Newton's method goes t
 SLOPE = 1e-6  # of the loss, |g| |theta| at a critical point: rounding a large theta may hide a steep slope
 SHIFT = 1e-12  # of |H|: far above the rounding of zero eigenvalues, below all others
 SOFT = 1e-4  # of the largest eigenvalue or 1: `_signature` makes sure of those below.  Degenerate ones end below 1e-6
+SYMMETRIC = (
+    1e-6  # of the largest entry, by which a user's Hessian may differ from its transpose: differences do by 1e-8
+)
 _eigh = partial(linalg.eigh, driver="evd", check_finite=False)
 
 
@@ -110,12 +113,19 @@ def spectrum(loss: Any, theta: ArrayLike, tolerance: float = NULL) -> Spectrum:
 
 
 def _checked(loss, theta):
-    """``theta``, checked; TypeError if the loss has no Hessian."""
+    """``theta``, checked, and what a user's own loss returns there; TypeError if it has no Hessian."""
     if not all(callable(getattr(loss, name, None)) for name in ("value", "grad", "hessian")):
         raise TypeError(f"loss is {checks.shown(loss)}, but must have value, grad and hessian, as PopulationLoss does")
     theta = checks.array(theta, "theta", ("n",))
-    if hasattr(loss, "arch"):
-        loss.arch.unflatten(theta, loss.d)
+    if (arch := architecture(loss)) is not None:
+        arch.unflatten(theta, loss.d)
+        return theta
+    if not theta.size:
+        raise ValueError("theta has no entries, but must have one or more")
+    for name, shape in (("value", ()), ("grad", theta.shape), ("hessian", 2 * theta.shape)):
+        result = checks.array(getattr(loss, name)(theta.copy()), f"loss.{name}(theta)", shape)
+    if (off := np.abs(result - result.T).max()) > SYMMETRIC * np.abs(result).max():
+        raise ValueError(f"loss.hessian(theta) differs from its transpose by {off:.1e}, but must be symmetric")
     return theta
 
 
@@ -150,10 +160,13 @@ def polish(loss: Any, theta: ArrayLike, max_steps: int = 1000) -> Polished:
     * "saddle": an eigenvalue is below -`NULL` times the largest, and below the curvature that the remaining gradient
       causes along the orbit, where the Hessian would otherwise be 0.  Or the loss falls when a unit with u = 0 grows.
     * "spurious minimum": a minimum of positive loss, to second order: zero eigenvalues that symmetry does not explain
-      may hide a degenerate saddle.  For a student narrower than its teacher it may be the best there is.
+      may hide a degenerate saddle, or a slope below rounding, as next to units 1e-5 rad from parallel.  For a student
+      narrower than its teacher it may be the best there is.
     * "minimum": the same for a loss without ``arch``, whose smallest value is not known.
 
-    All of these are judged in the units of `Problem`: the verdict is the same for all symmetric points and all units.
+    All of these are judged in the units of `Problem`: at a critical point the verdict is the same for all symmetric
+    points and all units.  From other points the way there is the same, too, but for reversals of units: with trained
+    read-outs C then moves by u a', so that steps straight in one copy are bent in the other.
 
     Parameters
     ----------
@@ -208,14 +221,13 @@ def polish(loss: Any, theta: ArrayLike, max_steps: int = 1000) -> Polished:
             break
     theta = problem.gauge(theta)[0]
     verdict, index, nullity = _judge(problem, theta)
-    if verdict == "unconverged" and problem.arch is not None and not problem.arch.trains_readout:
-        short = problem.without(
-            theta, EPS**0.5 * problem.at(theta).scale[0]
-        )  # at a kink descent cannot arrive, since its gradient never vanishes
+    stuck = verdict in ("unconverged", "spurious minimum")  # at a kink: from one side its gradient never vanishes, or
+    if stuck and problem.arch is not None and not problem.arch.trains_readout:  # it does, and the loss falls beyond
+        short = problem.without(theta, EPS**0.5 * problem.at(theta).scale[0])
         if short is not theta:
             view = problem.at(short)
             short = view.theta(_newton(view, short / view.scale)[0])
-            if "minimum" in (found := _judge(problem, short))[0]:
+            if "minimum" in (found := _judge(problem, short))[0] or found[0] == "saddle" and verdict != "unconverged":
                 theta, (verdict, index, nullity) = short, found
     value, norm = loss.value(theta), float(np.linalg.norm(loss.grad(theta)))
     eigenvalues = _eigh(loss.hessian(theta), eigvals_only=True)
@@ -230,7 +242,7 @@ def _judge(problem, theta):
     x = theta / view.scale
     g, hessian = view.grad(x), view.hessian(x)
     index, nullity = _signature(view, x, g, hessian)
-    if problem.loss.value(theta) <= problem.zero:
+    if problem.arch is not None and problem.loss.value(theta) <= problem.zero:
         return "global minimum", index, nullity
     if not _is_critical(view, x, g, hessian):
         return "unconverged", index, nullity

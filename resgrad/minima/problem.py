@@ -5,10 +5,17 @@ from typing import Any
 
 import numpy as np
 
+from ..architectures import Architecture
 from . import symmetry
 from .symmetry import EPS
 
 GLOBAL = 1e-12  # of the loss of a student with all units dead.  Global minima reach 1e-13, spurious ones exceed 1e-6
+
+
+def architecture(loss):
+    """The Architecture whose symmetries a loss has, or None: not every ``arch`` of a user's own object is one."""
+    arch = getattr(loss, "arch", None)
+    return arch if isinstance(arch, Architecture) and hasattr(loss, "d") else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +63,7 @@ class Problem:
     """
 
     def __init__(self, loss, theta):
-        self.loss, self.arch, self.d = loss, getattr(loss, "arch", None), getattr(loss, "d", None)
+        self.loss, self.arch, self.d = loss, architecture(loss), getattr(loss, "d", None)
         if self.arch is None:
             self.zero, self.first = -np.inf, theta
             return

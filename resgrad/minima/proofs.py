@@ -260,7 +260,8 @@ def _audit(numbers, own, middle):
     off = np.abs(own - expected)
     if not off.max() <= AGREE * np.abs(expected).max():
         i, e = np.unravel_index(np.argmax(off), off.shape)
-        raise NotProved(f"loss.hessian is {off.max():.0e} off in entry ({i}, {e}): it is not that of this loss")
+        of = f"{off.max():.0e} off in entry ({i}, {e})"
+        raise NotProved(f"loss.hessian is {of}: it is not that of this loss, or a unit is nearly dead")
 
 
 def _from_teacher(numbers):
