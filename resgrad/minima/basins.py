@@ -38,7 +38,7 @@ class Basin(NamedTuple):
     steps: int  # first-order steps
     theta: np.ndarray  # shape (n,)
     message: str = ""  # of a run of a census that an error ended: see `runs.tasks.work`
-    exponent: float = np.nan  # p where the loss falls like t^-p, inf where it falls faster; nan unless at a minimum
+    exponent: float = np.nan  # p where the loss falls like t^-p, inf where it falls faster; else nan
 
 
 def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.EmpiricalLoss | losses.OnlineLoss,

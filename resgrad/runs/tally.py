@@ -182,6 +182,6 @@ class Census:
             told = f"{powers.min():.2f}" + (f" to {powers.max():.2f}" if np.ptp(powers) > 0.005 else "")
             lines += ["", f"{powers.size:,} minima are degenerate: the loss falls like t^-p, p = {told}"]
         if self.families:
-            head, *rows = (("{:>6}{:>8}{:>17}{:>22}{:>12}".format(*row), row[5:]) for row in self.family_rows())
-            lines += ["", head[0], *(f"{text}   {proof[0]}" if proof else text for text, proof in rows)]
+            rows = ("   ".join(["{:>6}{:>8}{:>17}{:>22}{:>12}".format(*row), *row[5:]]) for row in self.family_rows())
+            lines += ["", *rows]
         return "\n".join(lines + [f"   and {len(self.families) - MOST} more"] * (len(self.families) > MOST))
