@@ -8,7 +8,7 @@ from resgrad.runs import plots
 from . import POST
 from .frequencies import LABELS, TEACHERS, census
 
-DIMENSIONS, RUNS = (2, 3, 4, 5, 6, 8, 10, 12, 15), 40
+DIMENSIONS, RUNS = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20), 40
 
 
 def censuses():
@@ -40,7 +40,7 @@ def draw():
                 share, low, high = zip(*(found[arch, teacher, d].share("global") for d in DIMENSIONS))
                 axes.fill_between(DIMENSIONS, low, high, color=plots.COLORS[arch], alpha=0.15, lw=0)
                 axes.plot(DIMENSIONS, share, "o-", color=plots.COLORS[arch], ms=3, label=arch)
-            axes.set(xlabel="d", xticks=(2, 5, 10, 15), ylim=(-0.03, 1.03), title=LABELS[teacher])
+            axes.set(xlabel="d", xticks=(2, 5, 10, 15, 20), ylim=(-0.03, 1.03), title=LABELS[teacher])
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         panels[0].set_ylabel("runs that reach loss zero")
         panels[0].legend(loc="lower left")
