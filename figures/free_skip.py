@@ -22,11 +22,11 @@ from .frequencies import SEED, census
 KS, RUNS = tuple(range(6, 21)), 1000
 CONTROL = {"vanilla": 2, "vanilla-free": 1, "even": 2}  # from one k to the next that is drawn
 BASES = ("vanilla", "two-weight", "resnet", "modresnet")
-NORMAL_RUNS = {(5, 5): 300, (5, 2): 300, (10, 10): 100}  # of each (d, k)
+NORMAL_RUNS = {(5, 5): 300, (5, 2): 300, (5, 10): 40, (10, 10): 100, (10, 5): 40, (15, 15): 40}  # of each (d, k)
 VECTOR_RUNS = {(10, 10): 1000}  # of resnet and modresnet
 RANDOM_RUNS = {(5, 5): 100}  # with a random start of the skip
 AS_MANY = {0: "as many"}  # positive units as the teacher
-DS, MARKS = (5, 10), "os"
+DS, MARKS = (5, 10, 15), "os^"
 
 
 def censuses():
@@ -104,7 +104,7 @@ def draw():
         right.set(xticks=range(len(BASES)), xticklabels=BASES, xlim=(-0.5, len(BASES) - 0.5))
         sizes = [found[arch, "normal", d, d, "normal"].counts["runs"] for arch in BASES for d in DS]
         right.set_title(f"a new normal teacher in each run, k = d; {min(sizes)} to {max(sizes):,} runs")
-        names = ", ".join(f"{name}{d}" for name, d in zip(("circles: d = ", "squares: "), DS))
+        names = ", ".join(f"{name}{d}" for name, d in zip(("circles: d = ", "squares: ", "triangles: "), DS))
         right.set_xlabel(f"{names};  filled: skip trained")
         for axes in (left, right):
             axes.set_ylim(-0.02, 1.04)
