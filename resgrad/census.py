@@ -75,7 +75,8 @@ def census(arch: architectures.Architecture | str, d: int, runs: int = 1000, see
     executor : concurrent.futures.Executor, optional
         It does the work, and is not shut down.  If it fails, BrokenExecutor is raised; finished runs are in ``out``.
         Examples are ``dask.distributed.Client(...).get_executor()`` and ``mpi4py.futures.MPIPoolExecutor()``.
-        Default: ``workers`` threads, one for each processor that this process may use.
+        Default: ``workers`` threads, one for each processor that this process may use.  Gradient flow holds Python's
+        lock: where most runs need it, processes (ProcessPoolExecutor) take half the time of threads.
     workers : int, optional
     out : path, optional
         Directory for ``census.json``, ``census.npz``, ``figure.png`` and ``runs.jsonl``, to which each run adds a
