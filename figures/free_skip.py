@@ -25,7 +25,6 @@ BASES = ("vanilla", "two-weight", "resnet", "modresnet")
 NORMAL_RUNS = {(5, 5): 300, (5, 2): 300, (5, 10): 40, (10, 10): 100, (10, 5): 40, (15, 15): 40}  # of each (d, k)
 VECTOR_RUNS = {(10, 10): 1000}  # of resnet and modresnet
 RANDOM_RUNS = {(5, 5): 100}  # with a random start of the skip
-AS_MANY = {0: "as many"}  # positive units as the teacher
 DS, MARKS = (5, 10, 15), "os^"
 
 
@@ -47,11 +46,10 @@ def censuses():
     return found
 
 
-def signs(arch, theta, d):
-    """The numbers of positive and of negative entries of the read-out of a network with one output."""
+def positive_units(arch, theta, d):
+    """The number of positive entries of the read-out of a network with one output."""
     U, A, _ = rg.ARCHITECTURES[arch].canonical(theta, d)
-    weights = A[:, 0] * lengths(U.T)
-    return (weights > 0).sum(), (weights < 0).sum()
+    return int((A[:, 0] * lengths(U.T) > 0).sum())
 
 
 def positive_units_too_many(one):
@@ -60,7 +58,7 @@ def positive_units_too_many(one):
     count = Counter()
     for run in np.flatnonzero(one.outcome == "spurious").tolist():
         theta_star = rg.draw(arch, kind, d, width, rg.streams(SEED, run).teacher)
-        count[int(signs(arch, one.theta[run], d)[0] - signs(arch, theta_star, d)[0])] += 1
+        count[positive_units(arch, one.theta[run], d) - positive_units(arch, theta_star, d)] += 1
     return count
 
 
@@ -73,7 +71,7 @@ def table(found):
         start = f"{arch:16}{teacher:9}{d:3}{k:4}  {init or '':15}{one.counts['runs']:6,}{share:8.1f} %"
         others = "{spurious:10}{saddle:8}{unconverged:15}".format(**one.counts) + f"{one.degenerate:12}"
         more = positive_units_too_many(one) if rg.ARCHITECTURES[arch].readout == "sum" else {}
-        units = ", ".join(f"{count} {AS_MANY.get(n, f'{n:+}')}" for n, count in sorted(more.items()))
+        units = ", ".join(f"{count} {f'{n:+}' if n else 'as many'}" for n, count in sorted(more.items()))
         lines.append(f"{start}{f'{low:.1f} - {high:.1f} %':>18}{others}   {units}".rstrip())
     return "\n".join(lines)
 

@@ -25,9 +25,7 @@ NEAR = 1e-6  # |g| relative to `gradient_scale`: below it Newton's method goes t
 SLOPE = 1e-6  # of the loss, |g| |theta| at a critical point: rounding a large theta may hide a steep slope
 SHIFT = 1e-12  # of |H|: far above the rounding of zero eigenvalues, below all others
 SOFT = 1e-4  # of the largest eigenvalue or 1: `_signature` makes sure of those below.  Degenerate ones end below 1e-6
-SYMMETRIC = (
-    1e-6  # of the largest entry, by which a user's Hessian may differ from its transpose: differences do by 1e-8
-)
+SYMMETRIC = 1e-6  # of the largest entry: so far a user's Hessian may be from its transpose; differences leave 1e-8
 _eigh = partial(linalg.eigh, driver="evd", check_finite=False)
 
 
@@ -242,7 +240,7 @@ def _judge(problem, theta):
     x = theta / view.scale
     g, hessian = view.grad(x), view.hessian(x)
     index, nullity = _signature(view, x, g, hessian)
-    if problem.arch is not None and problem.loss.value(theta) <= problem.zero:
+    if problem.loss.value(theta) <= problem.zero:
         return "global minimum", index, nullity
     if not _is_critical(view, x, g, hessian):
         return "unconverged", index, nullity

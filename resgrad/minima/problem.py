@@ -65,7 +65,7 @@ class Problem:
     def __init__(self, loss, theta):
         self.loss, self.arch, self.d = loss, architecture(loss), getattr(loss, "d", None)
         if self.arch is None:
-            self.zero, self.first = -np.inf, theta
+            self.zero, self.first = np.nan, theta  # no value is at most nan, but -inf is at most itself
             return
         units = symmetry.Units.of(self.arch, theta, self.d)
         dead = replace(units.each(np.zeros_like), skip=np.zeros_like(units.skip))
