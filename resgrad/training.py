@@ -319,7 +319,7 @@ def advancer(loss, optimizer, batch_size, width=None):
     def advance(state, n, work, *sizes):
         """n steps, with the help of other threads."""
         # A late helper must keep the arrays of its own call, also if ``state`` gets others.
-        weights = loss.arch.split(state.w, loss.d), loss.arch.split(state.v, loss.d)
+        weights = state.w, state.v
         if not scratch:
             scratch.append(make_scratch(*sizes))
             work(0, np.zeros((1, 16), np.int64), scratch[0], weights, 0)  # compile, before several threads would

@@ -1,5 +1,6 @@
 """The compiled loss, gradient and training loops are the naive ones, for every shape and batch."""
 
+import functools
 import itertools
 import sys
 
@@ -26,7 +27,7 @@ from conftest import (
 
 import resgrad as rg
 from resgrad import kernels, training
-from resgrad.kernels import digits, hessian, narrow, nearby, plain, policy, population, wide
+from resgrad.kernels import digits, hessian, loops, narrow, nearby, plain, policy, population, wide
 
 # Sums of at most some hundred terms, in an order of the compiler's choosing: rounding errors of
 # about sqrt(100) units in the last place, times a margin.
@@ -252,21 +253,22 @@ def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
     teacher = rg.OnlineLoss(record, rg.Network(other, point("resnet", d, 2, seed=1), d), dtype).units_star
     order = np.random.default_rng(0).permutation(40) if source == "data set" else np.empty(0, np.int64)
     rates, results = tuple(map(dtype, (0.01, 0.02, 0.03, 0.9))), []
-    small, size = narrow.narrow_loop(d, width, m, k_star, skip, slopes), d * width + width * m + skip * m
+    shape = d, width, m, k_star, skip, slopes
+    small, large = narrow.narrow_loop(*shape), functools.partial(loops._wide, (d, width, m, skip))
     for loop, parts, scratch in (
-        (plain.sampled_loop(d, width, m, k_star, skip, slopes)[0], 1, None),
-        (small, 1, narrow.narrow_scratch(1, size, batch, dtype)),
-        (small, 2, narrow.narrow_scratch(2, size, batch, dtype)),
-        (wide.wide_loop, 1, wide.wide_scratch(1, d, width, k_star, m, skip, slopes, batch, dtype)),
-        (wide.wide_loop, 2, wide.wide_scratch(2, d, width, k_star, m, skip, slopes, batch, dtype)),
+        (plain.sampled_loop(*shape)[0], 1, None),
+        (small, 1, narrow.narrow_scratch(1, d, width, k_star, m, skip, slopes, batch, dtype)),
+        (small, 2, narrow.narrow_scratch(2, d, width, k_star, m, skip, slopes, batch, dtype)),
+        (large, 1, wide.wide_scratch(1, d, width, k_star, m, skip, slopes, batch, dtype)),
+        (large, 2, wide.wide_scratch(2, d, width, k_star, m, skip, slopes, batch, dtype)),
     ):
         if source == "fresh samples" and loop is small and parts == 2:
             continue  # both would have to draw
         w = record.coordinates(point(arch, d, width, dtype=dtype), d)
-        W, V = (record.split(moving, d) for moving in (w, np.zeros_like(w)))
-        marks, rng = np.zeros((1, 16), np.int64), np.random.default_rng(5)
-        total = loop(0, marks, scratch, rows, order, 0, rng, teacher, W, V, rates, batch, 3, 1.5)
-        results.append([np.array([total]), *(part for part in W + V if part.size)])
+        v, marks, rng = np.zeros_like(w), np.zeros((1, 16), np.int64), np.random.default_rng(5)
+        total = loop(0, marks, scratch, rows, order, 0, rng, teacher, w, v, rates, batch, 3, 1.5)
+        blocks = record.split(w, d) + record.split(v, d)
+        results.append([np.array([total]), *(part for part in blocks if part.size)])
     for result in results[1:]:
         for got, wanted in zip(result, results[0]):
             assert relative_error(got, wanted) < STEPS[dtype]
@@ -318,29 +320,30 @@ def test_nothing_beyond_the_data_is_read():
 
 @compiled
 def test_only_wide_networks_take_the_wide_loops():
-    for loop, limit, extra in (
-        (lambda d, k: kernels.sampled_loop(d, k, 1)[0], policy.NARROW, wide.wide_loop),
-        (
-            lambda d, k: kernels.population_loop(d, k, 2 * k, 1)[0],
-            policy.EXACT_NARROW,
-            population._population_loop(0, 0, 0, 0, True),
-        ),
-    ):
-        assert loop(limit + 1, 1) is loop(1, limit + 1) is extra
-        assert loop(limit, limit) is not extra
-        assert loop(3, 4) is loop(3, 4)
+    """And these are compiled once for all shapes, the others once for each."""
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loops, "narrow_loop", lambda *shape: calls.append(("narrow", *shape[:2])))
+        patch.setattr(population, "_population_loop", lambda *shape: calls.append(("exact", *shape[:2])))
+        for limit, loop in ((policy.NARROW, kernels.sampled_loop), (policy.EXACT_NARROW, kernels.population_loop)):
+            for d, k in ((limit, limit), (limit + 1, 1), (1, limit + 1)):
+                loop(d, k, 2 * k, 1)
+    a, b = policy.NARROW, policy.EXACT_NARROW
+    assert calls == [("narrow", a, a), ("exact", b, b), ("exact", 0, 0), ("exact", 0, 0)]
+    assert narrow.compiled_loop(3, 4, 1, 0, 0, (1.0, 0.0)) is narrow.compiled_loop(3, 4, 1, 0, 0, (1.0, 0.0))
+    assert population._population_loop(3, 4, 6, 1, False) is population._population_loop(3, 4, 6, 1, False)
 
 
 # ------------------------------------------------------------------------------- no recompilation
 
 COMPILED = [
-    kernels.population_gradient,
+    population.in_lanes,
     hessian._hessian,
     digits.population_value,
     digits._plain_sum,
     wide.wide_loop,
-    *(narrow.narrow_loop(3, 4, m, k_star) for m in (1, 3) for k_star in (0, 2)),
-    *(narrow.narrow_loop(3, 4, 1, k_star, 3, (1.0, 0.25)) for k_star in (0, 2)),
+    *(narrow.compiled_loop(3, 4, m, k_star, 0, plain.RELU) for m in (1, 3) for k_star in (0, 2)),
+    *(narrow.compiled_loop(3, 4, 1, k_star, 3, (1.0, 0.25)) for k_star in (0, 2)),
     *(population._population_loop(3, 4, 6, m, False) for m in (1, 3)),
     population._population_loop(3, 4, 6, 1, True),
 ]
@@ -398,11 +401,12 @@ def test_the_exact_loop_is_the_same_for_one_shape_and_for_all(arch):
     record, ends = RECORDS[arch], []
     loss, m = rg.PopulationLoss(record, rg.Network(record, point(arch, 3, 2, seed=1), 3)), record.outputs(3)
     moving = record.trains_skip or record.slopes != (1, 0)
-    loops = [population._population_loop(*shape) for shape in ((3, 4, 6, m, moving), (0, 0, 0, 0, True))]
-    for loop in (*loops, plain.population_loop(3, 4, 6, m, 0, record.slopes)[0]):
+    compiled = [population._population_loop(*shape) for shape in ((3, 4, 6, m, moving), (0, 0, 0, 0, True))]
+    slow = plain.population_loop(3, 4, 6, m, 3 * record.trains_skip, record.slopes)[0]
+    for loop in (*compiled, slow):
         w = record.coordinates(point(arch, 3, 4), 3)
         v, scratch = np.zeros_like(w), (np.empty((2, 4, 3 + m)), 2, record.slopes)
-        weights = [record.split(part, 3) for part in (w, v)]
+        weights = (w, v) if loop is slow else [record.split(part, 3) for part in (w, v)]
         loop(0, np.zeros((1, 16), np.int64), scratch, loss.units_star, *weights, (0.01, 0.01, 0.01, 0.5), 20)
         ends.append(np.concatenate([w, v]))
     assert relative_error(ends[0], ends[1]) < 1e-14  # a few EPS: sums are in another order

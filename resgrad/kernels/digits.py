@@ -123,7 +123,8 @@ def exact_readout(W2, summed):
                 lo += error
             A[j, 0, 0], A[j, 0, 1] = two_sum(hi, lo)
         else:
-            A[j, :, 0] = W2[j]
+            for o in range(d):
+                A[j, o, 0] = W2[j, o]
     return A
 
 

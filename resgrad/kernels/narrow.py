@@ -14,109 +14,127 @@ Where C is fixed, T holds y - C'x, and the lines for C are skipped.  For relu, Z
 """
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
 from .lanes import fma, lane_count, lane_sum, load, load_lanes, registers, set_tile, splat, store, sum_tile, tile_height
 from .plain import RELU
-from .policy import BLOCK, inline, sampled_jit
-from .steps import activate, copy, keep_active_lanes, update
+from .policy import BLOCK, REGISTER, inline, sampled_jit
+from .steps import activate, keep_active_lanes, nonzero
 from .threads import meet, share
 
 
-def narrow_scratch(parts, size, batch, dtype):
-    """Gradient and loss of each part, in two buffers: a fast thread never overwrites what a slow one still reads."""
-    return np.empty((2, parts, size + 1), dtype)
+class Memory(NamedTuple):
+    """What one thread works on.  Registers hold one number of as many samples as there are lanes."""
+
+    weights: np.ndarray  # [U, A, C], row-major, and so are the next three
+    velocities: np.ndarray
+    lr: np.ndarray  # of every weight
+    gradient: np.ndarray  # and the loss
+    XT: np.ndarray  # inputs x and labels after each; flat, since three indices take a tenth longer
+    R: np.ndarray
+    H: np.ndarray
+    Z: np.ndarray  # H itself for relu
+    G: np.ndarray
+    H_star: np.ndarray  # of the teacher that labels fresh samples
+    starts: np.ndarray  # where the samples of one register begin
+
+
+def narrow_scratch(parts, d, k, k_star, m, skip, slopes, batch, dtype):
+    """The `Memory` of each thread, and gradient and loss of each part.
+
+    The latter have two buffers in turn, so that a fast thread never overwrites what a slow one still reads.
+    """
+    like, size = np.empty(0, dtype), d * k + k * m + skip * m
+    lanes = REGISTER // like.itemsize
+    count = min(-(-batch // lanes), BLOCK // lanes)
+
+    def memory():
+        flat = (registers(1 + size // lanes, 1, like).reshape(-1)[: size + extra] for extra in (0, 0, 0, 1))
+        XT, R, H, G, H_star = (registers(count, rows, like) for rows in (d + m, m, k, k, k_star))
+        Z = H if slopes == RELU else registers(count, k, like)
+        return Memory(*flat, XT.reshape(-1), R, H, Z, G, H_star, np.zeros(lanes, np.int64))
+
+    return [memory() for _ in range(parts)], np.empty((2, parts, size + 1), dtype)
+
+
+def narrow_loop(d, k, m, k_star, skip=0, slopes=RELU):
+    """The loop of `sampled_loop`, compiled for one shape."""
+    compiled = compiled_loop(d, k, m, k_star, skip, slopes)
+    return lambda thread, marks, scratch, *given: compiled(thread, marks, scratch[0][thread], scratch[1], *given)
 
 
 @functools.cache
-def narrow_loop(d, k, m, k_star, skip=0, slopes=RELU):
-    """The loop of `sampled_loop`, compiled for one shape."""
+def compiled_loop(d, k, m, k_star, skip, slopes):
+    """The same for one thread: it is given its `Memory`, since Numba takes long to compile an allocation."""
     fresh, relu = k_star > 0, slopes == RELU
+    units, both, size = d * k, d * k + k * m, d * k + k * m + skip * m  # where U, A and C end in the weights
 
     @sampled_jit
-    def loop(thread, marks, scratch, rows, order, start, rng, teacher, W, V, rates, batch, n_steps, total):
-        (U, A, C), (VU, VA, VC), parts, lanes = W, V, scratch.shape[1], lane_count(W[0])
-        units, both, end = d * k, d * k + k * m, d * k + k * m + skip * m  # where U, A and C end in the weights
+    def loop(thread, marks, memory, sums, rows, order, start, rng, teacher, w, v, rates, batch, n_steps, total):
+        weights, velocities, lr, gradient, XT, R, H, Z, G, H_star, starts = memory
+        flat, linear, parts, lanes, most = rows.reshape(-1), nonzero(teacher[2]), sums.shape[1], lane_count(XT), len(H)
         first, last = share(parts, thread, marks)
         count, n = -(-batch // lanes), batch
-        most = min(count, BLOCK // lanes)
-        XT, R = registers(most, d + m, U), registers(most, m, U)
-        H, G = registers(most, k, U), registers(most, k, U)
-        Z = H if relu else registers(most, k, U)
-        linear = np.any(teacher[2])
-        H_star = registers(most if fresh else 0, k_star, U)
-        starts, A_T = np.empty(lanes, np.int64), np.empty((m, k), U.dtype)
-        # Views are made before the loop: each changes a reference count, which threads must not do at the same time.
-        flat, xt = rows.reshape(-1), XT.reshape(-1)
-        weights = np.concatenate((U.ravel(), A.ravel(), C.ravel()))
-        velocities = np.concatenate((VU.ravel(), VA.ravel(), VC.ravel()))
-        gradient = np.empty(end + 1, U.dtype)
-        u, a = weights[:units].reshape((d, k)), weights[units:both].reshape((k, m))
-        c_, dC = weights[both:].reshape((skip, m)), gradient[both:end].reshape((skip, m))
-        dU, dA = gradient[:units].reshape((d, k)), gradient[units:both].reshape((k, m))
+        for i in range(size):
+            weights[i], velocities[i] = w[i], v[i]
+            lr[i] = rates[0] if i < units else rates[1] if i < both else rates[2]
         for step in range(n_steps):
             if not fresh:
                 n = min(batch, order.size - start)
                 count = -(-n // lanes)
-            for j in range(k):
-                for o in range(m):
-                    A_T[o, j] = a[j, o]
             for part in range(first, last):
-                for i in range(end + 1):
-                    scratch[step % 2, part, i] = 0
+                for i in range(size + 1):
+                    sums[step % 2, part, i] = 0
                 stop = count * (part + 1) // parts
                 for begin in range(count * part // parts, stop, most):
                     c = min(most, stop - begin)
                     if fresh:
-                        _draw(d, rng, n - begin * lanes, c, XT)
-                        _products(d, k_star, d + m, c, teacher[0], XT, H_star)
+                        _draw(d, d + m, rng, n - begin * lanes, c, XT)
+                        _products(d, k_star, d + m, c, (teacher[0], 0, 1, k_star), XT, H_star)
                         if relu:  # Numba drops the other branch, as it sees a constant
                             keep_active_lanes(c * k_star, H_star, H_star)
                         else:
                             activate(c * k_star, H_star, H_star, H_star, slopes)
                         _label(d, k_star, m, c, teacher, linear, XT, H_star, R)
                     else:
-                        _gather(d + m, flat, order, start + begin * lanes, start + n, starts, c, XT, xt)
+                        _gather(d + m, flat, order, start + begin * lanes, start + n, starts, c, XT)
                     if skip:
-                        _subtract_linear(skip, d, m, c, c_, XT, R)
-                    _products(d, k, d + m, c, u, XT, Z)  # (1)
+                        _subtract_linear(skip, d, m, c, (weights, both, 1, m), XT, R)
+                    _products(d, k, d + m, c, (weights, 0, 1, k), XT, Z)  # (1)
                     if relu:
                         keep_active_lanes(c * k, H, H)
                     else:
                         activate(c * k, Z, Z, H, slopes)
-                    _products(k, m, k, c, a, H, R)
-                    gradient[end] = _residual(d, m, c, n, R, XT)  # (2)
-                    _products(m, k, m, c, A_T, R, G)
+                    _products(k, m, k, c, (weights, units, 1, m), H, R)
+                    gradient[size] = _residual(d, m, c, n, R, XT)  # (2)
+                    _products(m, k, m, c, (weights, units, m, 1), R, G)
                     if relu:
                         keep_active_lanes(c * k, H, G)  # (3)
                     else:
                         activate(c * k, Z, G, G, slopes)
-                    _sum_outer(d, k, d + m, k, c, XT, G, dU)  # (4)
-                    _sum_outer(k, m, k, m, c, H, R, dA)  # (2)
+                    _sum_outer(d, k, d + m, k, c, XT, G, gradient, 0)  # (4)
+                    _sum_outer(k, m, k, m, c, H, R, gradient, units)  # (2)
                     if skip:
-                        _sum_outer(skip, m, d + m, m, c, XT, R, dC)
-                    for i in range(end + 1):
-                        scratch[step % 2, part, i] += gradient[i]
+                        _sum_outer(skip, m, d + m, m, c, XT, R, gradient, both)
+                    for i in range(size + 1):
+                        sums[step % 2, part, i] += gradient[i]
             start += n
             if not meet(marks, thread, step + 1):
-                return total
-            for i in range(end + 1):
-                gradient[i] = scratch[step % 2, 0, i]
+                break
+            for i in range(size + 1):
+                gradient[i] = sums[step % 2, 0, i]
             for part in range(1, parts):
-                for i in range(end + 1):
-                    gradient[i] += scratch[step % 2, part, i]
-            total += gradient[end]
-            update(0, units, weights, velocities, gradient, rates[0], rates[3])
-            update(units, both, weights, velocities, gradient, rates[1], rates[3])
-            update(both, end, weights, velocities, gradient, rates[2], rates[3])
+                for i in range(size + 1):
+                    gradient[i] += sums[step % 2, part, i]
+            total += gradient[size]
+            for i in range(size):
+                velocities[i] = rates[3] * velocities[i] + gradient[i]  # (6)
+                weights[i] -= lr[i] * (gradient[i] + rates[3] * velocities[i])
         if thread == 0:
-            copy(u, U)
-            copy(a, A)
-            copy(c_, C)
-            copy(velocities[:units].reshape((d, k)), VU)
-            copy(velocities[units:both].reshape((k, m)), VA)
-            copy(velocities[both:].reshape((skip, m)), VC)
+            for i in range(size):
+                w[i], v[i] = weights[i], velocities[i]
         return total
 
     return loop
@@ -124,26 +142,29 @@ def narrow_loop(d, k, m, k_star, skip=0, slopes=RELU):
 
 @inline
 def _products(p, q, s, count, W, X, out):
-    """out = W'X for samples in the lanes.  W (p, q), X (count, s >= p, lanes), out (count, q, lanes)."""
-    lanes, height = lane_count(X), tile_height(q)
+    """out = W'X for samples in the lanes.  X (count, s >= p, lanes), out (count, q, lanes).
+
+    W (p, q) is a view: (array, its first number, stride of q, stride of p).
+    """
+    (array, first, across, along), lanes, height = W, lane_count(X), tile_height(q)
     for c in range(0, count, 2):
         beside = lanes if c + 1 < count else 0  # an odd last register is computed twice
         for row in range(0, q, height):
             j = min(row, q - height)  # rows may be computed twice, too
-            weights, samples = (W, j, 1, q), (X, c * s * lanes, lanes, s * beside)
+            weights, samples = (array, first + j * across, across, along), (X, c * s * lanes, lanes, s * beside)
             set_tile(q, 2, weights, samples, p, (out, (c * q + j) * lanes, lanes, q * beside))
 
 
 @inline
-def _sum_outer(p, q, s, t, count, X, Y, out):
-    """out (p, q) = X Y' summed over samples; X (count, s >= p, lanes), Y (count, t >= q, lanes)."""
+def _sum_outer(p, q, s, t, count, X, Y, out, first):
+    """X Y' summed over samples, p q numbers of ``out``; X (count, s >= p, lanes), Y (count, t >= q, lanes)."""
     lanes, height = lane_count(X), tile_height(p)
     for row in range(0, p, height):
         i = min(row, p - height)
         for j in range(0, q, 2):
             beside = 1 if j + 1 < q else 0
             left, right = (X, i * lanes, lanes, s * lanes), (Y, j * lanes, t * lanes, beside * lanes)
-            sum_tile(p, 2, left, right, count, (out, i * q + j, q, beside))
+            sum_tile(p, 2, left, right, count, (out, first + i * q + j, q, beside))
 
 
 @inline
@@ -160,7 +181,7 @@ def _residual(d, m, count, n, R, XT):
 
 
 @inline
-def _gather(size, flat, order, start, stop, starts, count, XT, xt):
+def _gather(size, flat, order, start, stop, starts, count, XT):
     """Samples ``order[start:stop]``, as many as fit, into the lanes, and zeros, which add nothing, after the last."""
     lanes = lane_count(XT)
     for c in range(count):
@@ -174,31 +195,32 @@ def _gather(size, flat, order, start, stop, starts, count, XT, xt):
         else:
             for i in range(size):
                 for l in range(lanes):
-                    xt[(c * size + i) * lanes + l] = flat[starts[l] + i]
+                    XT[(c * size + i) * lanes + l] = flat[starts[l] + i]
         for l in range(max(stop - start - c * lanes, 0), lanes):
             for i in range(size):
-                xt[(c * size + i) * lanes + l] = xt.dtype.type(0)
+                XT[(c * size + i) * lanes + l] = XT.dtype.type(0)
 
 
 @inline
-def _draw(d, rng, n, count, XT):
+def _draw(d, size, rng, n, count, XT):
     """Fresh samples into the lanes: n, or as many as fit, and zeros after them."""
+    lanes = lane_count(XT)
     for c in range(count):
-        for l in range(XT.shape[2]):
+        for l in range(lanes):
             for i in range(d):
-                XT[c, i, l] = rng.standard_normal() if c * XT.shape[2] + l < n else 0.0
+                XT[(c * size + i) * lanes + l] = rng.standard_normal() if c * lanes + l < n else 0.0
 
 
 @inline
 def _label(d, k, m, count, teacher, linear, XT, H, R):
     """T = A*'H - D'x after each x, H = s(U*'x), for a teacher of width k; R is scratch."""
     _, A, D = teacher
-    _products(k, m, k, count, A, H, R)
+    _products(k, m, k, count, (A, 0, 1, m), H, R)
     for c in range(count):
         for o in range(m):
             store(XT, c * (d + m) + d + o, load(R, c * m + o))
     if linear:
-        _subtract_linear(d, d, m, count, D, XT, R)
+        _subtract_linear(d, d, m, count, (D, 0, 1, m), XT, R)
 
 
 @inline

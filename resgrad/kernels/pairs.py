@@ -8,6 +8,16 @@ from .policy import jit, quiet
 
 
 @jit
+def _largest(unit, d):
+    """The largest of |entries|, or 1 where it is 0; NaN where one is NaN."""
+    largest = 0.0
+    for i in range(d):
+        if abs(unit[i]) > largest or unit[i] != unit[i]:
+            largest = abs(unit[i])
+    return largest or 1.0
+
+
+@jit
 def normalize(units, d, start, rows, columns, norm):
     """Directions of the first d entries of the rows of ``units`` into ``rows`` and ``columns``, from ``start`` on.
 
@@ -18,8 +28,9 @@ def normalize(units, d, start, rows, columns, norm):
         for i in range(d):
             total += units[j, i] * units[j, i]
         if not 1e-280 < total < 1e280:
-            scale = np.max(np.abs(units[j, :d])) or 1.0
-            total = np.sum((units[j, :d] / scale) ** 2)
+            total, scale = 0.0, _largest(units[j], d)
+            for i in range(d):
+                total += (units[j, i] / scale) ** 2
         length = math.sqrt(total)
         inverse = 1.0 / length if length > 0.0 else 0.0
         norm[l] = scale * length
@@ -30,7 +41,6 @@ def normalize(units, d, start, rows, columns, norm):
 
 
 @quiet
-@jit
 def directions(units):
     """(directions (k, d), lengths (k,)) of the rows of ``units``; a zero unit has direction 0.
 
@@ -38,7 +48,8 @@ def directions(units):
     (array([[0.6, 0.8],
            [0. , 0. ]]), array([5., 0.]))
     """
-    unit, norm = np.empty_like(units, np.float64), np.empty(len(units))
+    units = np.array(units, np.float64)  # one layout: `normalize` is compiled once
+    unit, norm = np.empty_like(units), np.empty(len(units))
     normalize(units, units.shape[1], 0, unit, np.empty((units.shape[1], len(units))), norm)
     return unit, norm
 

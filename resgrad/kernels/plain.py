@@ -77,10 +77,17 @@ def population_gradient(U, A, C, U_star, A_star, D, slopes, dU, dA, dC):
     dU[:], dA[:], dC[:] = exact_gradient(U, A, C, U_star, A_star, D, slopes)
 
 
+def split(w, d, k, m, skip):
+    """(U, A, C), views of the vector of all weights."""
+    u, a = d * k, (d + m) * k  # where U and A end
+    return w[:u].reshape(d, k), w[u:a].reshape(k, m), w[a:].reshape(skip, m)
+
+
 def sampled_loop(d, k, m, k_star=0, skip=0, slopes=RELU):
     """(loop, scratch, parts): training on samples; see `kernels.sampled_loop`."""
 
-    def loop(thread, marks, scratch, rows, order, start, rng, teacher, W, V, rates, batch, n_steps, total):
+    def loop(thread, marks, scratch, rows, order, start, rng, teacher, w, v, rates, batch, n_steps, total):
+        W, V = split(w, d, k, m, skip), split(v, d, k, m, skip)
         U, A, C = W
         for _ in range(n_steps):
             if k_star:  # fresh samples, labeled by the teacher
@@ -92,8 +99,8 @@ def sampled_loop(d, k, m, k_star=0, skip=0, slopes=RELU):
                 start += len(X)
             loss, *gradient = sampled_gradient(U, A, C, X, T, slopes)
             total += loss
-            for w, v, g, rate in zip(W, V, gradient, rates):
-                step(w, v, g, rate, rates[3])
+            for part in zip(W, V, gradient, rates):
+                step(*part, rates[3])
         return total
 
     return loop, lambda batch, dtype: None, 1
@@ -102,9 +109,10 @@ def sampled_loop(d, k, m, k_star=0, skip=0, slopes=RELU):
 def population_loop(d, k, K, m, skip=0, slopes=RELU):
     """(loop, scratch, parts): exact gradient descent; see `kernels.population_loop`."""
 
-    def loop(thread, marks, scratch, teacher, W, V, rates, n_steps):
+    def loop(thread, marks, scratch, teacher, w, v, rates, n_steps):
+        W, V = split(w, d, k, m, skip), split(v, d, k, m, skip)
         for _ in range(n_steps):
-            for w, v, g, rate in zip(W, V, exact_gradient(*W, *teacher, slopes), rates):
-                step(w, v, g, rate, rates[3])
+            for part in zip(W, V, exact_gradient(*W, *teacher, slopes), rates):
+                step(*part, rates[3])
 
     return loop, lambda: None, 1

@@ -21,28 +21,53 @@ import numpy as np
 
 from .lanes import fma, lane_count, lane_sum, load, registers, splat, store
 from .pairs import normalize
-from .plain import RELU
-from .policy import EXACT_LONELY, EXACT_NARROW, REGISTER, exact_jit, inline, inline_exact, jit
-from .steps import copy, update
+from .plain import RELU, split
+from .policy import EXACT_LONELY, EXACT_NARROW, REGISTER, exact_jit, inline_exact, jit
+from .steps import copy, nonzero, update
 from .threads import meet, parts_of, share
 
 
 @jit
-def residual_network(U, A, U_star, A_star):
+def rows_of(U, A):
+    """Rows [u_j, a_j]."""
+    units, d = np.empty((A.shape[0], U.shape[0] + A.shape[1])), U.shape[0]
+    for j in range(A.shape[0]):
+        for i in range(d):
+            units[j, i] = U[i, j]
+        for o in range(A.shape[1]):
+            units[j, d + o] = A[j, o]
+    return units
+
+
+@jit
+def put_back(units, low, high, U, A):
+    """The reverse of `rows_of`, for some rows."""
+    d = U.shape[0]
+    for j in range(low, high):
+        for i in range(d):
+            U[i, j] = units[j, i]
+        for o in range(A.shape[1]):
+            A[j, o] = units[j, d + o]
+
+
+@jit
+def residual_network(weights, d, U_star, A_star):
     """Student minus teacher: the units' directions as rows and as columns, their norms, Q and Q'.
 
-    Zero units, which add nothing, fill the last register.
+    ``weights`` are rows [u_j, a_j].  Zero units, which add nothing, fill the last register.
     """
-    d, k, k_star, m = U.shape[0], U.shape[1], U_star.shape[1], A.shape[1]
-    count = -(-(k + k_star) // lane_count(U))
-    K = count * lane_count(U)
-    rows, columns, norm = np.zeros((K, d)), registers(d, count, U).reshape((d, K)), np.zeros(K)
-    normalize(U.T, d, 0, rows, columns, norm)
-    normalize(U_star.T, d, k, rows, columns, norm)
-    Q, Q_T = np.zeros((K, m)), registers(m, count, U).reshape((m, K))
-    copy(A, Q[:k])
-    copy(-A_star, Q[k : k + k_star])
-    copy(Q.T, Q_T)
+    teacher, k = rows_of(U_star, A_star), len(weights)
+    count, m = -(-(k + len(teacher)) // lane_count(weights)), weights.shape[1] - d
+    K = count * lane_count(weights)
+    rows, columns, norm = np.zeros((K, d)), registers(d, count, weights).reshape((d, K)), np.zeros(K)
+    normalize(weights, d, 0, rows, columns, norm)
+    normalize(teacher, d, k, rows, columns, norm)
+    Q, Q_T = np.zeros((K, m)), registers(m, count, weights).reshape((m, K))
+    for o in range(m):
+        for j in range(k):
+            Q[j, o] = Q_T[o, j] = weights[j, d + o]
+        for l in range(len(teacher)):
+            Q[k + l, o] = Q_T[o, k + l] = -teacher[l, d + o]
     return rows, columns, norm, Q, Q_T
 
 
@@ -88,7 +113,7 @@ def _gradient_in_lanes(low, high, d, count, m, network, scratch, weights, scale,
     (p - n)^2; for ``linear`` see `_linear_part`.
     """
     rows, columns, norm, Q, Q_T = network
-    plus, slope, value = scratch
+    plus, slope, value = scratch[0], scratch[1], scratch[2]
     zero, one = splat(0.0), splat(1.0)
     for j in range(low, high):
         for c in range(count):
@@ -175,48 +200,48 @@ def _gradient_by_products(low, high, d, network, scratch, weights, scale, linear
         _add_linear(j, d, da.shape[1], norm, weights, linear, gradient)
 
 
-@inline_exact
-def _scratch_of_lanes(count, like):
-    scratch = registers(3, count, like)
-    return scratch[0].reshape(-1), scratch[1].reshape(-1), scratch[2].reshape(-1)
-
-
-@inline_exact
-def _scratch_of_products(units, d, K, m):
-    return np.empty((units, K)), np.empty((units, d)), np.empty((units, m))
-
-
-@inline
-def _side_by_side(X, Y):
-    joined = np.empty((X.shape[0], X.shape[1] + Y.shape[1]))
-    copy(X, joined[:, : X.shape[1]])
-    copy(Y, joined[:, X.shape[1] :])
-    return joined
-
-
-@exact_jit
 def population_gradient(U, A, C, U_star, A_star, D, slopes, dU, dA, dC):
     """(10) into dU, (11) into dA and (19) into dC: O(k (k + k*) (d + m)) time, O(k (k + k*)) memory at most.
 
     D is C - C*, or, where C is trained, -C*; else C has no rows.
     """
-    network = residual_network(U, A, U_star, A_star)
-    d, k, K, m = U.shape[0], U.shape[1], network[2].size, A.shape[1]
-    weights = _side_by_side(U.T, A)
-    gradient, scale, sloped = np.empty_like(weights), (slopes[0] - slopes[1]) ** 2, slopes[0] != 1.0 or slopes[1] != 0.0
-    M, slope_of_C, flat = D, np.empty_like(D), np.empty_like(D)
+    evaluate = in_lanes if max(U.shape) <= EXACT_NARROW else by_products
+    evaluate(U, A, C, U_star, A_star, D, slopes, dU, dA, dC)
+
+
+@exact_jit
+def in_lanes(U, A, C, U_star, A_star, D, slopes, dU, dA, dC):
+    """`population_gradient` of narrow networks."""
+    (d, k), m, weights, scale = U.shape, A.shape[1], rows_of(U, A), (slopes[0] - slopes[1]) ** 2
+    network, gradient = residual_network(weights, d, U_star, A_star), np.empty_like(weights)
+    linear = _constant_linear_part(C, U_star, A_star, D, weights, slopes, dC)
+    count = network[2].size // lane_count(weights)
+    _gradient_in_lanes(
+        0, k, d, count, m, network, registers(3, count, weights).reshape((3, -1)), weights, scale, linear, gradient
+    )
+    put_back(gradient, 0, k, dU, dA)
+
+
+def by_products(U, A, C, U_star, A_star, D, slopes, dU, dA, dC):
+    """`population_gradient` of wide networks."""
+    (d, k), m, weights, scale = U.shape, A.shape[1], rows_of(U, A), (slopes[0] - slopes[1]) ** 2
+    network, gradient = residual_network(weights, d, U_star, A_star), np.empty_like(weights)
+    linear = _constant_linear_part(C, U_star, A_star, D, weights, slopes, dC)
+    scratch = np.empty((k, network[2].size)), np.empty((k, d)), np.empty((k, m))
+    _gradient_by_products(0, k, d, network, scratch, weights, scale, linear, gradient)
+    put_back(gradient, 0, k, dU, dA)
+
+
+@exact_jit
+def _constant_linear_part(C, U_star, A_star, D, weights, slopes, dC):
+    """What `_add_linear` needs, for weights that do not change, and dC."""
+    M, sloped = D, slopes[0] != 1.0 or slopes[1] != 0.0
+    slope_of_C, flat = np.empty_like(D), np.empty_like(D)
     if len(C) or sloped:
         M = np.empty_like(D)
         _linear_part(C, U_star, A_star, D, weights, slopes, M, slope_of_C, flat)
-    linear = np.any(M), M, flat, sloped
-    if max(d, k) > EXACT_NARROW:
-        _gradient_by_products(0, k, d, network, _scratch_of_products(k, d, K, m), weights, scale, linear, gradient)
-    else:
-        count = K // lane_count(U)
-        _gradient_in_lanes(0, k, d, count, m, network, _scratch_of_lanes(count, D), weights, scale, linear, gradient)
-    copy(gradient[:, :d].T, dU)
-    copy(gradient[:, d:], dA)
-    copy(slope_of_C[: len(C)], dC)
+        copy(slope_of_C[: len(C)], dC)
+    return nonzero(M), M, flat, sloped
 
 
 # --------------------------------------------------------------------------- training
@@ -225,12 +250,16 @@ def population_gradient(U, A, C, U_star, A_star, D, slopes, dU, dA, dC):
 def population_loop(d, k, K, m, skip=0, slopes=RELU):
     """(loop, scratch, parts): the training loop on the exact gradient, as `sampled_loop`.
 
-    It is ``loop(thread, marks, scratch, teacher, W, V, rates, n_steps)``; ``scratch()`` allocates its shared memory.
+    It is ``loop(thread, marks, scratch, teacher, w, v, rates, n_steps)``; ``scratch()`` allocates its shared memory.
     """
     narrow = max(d, k) <= EXACT_NARROW
     parts = 1 if max(d, k) <= EXACT_LONELY else parts_of(k)
     moving = skip > 0 or slopes != RELU
-    loop = _population_loop(d, k, K, m, moving) if narrow else _population_loop(0, 0, 0, 0, True)
+    compiled = _population_loop(d, k, K, m, moving) if narrow else _population_loop(0, 0, 0, 0, True)
+
+    def loop(thread, marks, scratch, teacher, w, v, *given):
+        compiled(thread, marks, scratch, teacher, split(w, d, k, m, skip), split(v, d, k, m, skip), *given)
+
     return loop, lambda: (np.empty((2, k, d + m)), parts, slopes), parts
 
 
@@ -245,21 +274,21 @@ def _population_loop(d, k, K, m, moving):
     @exact_jit
     def loop(thread, marks, scratch, teacher, W, V, rates, n_steps):
         (U, A, C), (VU, VA, VC), (U_star, A_star, D), (handed, parts, slopes) = W, V, teacher, scratch
-        network = residual_network(U, A, U_star, A_star)
+        weights, velocities, inputs, outputs = rows_of(U, A), rows_of(VU, VA), U.shape[0], A.shape[1]
+        units, gradient, scale = len(weights), np.empty_like(weights), (slopes[0] - slopes[1]) ** 2
+        network = residual_network(weights, inputs, U_star, A_star)
         rows, columns, norm, Q, Q_T = network
-        inputs, units, outputs, scale = U.shape[0], U.shape[1], A.shape[1], (slopes[0] - slopes[1]) ** 2
         first, last = share(parts, thread, marks)
         low, high = units * first // parts, units * last // parts
-        weights, velocities = _side_by_side(U.T, A), _side_by_side(VU.T, VA)
-        gradient = np.empty_like(weights)
         w, v, g = weights.reshape(-1), velocities.reshape(-1), gradient.reshape(-1)
         if narrow:
-            memory = _scratch_of_lanes(count, D)
+            memory = registers(3, count, weights).reshape((3, -1))
         else:
-            memory = _scratch_of_products(-(-units // parts), inputs, norm.size, outputs)
+            most = -(-units // parts)
+            memory = np.empty((most, norm.size)), np.empty((most, inputs)), np.empty((most, outputs))
         changes = moving and (len(C) > 0 or slopes[0] != 1.0 or slopes[1] != 0.0)
         M, skip, velocity, dC, flat = D.copy(), C.copy(), VC.copy(), np.empty_like(D), np.empty_like(D)
-        linear = changes or np.any(D), M, flat, moving and changes
+        linear = changes or nonzero(D), M, flat, moving and changes
         for step in range(n_steps):
             if moving and changes:
                 _linear_part(skip, U_star, A_star, D, weights, slopes, M, dC, flat)
@@ -292,10 +321,8 @@ def _population_loop(d, k, K, m, moving):
                             weights[j, i] = handed[step % 2, j, i]
         if not meet(marks, thread, n_steps + 1):
             return
-        copy(weights[low:high, :inputs].T, U[:, low:high])
-        copy(velocities[low:high, :inputs].T, VU[:, low:high])
-        copy(weights[low:high, inputs:], A[low:high])
-        copy(velocities[low:high, inputs:], VA[low:high])
+        put_back(weights, low, high, U, A)
+        put_back(velocities, low, high, VU, VA)
         if thread == 0:
             copy(skip, C)
             copy(velocity, VC)

@@ -52,6 +52,16 @@ def copy(source, target):
             target[i, j] = source[i, j]
 
 
+@jit
+def nonzero(M):
+    """Whether an entry of a matrix is not 0."""
+    found = False
+    for i in range(M.shape[0]):
+        for j in range(M.shape[1]):
+            found |= M[i, j] != 0.0
+    return found
+
+
 @inline
 def update(start, stop, w, v, g, lr, momentum):
     """One step of (6), in place, for some entries of flat arrays."""
