@@ -15,27 +15,27 @@ from resgrad.kernels import policy
 
 pytestmark = compiled
 
-# An angle of the exact Hessian: its caller, in another file, is compiled and cached, too.
-HESSIAN = """
+# A table of angles, whose callee is in another file.
+ANGLES = """
 import sys
 from numba.core import event
 {before}
 with event.install_recorder("numba:compile") as compilations:
-    import numpy as np, resgrad as rg
-    loss = rg.PopulationLoss("vanilla", rg.Network("vanilla", np.array([1.0, 0.5]), 2))
-    print(repr(float(loss.hessian(np.array([0.25, 1.0, 2.0, 0.5])).sum())), len(compilations.buffer) // 2)
+    import numpy as np
+    from resgrad.kernels import moments
+    print(repr(float(moments._angles(np.eye(2), np.eye(2)).sum())), len(compilations.buffer) // 2)
 """
 
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of the package, and a function that runs `HESSIAN` on it: (value, compilations, standard error)."""
+    """A copy of the package, and a function that runs `ANGLES` on it: (value, compilations, standard error)."""
     package = pathlib.Path(rg.__file__).parent
     shutil.copytree(package, tmp_path / "resgrad", ignore=shutil.ignore_patterns("__pycache__"))
 
     def run(before=""):
         environment = os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-        out, err = output(sys.executable, "-c", HESSIAN.format(before=before), env=environment, cwd=tmp_path)
+        out, err = output(sys.executable, "-c", ANGLES.format(before=before), env=environment, cwd=tmp_path)
         value, count = out.split()
         return float(value), int(count), err
 
