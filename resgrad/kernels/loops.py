@@ -3,7 +3,7 @@
 import functools
 
 from .narrow import narrow_loop, narrow_scratch
-from .plain import RELU, split
+from .plain import RELU
 from .policy import LONELY, NARROW, REGISTER
 from .threads import parts_of
 from .wide import wide_loop, wide_scratch
@@ -25,13 +25,7 @@ def sampled_loop(d, k, m, k_star=0, skip=0, slopes=RELU):
     if max(d, k) > NARROW:
         parts = parts_of(k) if k > REGISTER // 8 else 1  # a register cannot be shared out
         scratch = functools.partial(wide_scratch, parts, d, k, k_star, m, skip, slopes)
-        return functools.partial(_wide, (d, k, m, skip)), scratch, parts
+        return wide_loop(d, k, m, k_star, skip), scratch, parts
     parts = 1 if k_star or max(d, k) <= LONELY else 2
     scratch = functools.partial(narrow_scratch, parts, d, k, k_star, m, skip, slopes)
     return narrow_loop(d, k, m, k_star, skip, slopes), scratch, parts
-
-
-def _wide(shape, thread, marks, scratch, rows, order, start, rng, teacher, w, v, *given):
-    """`wide_loop` takes matrices."""
-    W, V = split(w, *shape), split(v, *shape)
-    return wide_loop(thread, marks, scratch, rows, order, start, rng, teacher, W, V, *given)

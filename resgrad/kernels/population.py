@@ -255,7 +255,7 @@ def population_loop(d, k, K, m, skip=0, slopes=RELU):
     narrow = max(d, k) <= EXACT_NARROW
     parts = 1 if max(d, k) <= EXACT_LONELY else parts_of(k)
     moving = skip > 0 or slopes != RELU
-    compiled = _population_loop(d, k, K, m, moving) if narrow else _population_loop(0, 0, 0, 0, True)
+    compiled = compiled_loop(d, -(-K // (REGISTER // 8)), m, moving) if narrow else compiled_loop(0, 0, 0, True)
 
     def loop(thread, marks, scratch, teacher, w, v, *given):
         compiled(thread, marks, scratch, teacher, split(w, d, k, m, skip), split(v, d, k, m, skip), *given)
@@ -264,12 +264,13 @@ def population_loop(d, k, K, m, skip=0, slopes=RELU):
 
 
 @functools.cache
-def _population_loop(d, k, K, m, moving):
+def compiled_loop(d, count, m, moving):
     """The loop compiled for one shape (narrow) or, where all of these are 0, for every shape.
 
-    ``moving``: whether M of (10) and (11) may change during training.
+    ``count``: how many registers one number of all units fills; ``moving``: whether M of (10) and (11) may change
+    during training.
     """
-    narrow, count = d > 0, -(-K // (REGISTER // 8))
+    narrow = d > 0
 
     @exact_jit
     def loop(thread, marks, scratch, teacher, W, V, rates, n_steps):

@@ -19,12 +19,11 @@ threads.
 from typing import NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 
 from .lanes import add_tile, fma, lane_count, load, load_lanes, prefetch, registers, set_tile, splat, store
-from .plain import RELU
+from .plain import RELU, split
 from .policy import BLOCK, REGISTER, ROWS, inline, jit, sampled_jit
-from .steps import activate, copy, keep_active_lanes
+from .steps import activate, copy, keep_active_lanes, nonzero
 from .threads import meet, share
 
 
@@ -56,21 +55,18 @@ class Scratch(NamedTuple):
     slopes: np.ndarray  # (p, n) of the activation
 
 
-@register_jitable
 def _stride(count):
     """Length of a row for ``count`` numbers: an odd number of tiles, so that rows fall into different cache sets."""
     unit = max(ROWS, REGISTER // 4)
     return (-(-count // unit) | 1) * unit
 
 
-@register_jitable
 def _units(k, lanes, parts, part):
     """(first, last) of the units of a part, which fill whole registers."""
     count = -(-k // lanes)
     return min(k, count * part // parts * lanes), min(k, count * (part + 1) // parts * lanes)
 
 
-@register_jitable
 def _behind(k, lanes, parts):
     """The column at which the teacher's units begin: after those of the largest part."""
     return _stride(-(-k // (lanes * parts)) * lanes)
@@ -103,25 +99,35 @@ def wide_scratch(parts, d, k, k_star, m, skip, slopes, batch, dtype):
     return Scratch(losses=np.zeros(size), slopes=np.array(slopes, dtype), **matrices)
 
 
-@sampled_jit
-def wide_loop(thread, marks, scratch, rows, order, start, rng, teacher, W, V, rates, batch, n_steps, total):
+def wide_loop(d, k, m, k_star=0, skip=0):
     """The loop of `sampled_loop`, for every shape."""
-    d, m, parts, fresh, linear = len(W[0]), W[1].shape[1], len(scratch.H), rows.size == 0, np.any(teacher[2])
-    skip, slopes = len(W[2]), scratch.slopes
+
+    def loop(thread, marks, scratch, rows, order, start, rng, teacher, w, v, rates, batch, n_steps, total):
+        weights = split(w, d, k, m, skip), split(v, d, k, m, skip)
+        own, used = _enter(thread, marks, scratch, *weights, teacher, k_star)
+        given = rows, order, start, rng, teacher[2], rates, batch, n_steps, total
+        total, turn = compiled_loop(thread, marks, scratch, (d, m, skip), own, used, *given)
+        if turn:
+            _leave(thread, marks, scratch, *weights)
+            meet(marks, thread, turn)  # all is written
+        return total
+
+    return loop
+
+
+@sampled_jit
+def compiled_loop(thread, marks, scratch, sizes, own, used, rows, order, start, rng, D, rates, batch, n_steps, total):
+    """The same for one thread, whose weights are in the scratch; returns the next turn, too, or 0 where one stopped.
+
+    ``own`` and ``used``: how many units each part has, without and with those of the teacher.
+    """
+    (d, m, skip), fresh, linear, slopes = sizes, rows.size == 0, nonzero(D), scratch.slopes
     relu = slopes[0] == 1 and slopes[1] == 0
-    lanes, threads, turn, whole = lane_count(W[0]), len(marks), 0, batch > BLOCK
-    first, last = share(parts, thread, marks)
+    lanes, threads, turn, whole = lane_count(scratch.H), len(marks), 0, batch > BLOCK
+    (first, last), (top, bottom) = share(len(scratch.H), thread, marks), _rows_of_skip(skip, thread, marks)
     X, T, R, H, Z, G = scratch.X[thread], scratch.T[thread], scratch.R[0], scratch.H, scratch.Z, scratch.G
     shares, tree = scratch.shares, scratch.tree[thread]
-    top, bottom = -(-skip // ROWS) * thread // threads * ROWS, -(-skip // ROWS) * (thread + 1) // threads * ROWS
     d_skip = scratch.d_skip[0 if whole else thread]
-    if skip:
-        _zero(scratch.skip[0], top, bottom)
-        _zero(scratch.v_skip[0], top, bottom)
-        _zero(d_skip, top if whole else 0, bottom if whole else len(d_skip))
-        copy(W[2][top:bottom], scratch.skip[0, top:bottom])
-        copy(V[2][top:bottom], scratch.v_skip[0, top:bottom])
-    own, used = _enter(first, last, scratch, W, V, teacher, teacher[0].shape[1] if fresh else 0)
     for _ in range(n_steps):
         n = batch if fresh else min(batch, order.size - start)
         for begin in range(0, n, BLOCK):
@@ -129,7 +135,7 @@ def wide_loop(thread, marks, scratch, rows, order, start, rng, teacher, W, V, ra
             tiles = -(-count // ROWS)
             tall = tiles * ROWS
             if fresh:
-                _draw(rng, teacher[2], linear, X[:count, :d], T[:count, :m])
+                _draw(rng, D, linear, X[:count, :d], T[:count, :m])
             else:
                 _gather(rows, order[at : at + count], d, X, T)
             soon = order[at + count : at + count + min(BLOCK, n - begin - count if not ends else batch)]
@@ -142,7 +148,7 @@ def wide_loop(thread, marks, scratch, rows, order, start, rng, teacher, W, V, ra
                 _activate(relu, tall * H.shape[2] // lanes, Z[p], Z[p], H[p], slopes)
             _sum_of_products(first, last, H, scratch.readout, used, tree, shares[thread], tall, m)
             if not meet(marks, thread, turn + 1):
-                return total
+                return total, 0
             low, high = tiles * thread // threads * ROWS, tiles * (thread + 1) // threads * ROWS
             if skip:
                 _times(X[low:high], scratch.skip[0], R[low:high], high - low, skip, m, rows, soon[:0])
@@ -152,7 +158,7 @@ def wide_loop(thread, marks, scratch, rows, order, start, rng, teacher, W, V, ra
             _residual(low, high, n, m, threads, shares, T, R, scratch.losses)  # (1)
             turn += 2
             if not meet(marks, thread, turn):
-                return total
+                return total, 0
             total += np.sum(scratch.losses[:count]) / n
             for p in range(first, last):
                 back = scratch.readout_T[p]
@@ -166,14 +172,7 @@ def wide_loop(thread, marks, scratch, rows, order, start, rng, teacher, W, V, ra
                 weights = d_skip, scratch.skip[0], scratch.v_skip[0], R[:0]
                 _descend(X, R, (tall, top, bottom, m), whole, weights, (rates[2], rates[3]), ends)
         start += n
-    if not meet(marks, thread, turn + 1):
-        return total
-    if skip:
-        copy(scratch.skip[0, top : min(bottom, skip), :m], W[2][top:bottom])
-        copy(scratch.v_skip[0, top : min(bottom, skip), :m], V[2][top:bottom])
-    _leave(first, last, scratch, W, V)
-    meet(marks, thread, turn + 2)  # all is written
-    return total
+    return (total, turn + 2) if meet(marks, thread, turn + 1) else (total, 0)
 
 
 # --------------------------------------------------------------------------- products
@@ -318,54 +317,53 @@ def _transpose(W, rows, first, last, W_T, starts):
 
 
 @jit
-def _enter(first, last, scratch, W, V, teacher, k_star):
-    """Copy the weights of these parts into the scratch.  Returns how many units each has: its own, and in all.
+def _rows_of_skip(skip, thread, marks):
+    """(first, last) of the rows of C that a thread moves, in whole tiles."""
+    tiles, threads = -(-skip // ROWS), len(marks)
+    return tiles * thread // threads * ROWS, tiles * (thread + 1) // threads * ROWS
+
+
+def _enter(thread, marks, scratch, W, V, teacher, k_star):
+    """Copy the weights of this thread into the scratch.  Returns how many units each part has: its own, and in all.
 
     Fresh samples need the teacher's units, too: they follow the student's, with read-out -A*.
     """
-    (U, A, _), (VU, VA, _) = W, V
-    k, m, parts, lanes = U.shape[1], A.shape[1], len(scratch.H), lane_count(U)
-    own, used, starts = np.zeros(parts, np.int64), np.zeros(parts, np.int64), np.empty(lanes, np.int64)
-    for p in range(first, last):
+    (U, A, C), (VU, VA, VC), k, m, parts = W, V, W[0].shape[1], W[1].shape[1], len(scratch.H)
+    lanes, own, used = REGISTER // U.itemsize, np.zeros(parts, np.int64), np.zeros(parts, np.int64)
+    for p in range(*share(parts, thread, marks)):
         low, high = _units(k, lanes, parts, p)
         for matrix in (
             scratch.units, scratch.v_units, scratch.d_units, scratch.readout, scratch.v_readout, scratch.d_readout,
             scratch.readout_T,
         ):  # fmt: skip
             matrix[p] = 0  # a run that diverged may have left NaN in the padding, an interrupted one its gradient
-        copy(U[:, low:high], scratch.units[p])
-        copy(VU[:, low:high], scratch.v_units[p])
-        copy(A[low:high], scratch.readout[p])
-        copy(VA[low:high], scratch.v_readout[p])
-        own[p] = used[p] = high - low
+        own[p] = used[p] = count = high - low
+        scratch.units[p, : len(U), :count], scratch.v_units[p, : len(U), :count] = U[:, low:high], VU[:, low:high]
+        scratch.readout[p, :count, :m], scratch.v_readout[p, :count, :m] = A[low:high], VA[low:high]
+        scratch.readout_T[p, :m, :count] = A[low:high].T
         if k_star:
             behind, low, high = _behind(k, lanes, parts), k_star * p // parts, k_star * (p + 1) // parts
-            copy(teacher[0][:, low:high], scratch.units[p, :, behind:])
-            copy(-teacher[1][low:high], scratch.readout[p, behind:])
             used[p] = behind + high - low
-        _transpose(scratch.readout[p], own[p], 0, m, scratch.readout_T[p], starts)
+            scratch.units[p, : len(U), behind : used[p]] = teacher[0][:, low:high]
+            scratch.readout[p, behind : used[p], :m] = -teacher[1][low:high]
+    top, bottom = _rows_of_skip(len(C), thread, marks)
+    for matrix, part in ((scratch.skip, C), (scratch.v_skip, VC)):
+        matrix[0, top:bottom] = 0
+        matrix[0, top : min(bottom, len(C)), :m] = part[top:bottom]
+    if len(C):
+        scratch.d_skip[thread if len(scratch.d_skip) > 1 else 0] = 0
     return own, used
 
 
-@jit
-def _leave(first, last, scratch, W, V):
-    """Copy the weights of these parts back."""
-    (U, A, _), (VU, VA, _) = W, V
-    d, k, m, parts = U.shape[0], U.shape[1], A.shape[1], len(scratch.H)
-    for p in range(first, last):
-        low, high = _units(k, lane_count(U), parts, p)
-        copy(scratch.units[p, :d, : high - low], U[:, low:high])
-        copy(scratch.v_units[p, :d, : high - low], VU[:, low:high])
-        copy(scratch.readout[p, : high - low, :m], A[low:high])
-        copy(scratch.v_readout[p, : high - low, :m], VA[low:high])
-
-
-@inline
-def _zero(matrix, first, last):
-    """Set rows to 0: a run that diverged may have left NaN in the padding, an interrupted one its gradient."""
-    for i in range(first, last):
-        for j in range(matrix.shape[1]):
-            matrix[i, j] = 0
+def _leave(thread, marks, scratch, W, V):
+    """Copy the weights of this thread back."""
+    (U, A, C), (VU, VA, VC), m, parts = W, V, W[1].shape[1], len(scratch.H)
+    for p in range(*share(parts, thread, marks)):
+        low, high = _units(U.shape[1], REGISTER // U.itemsize, parts, p)
+        U[:, low:high], VU[:, low:high] = (x[p, : len(U), : high - low] for x in (scratch.units, scratch.v_units))
+        A[low:high], VA[low:high] = (x[p, : high - low, :m] for x in (scratch.readout, scratch.v_readout))
+    top, bottom = _rows_of_skip(len(C), thread, marks)
+    C[top:bottom], VC[top:bottom] = (x[0, top : min(bottom, len(C)), :m] for x in (scratch.skip, scratch.v_skip))
 
 
 @inline
