@@ -20,7 +20,7 @@ from resgrad import draws, experiment
 from resgrad.minima import balls
 from resgrad.runs import command, files, protocol
 
-SMALL = ["--d", "4", "--samples", "1000", "--steps", "300"]  # one shape for all, compiled once
+SMALL = ["--d", "3", "--width", "4", "--samples", "1000", "--steps", "300"]  # the shape of many tests: compiled once
 
 
 COMMAND = [sys.executable, "-m", "resgrad.experiment", "--arch", "li", *SMALL]
@@ -128,7 +128,7 @@ def test_a_teacher_can_come_from_a_weights_file(tmp_path):
 def test_a_weights_file_of_another_network_is_refused(tmp_path, capsys):
     assert run(tmp_path / "a", "--arch", "vanilla", *SMALL) == 0
     assert run(tmp_path / "b", "--arch", "li", *SMALL, "--teacher", tmp_path / "a" / "weights.npz") == 2
-    assert "holds vanilla with d=4" in capsys.readouterr().err and not (tmp_path / "b").exists()
+    assert "holds vanilla with d=3" in capsys.readouterr().err and not (tmp_path / "b").exists()
 
 
 def test_a_run_keeps_the_teacher_and_the_start_it_began_with(tmp_path):

@@ -182,7 +182,7 @@ def test_a_data_set_has_its_covariance():
 @pytest.mark.parametrize("arch", ["li", "leaky", "all"])
 def test_fresh_samples_are_those_that_batch_draws(arch, dtype):
     S, record = positive(3), RECORDS[arch]
-    teacher, theta = rg.Network(record, point(arch, 3, 2, 1), 3), point(arch, 3, dtype=dtype)
+    teacher, theta = rg.Network(record, point(arch, 3, 2, 1), 3), point(arch, 3, 4, dtype=dtype)
     loss = rg.OnlineLoss(record, teacher, dtype, covariance=S, noise=0.3)
     ends = [rg.train(loss, theta, rg.SGD(0.01), 20, 5, seed=1, record_every=n).theta for n in (1, 20)]
     assert np.array_equal(*ends)

@@ -66,9 +66,10 @@ for name, arch in rg.ARCHITECTURES.items():
         print(point, point.theta, point.eigenvalues, rg.spectrum(loss, point.theta))
         print(*rg.one_point(loss, student, aligned=True))
     for options in ({"teacher": "normal"}, {"init": "zero"}, {"init": "zero", "teacher": "zero"}):
-        found = rg.census(name, d=2, width=1, runs=3, seed=1, steps=2000, quiet=True, **options)
+        found = rg.census(name, d=3, width=1, runs=3, seed=1, steps=2000, quiet=True, **options)
         print(found.counts, found.theta, found.outcome, found.steps)
-    print(protocol.table(protocol.simulate(protocol.resolve(name, d=2, samples=50, steps=60, batch_size=7))[0]))
+    config = protocol.resolve(name, d=3, width=4, samples=50, steps=60, batch_size=7)
+    print(protocol.table(protocol.simulate(config)[0]))
 print(rg.convexity_region([0.3, 5.0], 3, n_pairs=9, rng=0))
 """
 

@@ -564,7 +564,7 @@ def test_gradient_flow_keeps_the_imbalance_of_every_unit(arch):
 @pytest.mark.parametrize("optimizer", [rg.SGD(0.01), rg.Nesterov(0.003, 0.9)], ids=["sgd", "nesterov"])
 @pytest.mark.parametrize("data", ["dataset", "online", "population"])
 def test_no_training_moves_the_unseen_part(arch, optimizer, data):
-    teacher, theta0 = rg.Network(arch, point(arch, 3, seed=1), 3), point(arch, 3, 4, seed=2)
+    teacher, theta0 = rg.Network(arch, point(arch, 3, 2, seed=1), 3), point(arch, 3, 4, seed=2)
     loss = {
         "dataset": lambda: rg.EmpiricalLoss(arch, *samples(arch, 64, 3)),
         "online": lambda: rg.OnlineLoss(arch, teacher),
