@@ -35,6 +35,7 @@ TOY = {
     "BATCHES": (1, 5),
     "SAMPLES": 300,
     "FRAMES": 4,
+    "LAST": 2,
 }
 DRAWN_WHOLE = {"block"}  # it holds its run against the closed form, which no toy meets
 SLOW = {"block", "designed", "dimensions", "free_skip"}  # dozens of censuses or fits, however small
