@@ -231,8 +231,7 @@ def _request(out, given):
             raise ValueError("resume is given without out, but must know the directory: --out DIR")
         if (out / journal.NAME).exists() or not {"arch", "preset"} & set(given):
             config = journal.read(out / journal.NAME)[0]["config"]
-            for key in {"teacher", "covariance"} & {key for key, value in config.items() if value is not None}:
-                config[key] = without_digest(config[key])
+            config |= {key: without_digest(config.get(key)) for key in ("teacher", "covariance")}
             given = {key: value for key, value in config.items() if value is not None} | given
     preset, k = given.pop("preset", None), given.pop("k", None)
     if preset is None:

@@ -110,15 +110,11 @@ def draw(arch: Architecture | str, kind: str, d: int, width: int | None = None, 
     kind, _, of_skip = kind.partition("+")
     if of_skip and not (arch.trains_skip or arch.bias):
         raise ValueError(f"kind is {kind}+{of_skip}, but {arch.name} trains no skip, and wants one kind only")
-    blocks = {}
-    for name, shape in arch.shapes(d, width).items():
-        if name == "b":
-            last = of_skip or kind
-            blocks[name] = np.zeros(shape) if last in ("identity", "phases") else DRAWS[last](rng, shape, d)
-        elif name != "C":
-            blocks[name] = DRAWS[kind](rng, shape, d)
-        else:
-            blocks[name] = arch.skip_map(d) + (DRAWS[of_skip](rng, shape, d) if of_skip else 0.0)
+    last = of_skip or kind
+    others = {"C": of_skip or "zero", "b": "zero" if last in ("identity", "phases") else last}
+    blocks = {name: DRAWS[others.get(name, kind)](rng, shape, d) for name, shape in arch.shapes(d, width).items()}
+    if arch.trains_skip:
+        blocks["C"] += arch.skip_map(d)
     return arch.flatten(**blocks)
 
 

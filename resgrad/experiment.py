@@ -117,8 +117,7 @@ class _Watch(contextlib.ExitStack):
         self.teacher, given = problem[2], getattr(problem[3], "covariance", None)
         self.covariance = None if isinstance(given, str) else given
         self.saved, self.stop, self.latest = time.perf_counter(), False, None
-        bar = command.progress_bar(quiet, total=config.steps, unit=" steps", delay=1)
-        self.bar = self.enter_context(bar)
+        self.bar = self.enter_context(command.progress_bar(quiet, total=config.steps, unit=" steps", delay=1))
 
     def __call__(self, state, records):
         if self.latest is None:  # from now on there is something to save
@@ -146,9 +145,8 @@ class _Watch(contextlib.ExitStack):
             (directory / name).unlink(missing_ok=True)
         self.replace = False
         if self.latest is not None and np.isfinite(self.latest[0].w).all():
-            seconds = time.perf_counter() - self.started
-            about = self.config, self.teacher, *self.latest, seconds, self.covariance
-            save_checkpoint(directory / "checkpoint.npz", *about)
+            about = *self.latest, time.perf_counter() - self.started, self.covariance
+            save_checkpoint(directory / "checkpoint.npz", self.config, self.teacher, *about)
 
 
 def _summary(config, trajectory, exact, seconds, compile_seconds):
@@ -271,8 +269,7 @@ def main(argv=None):
             raise ValueError(f"out is {out}, which holds a run; use --resume, --overwrite or another --out")
         elif mode == "resume" and not quiet:
             command.tell(f"nothing is saved in {out} yet: starting from the beginning")
-        again = mode == "overwrite"
-        summary = run(config, out, problem, resume=checkpoint, quiet=quiet, replace=again, **extras)
+        summary = run(config, out, problem, resume=checkpoint, quiet=quiet, replace=mode == "overwrite", **extras)
     if not quiet:
         from .runs.report import describe
 
@@ -361,7 +358,6 @@ def _shrinking(config, theta0, exact):
     formula = config.loss == "relu" and not exact.biased and exact.factor is None
     if config.data == "population" or not formula or theta0.size > NOISY:
         return np.inf
-    theta0 = theta0.astype(np.float64)
     image = alignment.align(config.arch, theta0, exact.teacher.theta, config.d).teacher
     return noise.largest_step(exact, theta0, image, config.batch_size)
 

@@ -59,8 +59,7 @@ def gradient_flow(
 
     theta0 = checks.array(theta0, "theta0", ("n",))
     t_max = checks.real(t_max, "t_max", above=0)
-    if method not in STIFF + EXPLICIT:
-        raise checks.suggest(method, "method", STIFF + EXPLICIT)
+    checks.choice(method, "method", STIFF + EXPLICIT)
     if method in STIFF and not hasattr(loss, "hessian"):
         raise ValueError(f"method is {method!r}, but the loss has no hessian: use one of {', '.join(EXPLICIT)}")
     if t_eval is not None:

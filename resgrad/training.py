@@ -280,15 +280,12 @@ def curvature(loss, theta, iterations=30):
 
 def _all_or_nothing(advance, state, n):
     """``advance(state, n)``; if Ctrl-C or an error interrupts it, ``state`` is what it was before."""
-    kept = vars(state).copy()
-    w, v = state.w.copy(), state.v.copy()
-    drawn = state.rng.bit_generator.state
+    kept, drawn = vars(state) | {"w": state.w.copy(), "v": state.v.copy()}, state.rng.bit_generator.state
     try:
         advance(state, n)
     except BaseException:
         vars(state).update(kept)
         state.rng.bit_generator.state = drawn
-        state.w[:], state.v[:] = w, v
         raise
 
 

@@ -2,7 +2,7 @@
 
 A `Defect` keeps a loss from being checked at all.  A problem is a text that says what is wrong with the loss.
 An exception, or an answer that is complex, not finite or not (value, gradient), is a defect at theta.  Elsewhere it
-means that the point lies outside the domain of the loss.  Imports ``checks`` and ``differences``.
+means that the point lies outside the domain of the loss.
 """
 
 import numpy as np
@@ -40,8 +40,7 @@ def value_and_grad(function, theta):
         value, grad = answer
         scalar, shape = np.ndim(value) == 0, np.shape(grad)
     except (TypeError, ValueError):
-        text = f"the loss returned {checks.shown(answer)}, but must return (value, grad)"
-        raise Outside(text) from None
+        raise Outside(f"the loss returned {checks.shown(answer)}, but must return (value, grad)") from None
     if not scalar or np.asarray(value).dtype.kind not in "iuf" or not np.isfinite(value):
         raise Outside(f"the value is {checks.shown(value)}, but must be a finite real number")
     if shape != theta.shape:

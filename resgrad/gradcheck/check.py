@@ -8,8 +8,7 @@
    where it misses the tolerance by more than the uncertainty allows.  Of any other the checker *cannot tell*.
    At a kink left and right differ, and whatever lies between them is right.
 
-`check_hessian` does steps 2 and 3 with the values of the gradient.  Imports ``calls``, ``differences``, ``report``
-and ``checks``.
+`check_hessian` does steps 2 and 3 with the values of the gradient.
 """
 
 from collections.abc import Callable, Mapping
@@ -157,13 +156,12 @@ def check_hessian(
         raise TypeError(f"loss is {checks.shown(loss)}, but must have grad and hessian")
     theta, rtol, atol = _arguments(loss, theta, rtol, atol)
     n, method = theta.size, "extrapolated differences of the gradient"
-    eps = np.finfo(theta.dtype).eps
     with np.errstate(all="ignore"):
         try:
             hessian = calls.careful(loss.hessian, "hessian", (n, n), theta)(theta)
             grad = calls.careful(loss.grad, "gradient", (n,), theta)
             noise = differences.rounding_noise(grad, theta, np.random.default_rng(0))
-            slopes = differences.slopes(grad, theta, np.arange(n), noise, 512 * eps / rtol)
+            slopes = differences.slopes(grad, theta, np.arange(n), noise, 512 * np.finfo(theta.dtype).eps / rtol)
         except calls.Defect as defect:
             return GradientReport(method, rtol, problems=(str(defect),))
         slopes, weight = (part.T for part in slopes), np.outer(*2 * [differences.weight(theta)]).ravel()
@@ -238,8 +236,7 @@ def _hint(entries, shape, rtol):
         return "analytic is exactly zero"
     factor = (analytic @ numeric) / (numeric @ numeric) if numeric.any() else 0.0
     if abs(factor - 1) > 1e-6 and np.all(np.abs(analytic - factor * numeric) <= close * abs(factor)):
-        multiple = f"is {factor:.6g} times numeric"
-        return "analytic " + ("has the opposite sign" if np.isclose(factor, -1) else multiple)
+        return "analytic has the opposite sign" if np.isclose(factor, -1) else f"analytic is {factor:.6g} times numeric"
     whole = len(shape) == 2 and analytic.size == np.prod(shape)
     if whole and np.all(np.abs(analytic.reshape(shape[::-1]).T.ravel() - numeric) <= close):
         return "analytic is the transpose of numeric"

@@ -69,14 +69,9 @@ DEFAULT: dict[str, dict[str, Any]] = {
     "vanilla": {"lr": 0.01, "init": "fan-in"},
     "resnet-sum": {"lr": 1e-3, "steps": 100_000, "teacher": "uniform", "init": "fan-in"},
     "modresnet-sum": {"lr": 1e-3, "steps": 40_000, "teacher": "uniform"},
-    "vanilla-free": {"lr": 0.01, "init": "fan-in"},
-    "li-free": {"lr": 0.02},
-    "two-weight-free": {"lr": 1e-3, "steps": 40_000, "teacher": "uniform"},
-    "resnet-free": {"lr": 0.02, "steps": 40_000},
-    "modresnet-free": {"lr": 5e-3, "steps": 40_000, "teacher": "uniform"},
-    "even": {"lr": 0.01, "init": "fan-in"},
-    "li-bias": {"lr": 0.02},
 }
+DEFAULT |= {f"{name}-free": DEFAULT[name] for name in ("vanilla", "li", "two-weight", "resnet", "modresnet")}
+DEFAULT |= {"even": DEFAULT["vanilla"], "li-bias": DEFAULT["li"]}
 NEW = {"lr": 5e-3}  # for an architecture without an entry
 
 # The post's notebooks: every output summed, 100 epochs of 500 batches, logged every 250 batches.
