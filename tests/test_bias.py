@@ -31,7 +31,7 @@ PAIRS = [
 every_pair = pytest.mark.parametrize("student, teacher", PAIRS)
 
 
-def pair(student, teacher, d=3, k=3, k_star=2, seed=0, **about):
+def pair(student, teacher, d=3, k=4, k_star=2, seed=0, **about):
     """(loss, theta, the names of both)."""
     theta, theta_star = point(student, d, k, seed), point(teacher, d, k_star, seed + 100)
     loss = rg.PopulationLoss(RECORDS[student], rg.Network(RECORDS[teacher], theta_star, d), **about)

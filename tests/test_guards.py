@@ -19,7 +19,7 @@ STEPS = {np.float64: 1e-13, np.float32: 2e-5}  # rounding, after a dozen small s
 @pytest.mark.parametrize("source", ["data set", "fresh samples", "expectation"])
 def test_a_diverged_run_leaves_nothing_for_the_next_one(dtype, source, student, width):
     """Where one advancer makes both, on the same scratch.  A leaky unit hands NaN on even where nothing is used."""
-    teacher, batch = rg.Network("resnet", point("resnet", 14, 3, seed=1), 14), None if source == "expectation" else 20
+    teacher, batch = rg.Network("resnet", point("resnet", 14, 2, seed=1), 14), None if source == "expectation" else 20
     loss = {
         "data set": lambda: rg.EmpiricalLoss(RECORDS[student], *samples(student, 53, 14, dtype=dtype)),
         "fresh samples": lambda: rg.OnlineLoss(RECORDS[student], teacher, dtype),

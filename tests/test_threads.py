@@ -341,8 +341,8 @@ def test_helped_calls_on_a_busy_machine_hang_nowhere_and_get_no_bit_wrong(calls,
     """Every hundredth call, at random, one of the threads fails at a random step."""
     team(2)
     rng = np.random.default_rng(0)
-    loss, theta0 = job("data set", 5, 8)
-    advance = training.advancer(loss, rg.SGD(1e-3), 20, 8)
+    loss, theta0 = job("data set", 3, policy.LONELY + 1)
+    advance = training.advancer(loss, rg.SGD(1e-3), 20, policy.LONELY + 1)
 
     def fresh():
         return training.State.start(loss, theta0, np.random.default_rng(5))
