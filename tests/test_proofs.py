@@ -83,7 +83,7 @@ def ball(value, radius=0.0):
 
 
 @every_name
-@pytest.mark.parametrize("radius", [0.0, 1e-9, 1e-3])
+@pytest.mark.parametrize("radius", [0.0, pytest.param(1e-9, marks=pytest.mark.slow), 1e-3])
 @pytest.mark.parametrize("where", ["generic", "teacher", "parallel"])
 def test_the_enclosures_hold_what_they_enclose(name, radius, where):
     """At the teacher its units and the student's can be parallel in the box.  Teachers may have other slopes."""

@@ -84,9 +84,8 @@ def wanted():
 
 
 @pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="needs a C compiler")
-@pytest.mark.parametrize(
-    "flushed", ["both", *(pytest.param(name, marks=pytest.mark.slow) for name in ("results", "operands"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("flushed", FLUSHED)
 def test_nothing_needs_subnormal_numbers(flushed, wanted, tmp_path):
     (tmp_path / "mode.c").write_text(MODE)
     library = tmp_path / "mode.so"
