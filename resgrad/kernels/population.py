@@ -222,6 +222,7 @@ def in_lanes(U, A, C, U_star, A_star, D, slopes, dU, dA, dC):
     put_back(gradient, 0, k, dU, dA)
 
 
+@exact_jit
 def by_products(U, A, C, U_star, A_star, D, slopes, dU, dA, dC):
     """`population_gradient` of wide networks."""
     (d, k), m, weights, scale = U.shape, A.shape[1], rows_of(U, A), (slopes[0] - slopes[1]) ** 2
