@@ -122,10 +122,9 @@ def _basin(exact, theta0, theta, point, steps, curvature):
     """The `Basin` of a run from ``theta0`` that at ``theta`` is certain to end at ``point``."""
     zero = point.loss <= EPS * exact.value(theta0)  # needed where the teacher is zero
     outcome = "global" if zero else point.verdict.split()[0]
-    keys, exponent = _invariants(exact, point) if outcome == "spurious" else NONE, np.nan
-    if outcome != "saddle":
-        degenerate = point.nullity > symmetry.tangent(exact.arch, point.theta, exact.d).shape[1]
-        exponent = _exponent(exact, theta, curvature) if degenerate else np.inf
+    degenerate = point.nullity > symmetry.tangent(exact.arch, point.theta, exact.d).shape[1]
+    keys = _invariants(point, degenerate) if outcome == "spurious" else NONE
+    exponent = np.nan if outcome == "saddle" else _exponent(exact, theta, curvature) if degenerate else np.inf
     found = point.loss, point.grad_norm, point.min_eigenvalue, keys, steps, point.theta
     return Basin(outcome, *found, exponent=exponent)
 
@@ -236,13 +235,13 @@ def _newton_length(view, x, slack):
     return None if step is None else float(np.linalg.norm(step))
 
 
-def _invariants(exact, point):
+def _invariants(point, degenerate):
     """What symmetric minima share: [log loss, smallest and mean by the largest eigenvalue, log of this].
 
     The eigenvalues are those at `symmetry.gauge`, since rescaling changes them.
     """
     values, log_loss, top = point.eigenvalues, float(np.log(point.loss)), point.eigenvalues[-1]
-    if point.nullity > symmetry.tangent(exact.arch, point.theta, exact.d).shape[1]:
+    if degenerate:
         return [log_loss, 0.0, 0.0, 0.0]  # eigenvalues vary along a manifold of minima larger than an orbit
     return [log_loss, float(values[0] / top), float(values.mean() / top), float(np.log(top))]
 
