@@ -145,6 +145,7 @@ def largest_step(loss: PopulationLoss | OnlineLoss, theta: ArrayLike, theta_star
     return max(0.0, 2 * along / (square + noise / batch_size)) if square + noise > 0 else np.inf
 
 
+@quiet
 def noise_floor(loss: PopulationLoss | OnlineLoss, theta: ArrayLike, lr: float, batch_size: int) -> float:
     """The expected loss, without the labels' own noise, around which SGD at a constant step size settles.
 
@@ -187,20 +188,14 @@ def noise_floor(loss: PopulationLoss | OnlineLoss, theta: ArrayLike, lr: float, 
     """
     exact, theta, noise = _checked(loss, theta)
     lr, batch_size = checks.real(lr, "lr", above=0), checks.integer(batch_size, "batch_size")
-    return _floor(exact, theta, noise, lr, batch_size)
-
-
-@quiet
-def _floor(loss, theta, noise, lr, batch_size):
-    """`noise_floor`, for any standard deviation ``noise`` of the labels."""
-    scale = loss.excess(np.zeros_like(theta)) + float(theta @ theta)
-    if (value := loss.excess(theta)) > 1e-20 * scale:
+    scale = exact.excess(np.zeros_like(theta)) + float(theta @ theta)
+    if (value := exact.excess(theta)) > 1e-20 * scale:
         raise ValueError(f"theta has the loss {value:.3g}, but must be a global minimum, of loss 0")
-    h, vectors = np.linalg.eigh(loss.hessian(theta))
+    h, vectors = np.linalg.eigh(exact.hessian(theta))
     h, step = np.maximum(h, 0.0), NEAR * max(1.0, np.abs(theta).max())
     if lr * h[-1] >= 2:
         return np.inf
-    sides = [[_squares(loss, theta + sign * step * way, 0.0) for sign in (1, -1)] for way in vectors.T]
+    sides = [[_squares(exact, theta + sign * step * way, 0.0) for sign in (1, -1)] for way in vectors.T]
     M, shape = np.mean(sides, axis=1) / step**2, 1 / (1 - lr * h / 2)
     drain = 2 * np.sum(h * shape) - lr * ((1 - 1 / batch_size) * np.sum(h**2 * shape) + np.sum(M * shape) / batch_size)
     if drain <= 0:
