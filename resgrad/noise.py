@@ -31,7 +31,7 @@ def _squares(loss, theta, noise):
 
 
 def _checked(loss, theta):
-    """The exact loss, theta and the label noise; raises where there is no formula."""
+    """The exact loss and theta; raises where there is no formula."""
     if not isinstance(loss, (OnlineLoss, PopulationLoss)):
         raise TypeError(f"loss is {checks.shown(loss)}, but must be an rg.PopulationLoss or an rg.OnlineLoss")
     exact = loss.population if isinstance(loss, OnlineLoss) else loss
@@ -39,7 +39,7 @@ def _checked(loss, theta):
         raise ValueError("loss has hidden biases, but the noise of its gradient has a closed form only without them")
     if exact.factor is not None:
         raise ValueError("loss has a covariance, but the noise of its gradient has a closed form only for N(0, I)")
-    return exact, exact._theta(theta), loss.noise
+    return exact, exact._theta(theta)
 
 
 def gradient_noise(loss: PopulationLoss | OnlineLoss, theta: ArrayLike) -> float:
@@ -78,15 +78,15 @@ def gradient_noise(loss: PopulationLoss | OnlineLoss, theta: ArrayLike) -> float
     >>> round(rg.gradient_noise(loss, [1.0]), 12)
     5.0
     """
-    exact, theta, noise = _checked(loss, theta)
+    exact, theta = _checked(loss, theta)
     gradient = exact.grad(theta)
-    return max(0.0, _squares(exact, theta, noise) - float(gradient @ gradient))
+    return max(0.0, _squares(exact, theta, exact.noise) - float(gradient @ gradient))
 
 
 @quiet
 def _way(loss, theta, theta_star):
     """G.(theta - theta*), |G|^2 and V."""
-    exact, theta, _ = _checked(loss, theta)
+    exact, theta = _checked(loss, theta)
     star, gradient = checks.array(theta_star, "theta_star", theta.shape), exact.grad(theta)
     return float(gradient @ (theta - star)), float(gradient @ gradient), gradient_noise(loss, theta)
 
@@ -186,7 +186,7 @@ def noise_floor(loss: PopulationLoss | OnlineLoss, theta: ArrayLike, lr: float, 
     >>> rg.noise_floor(loss, [2.0], lr=0.1, batch_size=5)  # no label noise
     0.0
     """
-    exact, theta, noise = _checked(loss, theta)
+    exact, theta = _checked(loss, theta)
     lr, batch_size = checks.real(lr, "lr", above=0), checks.integer(batch_size, "batch_size")
     scale = exact.excess(np.zeros_like(theta)) + float(theta @ theta)
     if (value := exact.excess(theta)) > 1e-20 * scale:
@@ -199,5 +199,5 @@ def noise_floor(loss: PopulationLoss | OnlineLoss, theta: ArrayLike, lr: float, 
     M, shape = np.mean(sides, axis=1) / step**2, 1 / (1 - lr * h / 2)
     drain = 2 * np.sum(h * shape) - lr * ((1 - 1 / batch_size) * np.sum(h**2 * shape) + np.sum(M * shape) / batch_size)
     if drain <= 0:
-        return np.inf if noise else 0.0
-    return float(lr * noise**2 * np.sum(h) * np.sum(h * shape) / (batch_size * drain))
+        return np.inf if exact.noise else 0.0
+    return float(lr * exact.noise**2 * np.sum(h) * np.sum(h * shape) / (batch_size * drain))
