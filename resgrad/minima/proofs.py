@@ -72,24 +72,21 @@ class Certificate:
         if not self.proved:
             return f"nothing is proved of {where.rstrip(',')}: {self.why}"
         kind = {"teacher": "the teacher", "saddle": "a saddle"}.get(self.kind, f"a {self.kind}")
-        loss = "" if self.kind == "teacher" else f" with loss in [{self.loss[0]!r}, {self.loss[1]!r}]"
+        loss = "" if self.kind == "teacher" else f" with loss in {list(self.loss)}"
         return (
             f"within {Context(2, ROUND_FLOOR).create_decimal(self.radius):e} of {where} there is exactly one critical "
             f"point of the expected loss modulo the symmetries, and it is {kind}{loss}"
         )
 
     def __str__(self):
-        spectrum = "[{!r}, {!r}]".format(*self.min_eigenvalue)
-        return self.theorem() + (f"\n  smallest eigenvalue in {spectrum}" if self.proved else "")
+        return self.theorem() + (f"\n  smallest eigenvalue in {list(self.min_eigenvalue)}" if self.proved else "")
 
     def _repr_html_(self):
-        rows = {"proved": "yes" if self.proved else "no"}
+        rows = {"proved": "no", "why not": self.why}
         if self.proved:
             at_least = f"{Context(2, ROUND_FLOOR).create_decimal(self.radius):e}"
-            rows |= {"kind": self.kind, "radius": at_least, "loss": "[{!r}, {!r}]".format(*self.loss)}
-            rows |= {"smallest eigenvalue": "[{!r}, {!r}]".format(*self.min_eigenvalue)}
-        else:
-            rows |= {"why not": self.why}
+            rows = {"proved": "yes", "kind": self.kind, "radius": at_least, "loss": list(self.loss)}
+            rows |= {"smallest eigenvalue": list(self.min_eigenvalue)}
         return tables.table([("Certificate", ""), *rows.items()])
 
 
