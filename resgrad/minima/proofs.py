@@ -245,14 +245,12 @@ def _deviation(upper, middle):
 def _audit(numbers, own, middle):
     """Refuse a loss whose ``own`` Hessian disagrees with the enclosure: they belong to two functions."""
     k, d, m = numbers.k, numbers.d, numbers.m
-    place, weight = [np.arange(k * d).reshape(k, d).T.ravel()], [np.ones(k * d)]  # where an entry of theta is in x
+    places, weight = [np.arange(k * d).reshape(k, d).T.ravel()], np.ones(len(own))
     if numbers.root:
         rows = np.arange(k * d, k * (d + m)).reshape(k, m)
-        place.append(np.broadcast_to(rows, (k, d)).ravel())
-        weight.append(np.full(k * d, 1 / float(numbers.root)))
-    place, weight = (np.concatenate(part) for part in (place, weight))
-    skip = np.arange(numbers.start_C, numbers.n)
-    place, weight = np.concatenate([place, skip]), np.concatenate([weight, np.ones(skip.size)])
+        places.append(np.broadcast_to(rows, (k, d)).ravel())
+        weight[k * d : 2 * k * d] = 1 / float(numbers.root)
+    place = np.concatenate([*places, np.arange(numbers.start_C, numbers.n)])  # where an entry of theta is in x
     expected = middle[np.ix_(place, place)] * np.outer(weight, weight)
     off = np.abs(own - expected)
     if not off.max() <= AGREE * np.abs(expected).max():
