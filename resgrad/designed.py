@@ -54,8 +54,6 @@ class KernelLoss(losses._TeacherLoss):
     True
     """
 
-    dtype = np.dtype(np.float64)
-
     def __init__(self, arch: Architecture | str, teacher: Network, kernel: str = "relu", unit_rows: bool = False):
         super().__init__(arch, teacher)
         self.kernel, self.dual = kernel, duals.DUALS[checks.choice(kernel, "kernel", duals.DUALS)]
@@ -120,7 +118,7 @@ class KernelBatch(losses._Loss):
     """
 
     def __init__(self, loss, batch_size, rng):
-        self.loss, self.arch, self.d, self.dtype = loss, loss.arch, loss.d, loss.dtype
+        self.loss, self.arch, self.d = loss, loss.arch, loss.d
         U_star, A_star, _ = loss.units_star
         self.X = rng.standard_normal((batch_size, loss.d))
         self.T = loss.dual.labels * (np.maximum(self.X @ U_star, 0) @ A_star)

@@ -18,7 +18,9 @@ BATCH = 200  # samples of a step unless given: the post's
 
 
 class _Loss:
-    """Base of all losses: they have ``arch``, ``d``, ``dtype`` (of the arithmetic) and ``value_and_grad``."""
+    """Base of all losses: they have ``arch``, ``d`` and ``value_and_grad``."""
+
+    dtype = np.dtype(np.float64)  # of the arithmetic
 
     def _theta(self, theta):
         """theta as a finite vector of the loss's dtype."""
@@ -207,7 +209,6 @@ class PopulationLoss(_TeacherLoss):
     True
     """
 
-    dtype = np.dtype(np.float64)
     digits, widest = 1e9, 512  # precision that plain summation must have; most units for double-double
 
     @blas.one_thread()
