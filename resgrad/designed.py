@@ -68,11 +68,10 @@ class KernelLoss(losses._TeacherLoss):
 
     def _network(self, theta):
         """(U, A, D = C - C*, |u|) for the formulas; with ``unit_rows`` U holds directions, else 1 stands for |u|."""
-        U, A, C = self.arch.canonical(self._theta(theta), self.d)
-        D = self.units_star[2] + (C if self.arch.trains_skip else 0)
+        U, A, C = self._weights(theta)
         norm = np.linalg.norm(U, axis=0) if self.unit_rows else np.ones(U.shape[1])
         norm = np.where(norm > 0, norm, 1.0)  # a unit with u = 0 adds nothing
-        return U / norm, A, D, norm
+        return U / norm, A, self._gap(C), norm
 
     def _pull_back(self, U, norm, dU, dA, dC):
         """The gradient in theta."""
@@ -214,7 +213,7 @@ def hermite_spectrum(
         (U, A, D, _), dual, scale, slope = loss._network(theta), loss.dual, 1.0, loss.dual.slope
     elif isinstance(loss, losses.PopulationLoss) and not loss.biased:
         U, A, C = loss._weights(theta)
-        D, dual = loss.units_star[2] + (C if loss.arch.trains_skip else 0), duals.DUALS["relu"]
+        D, dual = loss._gap(C), duals.DUALS["relu"]
         scale, slope = (loss.arch.slopes[0] - loss.arch.slopes[1]) ** 2, sum(loss.arch.slopes)
     else:
         raise TypeError(f"loss is {checks.shown(loss)}, but must be an expected loss without biases")

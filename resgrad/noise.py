@@ -20,9 +20,8 @@ NEAR = 1e-4  # of theta: a step for the second differences of V at a minimum
 @quiet
 def _squares(loss, theta, noise):
     """E|g|^2 of one sample's gradient, with this label noise."""
-    arch, (U_star, A_star, D) = loss.arch, loss.units_star
-    U, A, C = loss._weights(theta)
-    of = moments.squared_gradients(U, A, U_star, A_star, D + C if arch.trains_skip else D, arch.slopes, noise)
+    arch, (U, A, C) = loss.arch, loss._weights(theta)
+    of = moments.squared_gradients(U, A, *loss.units_star[:2], loss._gap(C), arch.slopes, noise)
     shares = (1, arch.readout_rate(loss.d), arch.trains_skip)  # a share of 0 may belong to an infinite part
     total = float(sum(share * np.sum(part) for share, part in zip(shares, of) if share))
     if not np.isfinite(total):
