@@ -93,7 +93,8 @@ def table(found):
 
 def draw():
     found = measured()
-    with plots.figure(3, height=3.8, sharey=True) as (picture, panels):
+    told = f"{RUNS} starts a point from N(0, 1/d), L-BFGS on the exact loss"
+    with plots.figure(3, height=3.8, sharey=True, caption=told) as (picture, panels):
         for axes, kind in zip(panels, TEACHERS):
             for n, (name, color) in enumerate(COLORS.items()):
                 shares = [found[kind, name, k].count("found") / RUNS for k in SIZES]
@@ -103,8 +104,6 @@ def draw():
             axes.set(xlabel="units k = dimension", ylim=(-0.03, 1.03), title=TEACHERS[kind], xticks=SIZES)
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         panels[0].set_ylabel("starts that find the teacher")
-        told = f"{RUNS} starts a point from N(0, 1/d), L-BFGS on the exact loss"
-        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
         picture.legend(
             *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(COLORS), fontsize=8
         )

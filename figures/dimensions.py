@@ -34,7 +34,9 @@ def table(found):
 
 def draw():
     found = censuses()
-    with plots.figure(3, height=3.1, sharey=True) as (picture, panels):
+    told = f"{RUNS} runs a point, each with a new teacher, bands: 95 % intervals; "
+    told += "starts $U(\\pm 1/\\sqrt{d})$, the exact expected loss"
+    with plots.figure(3, height=3.1, sharey=True, caption=told) as (picture, panels):
         for axes, teacher in zip(panels, TEACHERS):
             for arch in POST:
                 share, low, high = zip(*(found[arch, teacher, d].share("global") for d in DIMENSIONS))
@@ -44,9 +46,6 @@ def draw():
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         panels[0].set_ylabel("runs that reach loss zero")
         panels[0].legend(loc="lower left")
-        told = f"{RUNS} runs a point, each with a new teacher, bands: 95 % intervals; "
-        told += "starts $U(\\pm 1/\\sqrt{d})$, the exact expected loss"
-        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
         return picture
 
 

@@ -75,7 +75,8 @@ def table(found):
 
 def draw():
     found = censuses()
-    with plots.figure(2, height=3.6, width_ratios=(1, 1.15)) as (picture, (left, right)):
+    told = "starts N(0, 1/d); the exact expected loss: SGD (vanilla, even) or Nesterov, then gradient flow"
+    with plots.figure(2, height=3.6, width_ratios=(1, 1.15), caption=told) as (picture, (left, right)):
         for arch, step in CONTROL.items():
             ks = KS[::step]
             share, low, high = zip(*(found[arch, "identity", k, k, None].share("global") for k in ks))
@@ -104,8 +105,6 @@ def draw():
         for axes in (left, right):
             axes.set_ylim(-0.02, 1.04)
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        told = "starts N(0, 1/d); the exact expected loss: SGD (vanilla, even) or Nesterov, then gradient flow"
-        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
         return picture
 
 

@@ -54,7 +54,9 @@ def table(found):
 
 def draw():
     found = censuses()
-    with plots.figure(3, height=2.7, sharey=True) as (picture, panels):
+    told = f"d = {D}, {RUNS:,} runs a bar, each with a new teacher; starts $U(\\pm 1/\\sqrt{{d}})$,"
+    told += " the exact expected loss"
+    with plots.figure(3, height=2.7, sharey=True, caption=told) as (picture, panels):
         for axes, teacher in zip(panels, TEACHERS):
             for row, arch in enumerate(POST):
                 one, left = found[arch, teacher], 0.0
@@ -70,9 +72,6 @@ def draw():
             axes.grid(False, axis="y")
         panels[0].invert_yaxis()
         panels[1].set_xlabel("colored: loss zero, with its 95 % interval;  dark: spurious;  light: not converged")
-        told = f"d = {D}, {RUNS:,} runs a bar, each with a new teacher; starts $U(\\pm 1/\\sqrt{{d}})$,"
-        told += " the exact expected loss"
-        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
         return picture
 
 
