@@ -102,7 +102,7 @@ def draw():
                     SIZES, shares, "-o", ms=3, lw=1 + 0.6 * (len(COLORS) - n), color=color, label=name
                 )  # all are seen
             axes.set(xlabel="units k = dimension", ylim=(-0.03, 1.03), title=TEACHERS[kind], xticks=SIZES)
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+            axes.yaxis.set_major_formatter("{x:.0%}")
         panels[0].set_ylabel("starts that find the teacher")
         picture.legend(
             *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(COLORS), fontsize=8

@@ -43,7 +43,7 @@ def draw():
                 axes.fill_between(DIMENSIONS, low, high, color=plots.COLORS[arch], alpha=0.15, lw=0)
                 axes.plot(DIMENSIONS, share, "o-", color=plots.COLORS[arch], ms=3, label=arch)
             axes.set(xlabel="d", xticks=(2, 5, 10, 15, 20), ylim=(-0.03, 1.03), title=LABELS[teacher])
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+            axes.yaxis.set_major_formatter("{x:.0%}")
         panels[0].set_ylabel("runs that reach loss zero")
         panels[0].legend(loc="lower left")
         return picture

@@ -104,7 +104,7 @@ def draw():
         right.set_xlabel(f"{names};  filled: skip trained")
         for axes in (left, right):
             axes.set_ylim(-0.02, 1.04)
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+            axes.yaxis.set_major_formatter("{x:.0%}")
         return picture
 
 

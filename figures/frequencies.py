@@ -67,7 +67,7 @@ def draw():
                 share, low, high = one.share("global")
                 axes.plot([low, high], [row, row], "-|", color=plots.INK, lw=1.2, ms=5)
             axes.set(xlim=(0, 1.03), yticks=range(len(POST)), yticklabels=POST, title=LABELS[teacher], axisbelow=True)
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+            axes.xaxis.set_major_formatter("{x:.0%}")
             axes.set_xticks([0.25, 0.5, 0.75, 1])
             axes.grid(False, axis="y")
         panels[0].invert_yaxis()
