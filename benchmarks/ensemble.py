@@ -63,11 +63,8 @@ def run(peers, options):
                         assert abs(mean - first[0]) < close, f"{name}: {mean}, not {first[0]}"
                         once = timing.repeated(functools.partial(variant, n_steps))
                         runs.setdefault(name, []).append(once)
-            systems = timing.compare(runs, options)
+            systems = timing.compare(runs, options, n_steps * SEEDS)
             for name, (mean, _) in losses.items():
-                scale = n_steps * SEEDS
-                systems[name]["seconds"] /= scale
-                systems[name]["variants"] = [taken / scale for taken in systems[name]["variants"]]
                 systems[name]["loss"] = mean
             rows.append({"arch": job.arch.name, "d": d, "dtype": dtype, "systems": systems})
     return rows
