@@ -227,7 +227,7 @@ class _Nearest:
             t = original.turned(turned)
             _, c, costs = _orbit_costs(s, t, self.dead)
         rows, match = linear_sum_assignment(costs)
-        skips = (lengths((s.skip - x.skip).reshape(1, -1))[0] / _unit(s, original) for x in (self.t, t))
+        skips = (_norm(s.skip - x.skip) / _unit(s, original) for x in (self.t, t))
         pairs = zip((self.costs, costs), (self.order, match), skips)
         first, second = (x[rows, order].sum() + skip**2 for x, order, skip in pairs)
         if first <= (1 + TIE) * second + TIE**2 * self.costs.max():
