@@ -86,6 +86,5 @@ def draw():
         for axes, x in ((left, steps), (middle, steps), (right, whole[0]["step"])):
             plots.steps_axis(axes, x)
         for axes in (left, middle):
-            axes.set_ylim(0, 6)
-            axes.set_ylabel("loss, mean of 250 batches")
+            axes.set(ylim=(0, 6), ylabel="loss, mean of 250 batches")
         return picture
