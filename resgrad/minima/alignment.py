@@ -127,9 +127,7 @@ class Alignment:
             rows["scales"] = f"{self.scales.min():.4g} to {self.scales.max():.4g}"
         if self.arch.readout == "sum":
             rows["unseen part of W2"] = f"{self.unidentifiable:.3e}"
-        if units := self.units[0].reversible and self.reversed:
-            rows["reversed"] = " ".join(map(str, units))
-        for name in ("dead", "dead_star", "extra", "missing", "parallel", "parallel_star", "flipped"):
+        for name in ("reversed", "dead", "dead_star", "extra", "missing", "parallel", "parallel_star", "flipped"):
             if units := getattr(self, name):
                 rows[name.replace("_star", " in teacher")] = " ".join(map(str, units))
         return f"{self.arch.name}: {k} student units, {k_star} teacher units", rows
