@@ -19,7 +19,7 @@ def make(d, dtype, options, seeds=SEEDS, chunk=1, arch="modresnet"):
     """The job: one teacher, ``seeds`` starts."""
     arch, dtype = rg.ARCHITECTURES[arch], np.dtype(dtype)
     teacher = rg.Network(arch, rg.draw(arch, "normal", d, rng=1), d)
-    starts = [arch.canonical(rg.draw(arch, "fan-in", d, rng=2 + s), d) for s in range(seeds)]
+    starts = [arch.canonical(rg.draw(arch, "fan-in", d, rng=2 + s), d)[:2] for s in range(seeds)]
     U, W = (np.stack(part).astype(dtype) for part in zip(*starts))
     return Job(arch, d, dtype, U, W, 0.05 / d, 0.9, BATCH, chunk, teacher,
                options.threads, options.quick)  # fmt: skip
@@ -63,11 +63,8 @@ def run(peers, options):
                         assert abs(mean - first[0]) < close, f"{name}: {mean}, not {first[0]}"
                         once = timing.repeated(functools.partial(variant, n_steps))
                         runs.setdefault(name, []).append(once)
-            systems = timing.compare(runs, options)
+            systems = timing.compare(runs, options, n_steps * SEEDS)
             for name, (mean, _) in losses.items():
-                scale = n_steps * SEEDS
-                systems[name]["seconds"] /= scale
-                systems[name]["variants"] = [taken / scale for taken in systems[name]["variants"]]
                 systems[name]["loss"] = mean
             rows.append({"arch": job.arch.name, "d": d, "dtype": dtype, "systems": systems})
     return rows

@@ -66,7 +66,7 @@ def run(peers, options):
         (variant,) = peers["resgrad"].ensemble(job)["resgrad"]
         variant(200)
         runs = {"resgrad": [timing.repeated(lambda: variant(200))]}
-        return timing.compare(runs, options)["resgrad"]["seconds"] / 200
+        return timing.compare(runs, options, 200)["resgrad"]["seconds"]
 
     def memory(name):
         def megabytes(k):

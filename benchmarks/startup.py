@@ -55,8 +55,7 @@ def run(peers, options):
         if name != "resgrad":
             code = f"import {module.__name__} as peer\nfrom benchmarks.startup import first\nfirst(peer)"
             others[name] = seconds(["-c", code], repeats)
-    rows.append({"what": "first 500 steps, nothing cached",
-                 "systems": {"resgrad": {"seconds": float(np.median(cold))}} | others})  # fmt: skip
-    rows.append({"what": "first 500 steps, kernels cached",
-                 "systems": {"resgrad": {"seconds": float(np.median(warm))}} | others})  # fmt: skip
+    for cached, taken in (("nothing", cold), ("kernels", warm)):
+        ours = {"resgrad": {"seconds": float(np.median(taken))}}
+        rows.append({"what": f"first 500 steps, {cached} cached", "systems": ours | others})
     return rows

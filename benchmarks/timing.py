@@ -13,10 +13,10 @@ REST, NAP = 0.5, 0.03  # seconds: at most before each repeat, and at a time
 PATIENCE = 30.0  # seconds of repeats for one row, after which three of them are enough
 
 
-def compare(runs, options):
-    """For each system the median seconds per unit, its spread, and what its variants took.
+def compare(runs, options, steps=1):
+    """For each system the median seconds per step, its spread, and what its variants took.
 
-    ``runs`` maps a system to its variants, warm already: ``run(n)`` does n units, returns its seconds.
+    ``runs`` maps a system to its variants, warm already: ``run(n)`` does n units of ``steps``, returns its seconds.
     """
     chosen, tried = {}, {}
     for name, variants in runs.items():
@@ -38,7 +38,7 @@ def compare(runs, options):
             samples[name].append(run(n) / n)
     quartiles = {name: np.quantile(taken, (0.25, 0.5, 0.75)) for name, taken in samples.items()}
     return {
-        name: {"seconds": q[1], "spread": (q[2] - q[0]) / q[1], "variants": tried[name]}
+        name: {"seconds": q[1] / steps, "spread": (q[2] - q[0]) / q[1], "variants": [t / steps for t in tried[name]]}
         for name, q in quartiles.items()
     }
 
@@ -90,10 +90,8 @@ def race(peers, kind, job, judge, tolerance, options, longest=None):
                 losses[name] = value
                 runs.setdefault(name, []).append(timed(system))
     row = {"arch": job.arch.name, "d": job.d, "dtype": str(np.dtype(job.dtype))}
-    systems = compare(runs, options)
+    systems = compare(runs, options, job.chunk)
     for name, value in losses.items():
-        systems[name]["seconds"] /= job.chunk
-        systems[name]["variants"] = [taken / job.chunk for taken in systems[name]["variants"]]
         systems[name]["loss"] = value
     return row | {"systems": systems, "left_out": left_out, "tolerance": tolerance}
 

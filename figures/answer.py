@@ -12,7 +12,8 @@ MODULO = ("permutation\nand rescaling", "rescaling and\nunseen part of W2", "res
 
 
 def draw():
-    with plots.figure(4, sharey=True, height=3.2) as (picture, panels):
+    told = "d = 10, teachers $W^* \\sim U[0, 1)$, Nesterov's method on 100,000 samples in batches of 200, seed 0"
+    with plots.figure(4, sharey=True, height=3.2, caption=told) as (picture, panels):
         for axes, name in zip(panels, POST):
             run, color = history(name, **UNIFORM[name] | {"steps": STEPS}), plots.COLORS[name]
             axes.plot(run["step"], run["distance"], color=color, ls=(0, (3, 1.5)), lw=2.4)
@@ -26,6 +27,4 @@ def draw():
             plots.tag(axes, 0.97 * STEPS, 14, "raw", plots.COLORS[name])
             left = {"ha": "left"} if name == "resnet" else {}  # its curve falls at the right
             plots.tag(axes, (0.03 if left else 0.97) * STEPS, 1e-9, f"modulo\n{text}", plots.COLORS[name], **left)
-        told = "d = 10, teachers $W^* \\sim U[0, 1)$, Nesterov's method on 100,000 samples in batches of 200, seed 0"
-        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
         return picture

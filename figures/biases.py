@@ -62,8 +62,8 @@ def draw():
                 axes.plot(x, max(end.loss, 1e-12), "v", color=color, ms=3)
         axes.set(yscale="log", xlabel="units k = dimension; the families found, the most frequent first", xticks=KS)
         axes.set(yticks=[0.03, 0.05, 0.1, 0.15], ylabel="expected loss")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_formatter(lambda value, _: "")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
         axes.set_title("spurious minima of vanilla, W1* = I (dots), and where descent ends with biases (triangles)")
         return picture
 

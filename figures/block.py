@@ -62,7 +62,9 @@ def draw():
     found = [run for run in runs if run.loss[-1] < 0.1]
     whole, steps = [history("resnet", seed=seed, **UNIFORM["resnet"]) for seed in range(SEEDS)], runs[0].steps
     zero = [run for run in whole if run["population_loss"][-1] < ZERO * run["population_loss"][0]]
-    with plots.figure(3, height=3.2) as (picture, (left, middle, right)):
+    told = f"$W1^*$ = {W1_STAR}, $W2^*$ = {W2_STAR}, c = $W1^* W2^*$, SGD with lr {LR:g}"
+    told += "; right: teachers $W^* \\sim U[0, 1)$, Nesterov's method"
+    with plots.figure(3, height=3.2, caption=f"left and middle: {told}") as (picture, (left, middle, right)):
         left.plot(steps[1:], losses, color=plots.FAINT)
         left.axhline(c**2 / 4, color=plots.INK, lw=0.9, ls=":")
         left.plot(*zip(*PUBLISHED.items()), "o", color=plots.INK, clip_on=False, zorder=3)
@@ -84,9 +86,5 @@ def draw():
         for axes, x in ((left, steps), (middle, steps), (right, whole[0]["step"])):
             plots.steps_axis(axes, x)
         for axes in (left, middle):
-            axes.set_ylim(0, 6)
-            axes.set_ylabel("loss, mean of 250 batches")
-        told = f"$W1^*$ = {W1_STAR}, $W2^*$ = {W2_STAR}, c = $W1^* W2^*$, SGD with lr {LR:g}"
-        told += "; right: teachers $W^* \\sim U[0, 1)$, Nesterov's method"
-        picture.suptitle(f"left and middle: {told}", x=0.01, ha="left", fontsize=9.5)
+            axes.set(ylim=(0, 6), ylabel="loss, mean of 250 batches")
         return picture

@@ -41,7 +41,8 @@ def table():
 
 
 def draw():
-    with plots.figure(2, height=3.2) as (picture, (left, right)):
+    told = f"li, d = {D}, teachers $W^* \\sim N(0, 0.01/d)$, exact gradient descent, lr = 1 / largest curvature"
+    with plots.figure(2, height=3.2, caption=told) as (picture, (left, right)):
         for alpha, color in SHOWN.items():
             steps, values = measured(alpha, 0)[3]
             left.plot(1 + steps, values, color=color, label=f"ALPHA = {alpha:g}")
@@ -56,8 +57,6 @@ def draw():
             right.plot(ALPHAS, steps, "o", ms=4, color=plots.COLORS["li"], label="measured" if seed == 0 else None)
         right.set(yscale="log", xlabel="ALPHA: the variances of the inputs fall like $i^{-ALPHA}$")
         right.set_title(f"steps to {GOAL:g} of the first loss")
-        told = f"li, d = {D}, teachers $W^* \\sim N(0, 0.01/d)$, exact gradient descent, lr = 1 / largest curvature"
-        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
         right.legend(loc="upper left")
         return picture
 

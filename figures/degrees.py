@@ -40,7 +40,8 @@ def draw():
     loss, point = problem()
     shares, colors = parts(loss, point.theta) / max(point.loss, plots.FLOOR), [*DEGREES.values(), MORE]
     names = [*map(str, DEGREES), f"> {max(DEGREES)}"]
-    with plots.figure(3, height=3.3, width_ratios=(1.2, 1.2, 0.8)) as (picture, panels):
+    told = f"vanilla, d = {D}, teacher $W1^* = I$, gradient descent with lr 0.05 on the exact expected loss"
+    with plots.figure(3, height=3.3, width_ratios=(1.2, 1.2, 0.8), caption=told) as (picture, panels):
         for axes, (seed, title) in zip(panels, ENDS.items()):
             start = rg.draw("vanilla", "normal", D, rng=seed)
             run = rg.train(loss, start, rg.SGD(0.05), MOST, observe={"parts": lambda theta: parts(loss, theta)})
@@ -54,8 +55,6 @@ def draw():
         panels[2].invert_yaxis()
         panels[2].set(xlim=(0, 0.75), ylabel="degree", title="at that minimum", xticks=[])
         panels[2].grid(False)
-        told = f"vanilla, d = {D}, teacher $W1^* = I$, gradient descent with lr 0.05 on the exact expected loss"
-        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
         return picture
 
 

@@ -80,9 +80,8 @@ def measured():
 
 def table(found):
     """The shares, for people."""
-    lines = [
-        f"{'found (of the rest: still moving), % of ' + str(RUNS):44}" + "".join(f"{f'k = {k}':>12}" for k in SIZES)
-    ]
+    told = f"found (of the rest: still moving), % of {RUNS}"
+    lines = [f"{told:44}" + "".join(f"{f'k = {k}':>12}" for k in SIZES)]
     for kind in TEACHERS:
         for name in COLORS:
             counts = ([found[kind, name, k].count(what) for what in ("found", "moving")] for k in SIZES)
@@ -93,21 +92,18 @@ def table(found):
 
 def draw():
     found = measured()
-    with plots.figure(3, height=3.8, sharey=True) as (picture, panels):
+    told = f"{RUNS} starts a point from N(0, 1/d), L-BFGS on the exact loss"
+    with plots.figure(3, height=3.8, sharey=True, caption=told) as (picture, panels):
         for axes, kind in zip(panels, TEACHERS):
             for n, (name, color) in enumerate(COLORS.items()):
                 shares = [found[kind, name, k].count("found") / RUNS for k in SIZES]
-                axes.plot(
-                    SIZES, shares, "-o", ms=3, lw=1 + 0.6 * (len(COLORS) - n), color=color, label=name
-                )  # all are seen
+                width = 1 + 0.6 * (len(COLORS) - n)  # all are seen
+                axes.plot(SIZES, shares, "-o", ms=3, lw=width, color=color, label=name)
             axes.set(xlabel="units k = dimension", ylim=(-0.03, 1.03), title=TEACHERS[kind], xticks=SIZES)
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+            axes.yaxis.set_major_formatter("{x:.0%}")
         panels[0].set_ylabel("starts that find the teacher")
-        told = f"{RUNS} starts a point from N(0, 1/d), L-BFGS on the exact loss"
-        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
-        picture.legend(
-            *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(COLORS), fontsize=8
-        )
+        lines = panels[0].get_legend_handles_labels()
+        picture.legend(*lines, loc="outside lower center", ncols=len(COLORS), fontsize=8)
         return picture
 
 

@@ -34,19 +34,18 @@ def table(found):
 
 def draw():
     found = censuses()
-    with plots.figure(3, height=3.1, sharey=True) as (picture, panels):
+    told = f"{RUNS} runs a point, each with a new teacher, bands: 95 % intervals; "
+    told += "starts $U(\\pm 1/\\sqrt{d})$, the exact expected loss"
+    with plots.figure(3, height=3.1, sharey=True, caption=told) as (picture, panels):
         for axes, teacher in zip(panels, TEACHERS):
             for arch in POST:
                 share, low, high = zip(*(found[arch, teacher, d].share("global") for d in DIMENSIONS))
                 axes.fill_between(DIMENSIONS, low, high, color=plots.COLORS[arch], alpha=0.15, lw=0)
                 axes.plot(DIMENSIONS, share, "o-", color=plots.COLORS[arch], ms=3, label=arch)
             axes.set(xlabel="d", xticks=(2, 5, 10, 15, 20), ylim=(-0.03, 1.03), title=LABELS[teacher])
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+            axes.yaxis.set_major_formatter("{x:.0%}")
         panels[0].set_ylabel("runs that reach loss zero")
         panels[0].legend(loc="lower left")
-        told = f"{RUNS} runs a point, each with a new teacher, bands: 95 % intervals; "
-        told += "starts $U(\\pm 1/\\sqrt{d})$, the exact expected loss"
-        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
         return picture
 
 

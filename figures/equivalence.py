@@ -44,7 +44,8 @@ def table():
 
 
 def draw():
-    with plots.figure(height=3.3) as (picture, panels):
+    told = f"d = {D}, teachers $W1^* = I + c\\,N(0, 1/d)$, Nesterov's method on the exact expected loss"
+    with plots.figure(height=3.3, caption=told) as (picture, panels):
         for scale, columns in measured().items():
             for axes, values in zip(panels, columns):
                 axes.plot(STARTS, values, SCALES[scale], color=plots.INK)
@@ -59,9 +60,7 @@ def draw():
                 place = {"ha": "left" if end == 0 else "right", "xytext": (10 if end == 0 else -6, 0)}
                 plots.tag(axes, STARTS[end], 0.8 if axes is panels[0] else 9.3, name, plots.COLORS[name], **place)
         panels[0].set(ylim=(-0.03, 1.05), title=f"share of {SEEDS} runs that reach zero loss")
-        panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        told = f"d = {D}, teachers $W1^* = I + c\\,N(0, 1/d)$, Nesterov's method on the exact expected loss"
-        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
+        panels[0].yaxis.set_major_formatter("{x:.0%}")
         panels[1].set(ylim=(-1.4, D + 0.4), title="units permuted, mean of these runs")
         return picture
 

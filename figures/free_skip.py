@@ -17,7 +17,7 @@ from resgrad.minima.symmetry import lengths
 from resgrad.runs import plots
 from resgrad.runs.tally import PUBLISHED
 
-from .frequencies import SEED, census
+from .frequencies import HEADINGS, SEED, census, columns
 
 KS, RUNS = tuple(range(6, 21)), 1000
 CONTROL = {"vanilla": 2, "vanilla-free": 1, "even": 2}  # from one k to the next that is drawn
@@ -64,21 +64,19 @@ def positive_units_too_many(one):
 
 def table(found):
     """The counts, for people; "2 -1": two minima with one positive unit less than the teacher."""
-    lines = [f"{'':16}{'teacher':9}{'d':>3}{'k':>4}  {'start':15}{'runs':>6}{'zero loss':>10}{'95 % interval':>18}"]
-    lines[0] += f"{'spurious':>10}{'saddle':>8}{'not converged':>15}{'degenerate':>12}   positive units of the spurious"
+    lines = [f"{'':16}{'teacher':9}  d   k  {'start':15}  runs{HEADINGS}   positive units of the spurious"]
     for (arch, teacher, d, k, init), one in found.items():
-        share, low, high = (100 * p for p in one.share("global"))
-        start = f"{arch:16}{teacher:9}{d:3}{k:4}  {init or '':15}{one.counts['runs']:6,}{share:8.1f} %"
-        others = "{spurious:10}{saddle:8}{unconverged:15}".format(**one.counts) + f"{one.degenerate:12}"
+        start = f"{arch:16}{teacher:9}{d:3}{k:4}  {init or '':15}{one.counts['runs']:6,}"
         more = positive_units_too_many(one) if rg.ARCHITECTURES[arch].readout == "sum" else {}
         units = ", ".join(f"{count} {f'{n:+}' if n else 'as many'}" for n, count in sorted(more.items()))
-        lines.append(f"{start}{f'{low:.1f} - {high:.1f} %':>18}{others}   {units}".rstrip())
+        lines.append(f"{start}{columns(one)}   {units}".rstrip())
     return "\n".join(lines)
 
 
 def draw():
     found = censuses()
-    with plots.figure(2, height=3.6, width_ratios=(1, 1.15)) as (picture, (left, right)):
+    told = "starts N(0, 1/d); the exact expected loss: SGD (vanilla, even) or Nesterov, then gradient flow"
+    with plots.figure(2, height=3.6, width_ratios=(1, 1.15), caption=told) as (picture, (left, right)):
         for arch, step in CONTROL.items():
             ks = KS[::step]
             share, low, high = zip(*(found[arch, "identity", k, k, None].share("global") for k in ks))
@@ -106,9 +104,7 @@ def draw():
         right.set_xlabel(f"{names};  filled: skip trained")
         for axes in (left, right):
             axes.set_ylim(-0.02, 1.04)
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        told = "starts N(0, 1/d); the exact expected loss: SGD (vanilla, even) or Nesterov, then gradient flow"
-        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
+            axes.yaxis.set_major_formatter("{x:.0%}")
         return picture
 
 

@@ -22,6 +22,7 @@ LABELS = {
     "uniform": "$w^* \\sim U[0, 1)$", "normal": "$w^* \\sim N(0, 1/d)$",
     "small": "$w^* \\sim N(0, 0.01/d)$",
 }  # fmt: skip
+HEADINGS = f"{'zero loss':>10}{'95 % interval':>18}{'spurious':>10}{'saddle':>8}{'not converged':>15}{'degenerate':>12}"
 SHADES = {"spurious": "#6b6b6b", "saddle": plots.INK, "unconverged": "#d9d9d9"}
 
 
@@ -37,20 +38,25 @@ def censuses():
     return {(arch, teacher): census(arch, teacher, D, RUNS) for arch in POST for teacher in TEACHERS}
 
 
+def columns(one):
+    """The share of zero loss with its 95 % Wilson interval, and the other outcomes, under `HEADINGS`."""
+    share, low, high = (100 * p for p in one.share("global"))
+    others = "{spurious:10}{saddle:8}{unconverged:15}".format(**one.counts) + f"{one.degenerate:12}"
+    return f"{share:8.1f} %{f'{low:.1f} - {high:.1f} %':>18}{others}"
+
+
 def table(found):
-    """Shares of zero loss with their 95 % Wilson intervals, and the other outcomes, for people."""
-    lines = [f"{'':12}{'teacher':10}{'zero loss':>10}{'95 % interval':>18}"]
-    lines[0] += f"{'spurious':>10}{'saddle':>8}{'not converged':>15}{'degenerate':>12}"
-    for (arch, teacher), one in found.items():
-        share, low, high = (100 * p for p in one.share("global"))
-        others = "{spurious:10}{saddle:8}{unconverged:15}".format(**one.counts) + f"{one.degenerate:12}"
-        lines.append(f"{arch:12}{teacher:10}{share:8.1f} %{f'{low:.1f} - {high:.1f} %':>18}{others}")
+    """A line for each bar, for people."""
+    lines = [f"{'':12}{'teacher':10}{HEADINGS}"]
+    lines += [f"{arch:12}{teacher:10}{columns(one)}" for (arch, teacher), one in found.items()]
     return "\n".join(lines)
 
 
 def draw():
     found = censuses()
-    with plots.figure(3, height=2.7, sharey=True) as (picture, panels):
+    told = f"d = {D}, {RUNS:,} runs a bar, each with a new teacher; starts $U(\\pm 1/\\sqrt{{d}})$,"
+    told += " the exact expected loss"
+    with plots.figure(3, height=2.7, sharey=True, caption=told) as (picture, panels):
         for axes, teacher in zip(panels, TEACHERS):
             for row, arch in enumerate(POST):
                 one, left = found[arch, teacher], 0.0
@@ -61,14 +67,11 @@ def draw():
                 share, low, high = one.share("global")
                 axes.plot([low, high], [row, row], "-|", color=plots.INK, lw=1.2, ms=5)
             axes.set(xlim=(0, 1.03), yticks=range(len(POST)), yticklabels=POST, title=LABELS[teacher], axisbelow=True)
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+            axes.xaxis.set_major_formatter("{x:.0%}")
             axes.set_xticks([0.25, 0.5, 0.75, 1])
             axes.grid(False, axis="y")
         panels[0].invert_yaxis()
         panels[1].set_xlabel("colored: loss zero, with its 95 % interval;  dark: spurious;  light: not converged")
-        told = f"d = {D}, {RUNS:,} runs a bar, each with a new teacher; starts $U(\\pm 1/\\sqrt{{d}})$,"
-        told += " the exact expected loss"
-        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
         return picture
 
 

@@ -39,7 +39,8 @@ def table():
 
 def draw():
     color = plots.COLORS["li"]
-    with plots.figure(2, height=3.2) as (picture, (left, right)):
+    told = f"li with the notebook's bias, d = 5, teachers $W^* \\sim U[0, 1)$, {SEEDS} seeds"
+    with plots.figure(2, height=3.2, caption=f"{told}; dots: the post's run, another draw") as (picture, (left, right)):
         ends = []
         for axes, given in ((left, {}), (right, LARGER)):
             for seed in range(SEEDS):
@@ -53,8 +54,6 @@ def draw():
         left.set_title("the post's protocol: SGD, lr 1e-4")
         plots.decades(right, ends[SEEDS:])
         right.set_title("the same to the end: Nesterov's method, lr {lr:g}".format(**LARGER))
-        told = f"li with the notebook's bias, d = 5, teachers $W^* \\sim U[0, 1)$, {SEEDS} seeds"
-        picture.suptitle(f"{told}; dots: the post's run, another draw", x=0.01, ha="left", fontsize=9.5)
         return picture
 
 

@@ -20,7 +20,8 @@ PANELS = {  # column: title
 
 def draw():
     runs, color = [history("modresnet", "notebook", seed=seed) for seed in range(SEEDS)], plots.COLORS["modresnet"]
-    with plots.figure(3, height=3.2) as (picture, panels):
+    told = f"two-weight = modresnet summed: the post's protocol, d = 10, teachers $W^* \\sim U[0, 1)$, {SEEDS} seeds"
+    with plots.figure(3, height=3.2, caption=f"{told}; dots: the post's run") as (picture, panels):
         for axes, (column, title) in zip(panels, PANELS.items()):
             first = int(column == "loss")  # at step 0 there is no batch before
             for run in runs:
@@ -33,8 +34,4 @@ def draw():
             axes.plot(*zip(*published.items()), "o", color=plots.INK, ms=4, clip_on=False, zorder=3)
         panels[1].set_ylim(0, 10)
         plots.tag(panels[1], 49_000, PUBLISHED_DISTANCE[50_000], "the post's run, another draw", plots.INK)
-        told = (
-            f"two-weight = modresnet summed: the post's protocol, d = 10, teachers $W^* \\sim U[0, 1)$, {SEEDS} seeds"
-        )
-        picture.suptitle(f"{told}; dots: the post's run", x=0.01, ha="left", fontsize=9.5)
         return picture

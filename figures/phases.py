@@ -17,7 +17,8 @@ def draw():
         "$g = \\Sigma_i\\ (\\|e_i + w_i^*\\| - \\|e_i + w_i\\|)$": run["potential"],
         f"change of $\\|W - W^*\\|$ from {start:.4g}": run["distance"] - start,
     }
-    with plots.figure(3, height=3.2) as (picture, panels):
+    told = "li, d = 1500, $W^* = 0$, SGD with lr 1e-4 on fresh batches of 300, a start of Li & Yuan's kind, seed 0"
+    with plots.figure(3, height=3.2, caption=told) as (picture, panels):
         for axes, (title, values) in zip(panels, columns.items()):
             axes.plot(steps, values, color=color)
             axes.axhline(0, color=plots.INK, lw=0.8)
@@ -26,6 +27,4 @@ def draw():
             plots.steps_axis(axes, steps)
         note = f"dotted: step {turn:.0f}, from where on\nthe gradient points to $W^*$"
         plots.tag(panels[0], turn, inner[0], note, plots.INK, ha="left", va="bottom", xytext=(6, 0))
-        told = "li, d = 1500, $W^* = 0$, SGD with lr 1e-4 on fresh batches of 300, a start of Li & Yuan's kind, seed 0"
-        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
         return picture

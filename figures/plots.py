@@ -21,10 +21,8 @@ def draw():
         plots.overlaps(units, aligned.overlaps, aligned.order)
         plots.eigenvalues(eigenvalues, spectrum.eigenvalues, spectrum.predicted, color, spectrum.index)
         plots.outcomes(outcomes, found, found.labels)
-        history.set_title("history(run)")
+        history.set(title="history(run)", ylabel="loss")
         units.set_title("units(network, teacher)")
-        eigenvalues.set_title("spectrum(found)")
+        eigenvalues.set(title="spectrum(found)", ylabel="|eigenvalue|")
         outcomes.set_title("census(found)")
-        history.set_ylabel("loss")
-        eigenvalues.set_ylabel("|eigenvalue|")
         return picture

@@ -23,7 +23,6 @@ def draw():
         right.axhline(0, color=plots.INK, lw=0.8)
         right.set_title("li: how strongly it points to the teacher at worst")
         for axes in (left, right):
-            axes.set_xscale("log")
+            axes.set(xscale="log", xlabel="spectral norm $\\gamma$ of both $W^*$ and $W$")
             axes.set_xticks([0.1, 1, 10], ["0.1", "1", "10"])
-            axes.set_xlabel("spectral norm $\\gamma$ of both $W^*$ and $W$")
         return picture

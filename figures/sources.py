@@ -13,7 +13,8 @@ SHADES = {"population": "#c9c9c9", "online": plots.COLORS["modresnet"], "dataset
 
 
 def draw():
-    with plots.figure(2, sharey=True, height=3.2) as (picture, panels):
+    told = "modresnet, d = 10, teacher $W^* \\sim U[0, 1)$, Nesterov's method with lr 2e-3, one start (seed 0)"
+    with plots.figure(2, sharey=True, height=3.2, caption=told) as (picture, panels):
         for axes, batch_size in zip(panels, (200, 10)):
             curves = []
             for source, (label, width, style) in LINES.items():
@@ -26,6 +27,4 @@ def draw():
             axes.set_title(f"batches of {batch_size}")
         panels[0].set_ylabel("expected loss")
         panels[0].legend(loc="lower left", title="gradients from")
-        told = "modresnet, d = 10, teacher $W^* \\sim U[0, 1)$, Nesterov's method with lr 2e-3, one start (seed 0)"
-        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
         return picture

@@ -11,7 +11,8 @@ PREDICTED = ("0", f"d = {D}", f"d$^2$ = {D**2}", f"d = {D}")
 
 
 def draw():
-    with plots.figure(4, sharey=True, height=3.3) as (picture, panels):
+    told = f"d = {D}, teachers $W^* \\sim U[0, 1)$, the minimum found from seed 0; the exact expected loss"
+    with plots.figure(4, sharey=True, height=3.3, caption=told) as (picture, panels):
         for axes, name, predicted in zip(panels, POST, PREDICTED):
             trajectory, teacher = simulate(resolve(name, "default", **UNIFORM[name] | {"d": D}))
             loss = rg.PopulationLoss(name, teacher)
@@ -24,6 +25,4 @@ def draw():
             if name != "li":
                 plots.tag(axes, size - spectrum.predicted, 1e-15, "rounding", plots.INK, va="center", xytext=(-2, 0))
         panels[0].set_ylabel("|eigenvalue| of the Hessian")
-        told = f"d = {D}, teachers $W^* \\sim U[0, 1)$, the minimum found from seed 0; the exact expected loss"
-        picture.suptitle(told, x=0.01, ha="left", fontsize=9.5)
         return picture

@@ -54,8 +54,6 @@ class KernelLoss(losses._TeacherLoss):
     True
     """
 
-    dtype = np.dtype(np.float64)
-
     def __init__(self, arch: Architecture | str, teacher: Network, kernel: str = "relu", unit_rows: bool = False):
         super().__init__(arch, teacher)
         self.kernel, self.dual = kernel, duals.DUALS[checks.choice(kernel, "kernel", duals.DUALS)]
@@ -70,11 +68,10 @@ class KernelLoss(losses._TeacherLoss):
 
     def _network(self, theta):
         """(U, A, D = C - C*, |u|) for the formulas; with ``unit_rows`` U holds directions, else 1 stands for |u|."""
-        U, A, C = self.arch.canonical(self._theta(theta), self.d)
-        D = self.units_star[2] + (C if self.arch.trains_skip else 0)
+        U, A, C = self._weights(theta)
         norm = np.linalg.norm(U, axis=0) if self.unit_rows else np.ones(U.shape[1])
         norm = np.where(norm > 0, norm, 1.0)  # a unit with u = 0 adds nothing
-        return U / norm, A, D, norm
+        return U / norm, A, self._gap(C), norm
 
     def _pull_back(self, U, norm, dU, dA, dC):
         """The gradient in theta."""
@@ -120,7 +117,7 @@ class KernelBatch(losses._Loss):
     """
 
     def __init__(self, loss, batch_size, rng):
-        self.loss, self.arch, self.d, self.dtype = loss, loss.arch, loss.d, loss.dtype
+        self.loss, self.arch, self.d = loss, loss.arch, loss.d
         U_star, A_star, _ = loss.units_star
         self.X = rng.standard_normal((batch_size, loss.d))
         self.T = loss.dual.labels * (np.maximum(self.X @ U_star, 0) @ A_star)
@@ -216,7 +213,7 @@ def hermite_spectrum(
         (U, A, D, _), dual, scale, slope = loss._network(theta), loss.dual, 1.0, loss.dual.slope
     elif isinstance(loss, losses.PopulationLoss) and not loss.biased:
         U, A, C = loss._weights(theta)
-        D, dual = loss.units_star[2] + (C if loss.arch.trains_skip else 0), duals.DUALS["relu"]
+        D, dual = loss._gap(C), duals.DUALS["relu"]
         scale, slope = (loss.arch.slopes[0] - loss.arch.slopes[1]) ** 2, sum(loss.arch.slopes)
     else:
         raise TypeError(f"loss is {checks.shown(loss)}, but must be an expected loss without biases")

@@ -73,7 +73,6 @@ class GeLeeMaLoss(losses._Loss):
     True
     """
 
-    dtype = np.dtype(np.float64)
     cP, cR = math.sqrt(6) * abs(duals.S4), abs(duals.S4) / math.sqrt(24)
 
     def __init__(self, teacher: Network, mu: float = 0.1, lam: float = 1.0):
@@ -243,8 +242,6 @@ def _cosines(B, B_star):
 
 class OfStudent(losses._Loss):
     """G - `floor` as a loss of ``vanilla``: theta is W1 (d, k), and B = W1'.  It is 0 at the teacher."""
-
-    dtype = np.dtype(np.float64)
 
     def __init__(self, loss):
         self.loss, self.arch = loss, architectures.ARCHITECTURES["vanilla"]

@@ -18,7 +18,9 @@ BATCH = 200  # samples of a step unless given: the post's
 
 
 class _Loss:
-    """Base of all losses: they have ``arch``, ``d``, ``dtype`` (of the arithmetic) and ``value_and_grad``."""
+    """Base of all losses: they have ``arch``, ``d`` and ``value_and_grad``."""
+
+    dtype = np.dtype(np.float64)  # of the arithmetic
 
     def _theta(self, theta):
         """theta as a finite vector of the loss's dtype."""
@@ -138,6 +140,10 @@ class _TeacherLoss(_Loss):
         """C of the student, 0 where it is trained."""
         return 0.0 if self.arch.trains_skip else self._bordered(self.arch.skip_map(self.d))
 
+    def _gap(self, C):
+        """D = C - C* of student and teacher, for the student's C in `_weights`."""
+        return self.units_star[2] + C if len(C) else self.units_star[2]
+
     def _bordered(self, rows):
         """U or C with a row for the biases, of zeros if need be, where one of the two networks has biases."""
         missing = self.d + self.biased - len(rows)
@@ -207,7 +213,6 @@ class PopulationLoss(_TeacherLoss):
     True
     """
 
-    dtype = np.dtype(np.float64)
     digits, widest = 1e9, 512  # precision that plain summation must have; most units for double-double
 
     @blas.one_thread()
@@ -296,8 +301,7 @@ class PopulationLoss(_TeacherLoss):
         """The exact gradient at ``theta``, shape (n,); (10), (11) and (19), with biases (B2)."""
         U, A, C = weights = self._weights(theta)
         if self.biased:
-            D = self.units_star[2] + C if len(C) else self.units_star[2]
-            gradient = biased.biased_gradient(U, A, *self.units_star[:2], D, self.arch.slopes)
+            gradient = biased.biased_gradient(U, A, *self.units_star[:2], self._gap(C), self.arch.slopes)
         else:
             gradient = tuple(map(np.empty_like, weights))
             kernels.population_gradient(*weights, *self.units_star, self.arch.slopes, *gradient)
@@ -307,8 +311,7 @@ class PopulationLoss(_TeacherLoss):
         """The exact Hessian at ``theta``, shape (n, n), symmetric; (14)-(17) and (20), with biases (B3)-(B5)."""
         U, A, C = weights = self._weights(theta)
         if self.biased:
-            D = self.units_star[2] + C if len(C) else self.units_star[2]
-            full = biased.biased_hessian(U, A, *self.units_star[:2], D, self.arch.slopes)
+            full = biased.biased_hessian(U, A, *self.units_star[:2], self._gap(C), self.arch.slopes)
         else:
             full = kernels.population_hessian(*weights, *self.units_star, self.arch.slopes)
         full = _finite(full, "Hessian")

@@ -20,9 +20,8 @@ NEAR = 1e-4  # of theta: a step for the second differences of V at a minimum
 @quiet
 def _squares(loss, theta, noise):
     """E|g|^2 of one sample's gradient, with this label noise."""
-    arch, (U_star, A_star, D) = loss.arch, loss.units_star
-    U, A, C = loss._weights(theta)
-    of = moments.squared_gradients(U, A, U_star, A_star, D + C if arch.trains_skip else D, arch.slopes, noise)
+    arch, (U, A, C) = loss.arch, loss._weights(theta)
+    of = moments.squared_gradients(U, A, *loss.units_star[:2], loss._gap(C), arch.slopes, noise)
     shares = (1, arch.readout_rate(loss.d), arch.trains_skip)  # a share of 0 may belong to an infinite part
     total = float(sum(share * np.sum(part) for share, part in zip(shares, of) if share))
     if not np.isfinite(total):
@@ -31,7 +30,7 @@ def _squares(loss, theta, noise):
 
 
 def _checked(loss, theta):
-    """The exact loss, theta and the label noise; raises where there is no formula."""
+    """The exact loss and theta; raises where there is no formula."""
     if not isinstance(loss, (OnlineLoss, PopulationLoss)):
         raise TypeError(f"loss is {checks.shown(loss)}, but must be an rg.PopulationLoss or an rg.OnlineLoss")
     exact = loss.population if isinstance(loss, OnlineLoss) else loss
@@ -39,7 +38,7 @@ def _checked(loss, theta):
         raise ValueError("loss has hidden biases, but the noise of its gradient has a closed form only without them")
     if exact.factor is not None:
         raise ValueError("loss has a covariance, but the noise of its gradient has a closed form only for N(0, I)")
-    return exact, exact._theta(theta), loss.noise
+    return exact, exact._theta(theta)
 
 
 def gradient_noise(loss: PopulationLoss | OnlineLoss, theta: ArrayLike) -> float:
@@ -78,15 +77,15 @@ def gradient_noise(loss: PopulationLoss | OnlineLoss, theta: ArrayLike) -> float
     >>> round(rg.gradient_noise(loss, [1.0]), 12)
     5.0
     """
-    exact, theta, noise = _checked(loss, theta)
+    exact, theta = _checked(loss, theta)
     gradient = exact.grad(theta)
-    return max(0.0, _squares(exact, theta, noise) - float(gradient @ gradient))
+    return max(0.0, _squares(exact, theta, exact.noise) - float(gradient @ gradient))
 
 
 @quiet
 def _way(loss, theta, theta_star):
     """G.(theta - theta*), |G|^2 and V."""
-    exact, theta, _ = _checked(loss, theta)
+    exact, theta = _checked(loss, theta)
     star, gradient = checks.array(theta_star, "theta_star", theta.shape), exact.grad(theta)
     return float(gradient @ (theta - star)), float(gradient @ gradient), gradient_noise(loss, theta)
 
@@ -145,6 +144,7 @@ def largest_step(loss: PopulationLoss | OnlineLoss, theta: ArrayLike, theta_star
     return max(0.0, 2 * along / (square + noise / batch_size)) if square + noise > 0 else np.inf
 
 
+@quiet
 def noise_floor(loss: PopulationLoss | OnlineLoss, theta: ArrayLike, lr: float, batch_size: int) -> float:
     """The expected loss, without the labels' own noise, around which SGD at a constant step size settles.
 
@@ -185,24 +185,18 @@ def noise_floor(loss: PopulationLoss | OnlineLoss, theta: ArrayLike, lr: float, 
     >>> rg.noise_floor(loss, [2.0], lr=0.1, batch_size=5)  # no label noise
     0.0
     """
-    exact, theta, noise = _checked(loss, theta)
+    exact, theta = _checked(loss, theta)
     lr, batch_size = checks.real(lr, "lr", above=0), checks.integer(batch_size, "batch_size")
-    return _floor(exact, theta, noise, lr, batch_size)
-
-
-@quiet
-def _floor(loss, theta, noise, lr, batch_size):
-    """`noise_floor`, for any standard deviation ``noise`` of the labels."""
-    scale = loss.excess(np.zeros_like(theta)) + float(theta @ theta)
-    if (value := loss.excess(theta)) > 1e-20 * scale:
+    scale = exact.excess(np.zeros_like(theta)) + float(theta @ theta)
+    if (value := exact.excess(theta)) > 1e-20 * scale:
         raise ValueError(f"theta has the loss {value:.3g}, but must be a global minimum, of loss 0")
-    h, vectors = np.linalg.eigh(loss.hessian(theta))
+    h, vectors = np.linalg.eigh(exact.hessian(theta))
     h, step = np.maximum(h, 0.0), NEAR * max(1.0, np.abs(theta).max())
     if lr * h[-1] >= 2:
         return np.inf
-    sides = [[_squares(loss, theta + sign * step * way, 0.0) for sign in (1, -1)] for way in vectors.T]
+    sides = [[_squares(exact, theta + sign * step * way, 0.0) for sign in (1, -1)] for way in vectors.T]
     M, shape = np.mean(sides, axis=1) / step**2, 1 / (1 - lr * h / 2)
     drain = 2 * np.sum(h * shape) - lr * ((1 - 1 / batch_size) * np.sum(h**2 * shape) + np.sum(M * shape) / batch_size)
     if drain <= 0:
-        return np.inf if noise else 0.0
-    return float(lr * noise**2 * np.sum(h) * np.sum(h * shape) / (batch_size * drain))
+        return np.inf if exact.noise else 0.0
+    return float(lr * exact.noise**2 * np.sum(h) * np.sum(h * shape) / (batch_size * drain))

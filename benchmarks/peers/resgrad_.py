@@ -50,7 +50,7 @@ def ensemble(job):
     def run(n):
         with ThreadPoolExecutor(job.threads) as pool:
             thetas = list(pool.map(lambda pair: one(*pair, n), enumerate(job.starts())))
-        pairs = [job.arch.canonical(theta, job.d) for theta in thetas]
+        pairs = [job.arch.canonical(theta, job.d)[:2] for theta in thetas]
         return tuple(np.stack(part) for part in zip(*pairs))
 
     return {"resgrad": [run]}

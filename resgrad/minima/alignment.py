@@ -127,9 +127,7 @@ class Alignment:
             rows["scales"] = f"{self.scales.min():.4g} to {self.scales.max():.4g}"
         if self.arch.readout == "sum":
             rows["unseen part of W2"] = f"{self.unidentifiable:.3e}"
-        if units := self.units[0].reversible and self.reversed:
-            rows["reversed"] = " ".join(map(str, units))
-        for name in ("dead", "dead_star", "extra", "missing", "parallel", "parallel_star", "flipped"):
+        for name in ("reversed", "dead", "dead_star", "extra", "missing", "parallel", "parallel_star", "flipped"):
             if units := getattr(self, name):
                 rows[name.replace("_star", " in teacher")] = " ".join(map(str, units))
         return f"{self.arch.name}: {k} student units, {k_star} teacher units", rows
@@ -227,7 +225,7 @@ class _Nearest:
             t = original.turned(turned)
             _, c, costs = _orbit_costs(s, t, self.dead)
         rows, match = linear_sum_assignment(costs)
-        skips = (lengths((s.skip - x.skip).reshape(1, -1))[0] / _unit(s, original) for x in (self.t, t))
+        skips = (_norm(s.skip - x.skip) / _unit(s, original) for x in (self.t, t))
         pairs = zip((self.costs, costs), (self.order, match), skips)
         first, second = (x[rows, order].sum() + skip**2 for x, order, skip in pairs)
         if first <= (1 + TIE) * second + TIE**2 * self.costs.max():

@@ -91,7 +91,7 @@ def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.E
         norm = float(np.linalg.norm(exact.grad(theta)))
         peak = max(peak, norm)
         if last or (norm <= HANDOVER * peak and state.step >= look):
-            point = _polish(exact, theta, norm, HANDOVER * peak, last)
+            point = _polish(exact, theta, HANDOVER * peak, last)
             if point is not None and not (flows and point.verdict == "saddle" and _apart(point.theta, theta)):
                 return _basin(exact, theta0, theta, point, state.step, curvature)
             look = WAIT * state.step
@@ -106,13 +106,11 @@ def descend(exact: losses.PopulationLoss, loss: losses.PopulationLoss | losses.E
             if theta is across.last:
                 break
             scaled = across.problem.gauge(across.last)[0]  # where u is not short, but a is
-            norm = float(np.linalg.norm(exact.grad(scaled)))
-            point = _polish(exact, scaled, norm, norm, False)
+            point = _polish(exact, scaled, np.inf, False)
             if point is not None and across.may_end(point.theta):  # else dead, and without a gradient, from now on
                 return _basin(exact, theta0, scaled, point, state.step, curvature)
         time = 10.0**power / curvature
-        norm = float(np.linalg.norm(exact.grad(theta)))
-        point = _polish(exact, theta, norm, HANDOVER * peak, power == POWERS[-1])
+        point = _polish(exact, theta, HANDOVER * peak, power == POWERS[-1])
         if point is not None:
             return _basin(exact, theta0, theta, point, state.step, curvature)
     norm = float(np.linalg.norm(exact.grad(theta)))
@@ -124,10 +122,9 @@ def _basin(exact, theta0, theta, point, steps, curvature):
     """The `Basin` of a run from ``theta0`` that at ``theta`` is certain to end at ``point``."""
     zero = point.loss <= EPS * exact.value(theta0)  # needed where the teacher is zero
     outcome = "global" if zero else point.verdict.split()[0]
-    keys, exponent = _invariants(exact, point) if outcome == "spurious" else NONE, np.nan
-    if outcome != "saddle":
-        degenerate = point.nullity > symmetry.tangent(exact.arch, point.theta, exact.d).shape[1]
-        exponent = _exponent(exact, theta, curvature) if degenerate else np.inf
+    degenerate = point.nullity > symmetry.tangent(exact.arch, point.theta, exact.d).shape[1]
+    keys = _invariants(point, degenerate) if outcome == "spurious" else NONE
+    exponent = np.nan if outcome == "saddle" else _exponent(exact, theta, curvature) if degenerate else np.inf
     found = point.loss, point.grad_norm, point.min_eigenvalue, keys, steps, point.theta
     return Basin(outcome, *found, exponent=exponent)
 
@@ -200,16 +197,16 @@ def _power(norms):
 
 def destination(exact: losses.PopulationLoss, theta: np.ndarray) -> landscape.Polished | None:
     """The critical point that descent from ``theta`` leads to, or None where that is not certain, as in `descend`."""
-    norm = float(np.linalg.norm(exact.grad(theta)))
     small = HANDOVER * landscape.gradient_scale(theta, exact.hessian(theta))  # the largest gradient so far is unknown
-    return _polish(exact, theta, norm, small, norm <= small)
+    return _polish(exact, theta, small, True)
 
 
-def _polish(exact, theta, norm, small, last):
+def _polish(exact, theta, small, last):
     """The minimum in whose basin ``theta`` lies, or if the run ends at ``last`` the saddle next to it, if certain.
 
-    A saddle may be next to it where the gradient's ``norm`` is at most ``small``, which bounds the curvatures, too.
+    A saddle may be next to it where the gradient is at most ``small``, which bounds the curvatures, too.
     """
+    norm = float(np.linalg.norm(exact.grad(theta)))
     view, settled = Problem(exact, theta).at(theta), last and norm <= small
     x = theta / view.scale
     slack = min(1.0, small / norm) * np.linalg.norm(view.grad(x)) if norm > 0 else 0.0
@@ -238,13 +235,13 @@ def _newton_length(view, x, slack):
     return None if step is None else float(np.linalg.norm(step))
 
 
-def _invariants(exact, point):
+def _invariants(point, degenerate):
     """What symmetric minima share: [log loss, smallest and mean by the largest eigenvalue, log of this].
 
     The eigenvalues are those at `symmetry.gauge`, since rescaling changes them.
     """
     values, log_loss, top = point.eigenvalues, float(np.log(point.loss)), point.eigenvalues[-1]
-    if point.nullity > symmetry.tangent(exact.arch, point.theta, exact.d).shape[1]:
+    if degenerate:
         return [log_loss, 0.0, 0.0, 0.0]  # eigenvalues vary along a manifold of minima larger than an orbit
     return [log_loss, float(values[0] / top), float(values.mean() / top), float(np.log(top))]
 

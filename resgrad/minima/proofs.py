@@ -72,24 +72,21 @@ class Certificate:
         if not self.proved:
             return f"nothing is proved of {where.rstrip(',')}: {self.why}"
         kind = {"teacher": "the teacher", "saddle": "a saddle"}.get(self.kind, f"a {self.kind}")
-        loss = "" if self.kind == "teacher" else f" with loss in [{self.loss[0]!r}, {self.loss[1]!r}]"
+        loss = "" if self.kind == "teacher" else f" with loss in {list(self.loss)}"
         return (
             f"within {Context(2, ROUND_FLOOR).create_decimal(self.radius):e} of {where} there is exactly one critical "
             f"point of the expected loss modulo the symmetries, and it is {kind}{loss}"
         )
 
     def __str__(self):
-        spectrum = "[{!r}, {!r}]".format(*self.min_eigenvalue)
-        return self.theorem() + (f"\n  smallest eigenvalue in {spectrum}" if self.proved else "")
+        return self.theorem() + (f"\n  smallest eigenvalue in {list(self.min_eigenvalue)}" if self.proved else "")
 
     def _repr_html_(self):
-        rows = {"proved": "yes" if self.proved else "no"}
+        rows = {"proved": "no", "why not": self.why}
         if self.proved:
             at_least = f"{Context(2, ROUND_FLOOR).create_decimal(self.radius):e}"
-            rows |= {"kind": self.kind, "radius": at_least, "loss": "[{!r}, {!r}]".format(*self.loss)}
-            rows |= {"smallest eigenvalue": "[{!r}, {!r}]".format(*self.min_eigenvalue)}
-        else:
-            rows |= {"why not": self.why}
+            rows = {"proved": "yes", "kind": self.kind, "radius": at_least, "loss": list(self.loss)}
+            rows |= {"smallest eigenvalue": list(self.min_eigenvalue)}
         return tables.table([("Certificate", ""), *rows.items()])
 
 
@@ -248,14 +245,12 @@ def _deviation(upper, middle):
 def _audit(numbers, own, middle):
     """Refuse a loss whose ``own`` Hessian disagrees with the enclosure: they belong to two functions."""
     k, d, m = numbers.k, numbers.d, numbers.m
-    place, weight = [np.arange(k * d).reshape(k, d).T.ravel()], [np.ones(k * d)]  # where an entry of theta is in x
+    places, weight = [np.arange(k * d).reshape(k, d).T.ravel()], np.ones(len(own))
     if numbers.root:
         rows = np.arange(k * d, k * (d + m)).reshape(k, m)
-        place.append(np.broadcast_to(rows, (k, d)).ravel())
-        weight.append(np.full(k * d, 1 / float(numbers.root)))
-    place, weight = (np.concatenate(part) for part in (place, weight))
-    skip = np.arange(numbers.start_C, numbers.n)
-    place, weight = np.concatenate([place, skip]), np.concatenate([weight, np.ones(skip.size)])
+        places.append(np.broadcast_to(rows, (k, d)).ravel())
+        weight[k * d : 2 * k * d] = 1 / float(numbers.root)
+    place = np.concatenate([*places, np.arange(numbers.start_C, numbers.n)])  # where an entry of theta is in x
     expected = middle[np.ix_(place, place)] * np.outer(weight, weight)
     off = np.abs(own - expected)
     if not off.max() <= AGREE * np.abs(expected).max():

@@ -175,9 +175,8 @@ def transform(arch: Architecture | str, theta: ArrayLike, d: int, permutation: A
 def balanced(arch: Architecture | str, theta: ArrayLike, d: int) -> np.ndarray:
     """The theta, (n,), of smallest norm that rescaling units and changing the unseen part can reach.
 
-    It is unique up to the order of the units.
-
-    It has |u_j| = |a_j| for every unit, where for ``sum`` |a_j| is the norm of the row of W2, and no unseen part.
+    It has |u_j| = |a_j| for every unit, where for ``sum`` |a_j| is the norm of the row of W2, and no unseen part.  It
+    is unique up to the order of the units.
 
     >>> balanced("resnet", [8.0, 2.0], d=1)
     array([4., 4.])
@@ -268,9 +267,9 @@ def convert(theta: ArrayLike, d: int, source: Architecture | str, target: Archit
     array([0.5, 2. ])
     """
     source, target = architectures.resolve(source), architectures.resolve(target)
-    same = [(arch.readout, arch.slopes) for arch in (source, target)]
+    same = (source.readout, source.slopes) == (target.readout, target.slopes)
     fixed = target.trains_skip or (source.skip == target.skip and not source.trains_skip)
-    if same[0] != same[1] or not fixed or (source.bias and not target.bias):
+    if not (same and fixed) or (source.bias and not target.bias):
         raise ValueError(f"{source.name} and {target.name} differ in more than their identity")
     blocks = source.unflatten(checks.array(theta, "theta"), checks.integer(d, "d"))
     if target.trains_skip and not source.trains_skip:

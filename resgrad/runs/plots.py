@@ -57,10 +57,12 @@ def blank(columns=2, width=WIDE, height=TALL, rows=1, **options):
 
 
 @contextlib.contextmanager
-def figure(*size, **options):
-    """`blank` in `style`; its layout is computed at the end, and stays."""
+def figure(*size, caption="", **options):
+    """`blank` in `style`, with a ``caption``; its layout is computed at the end, and stays."""
     with style():
         picture, axes = blank(*size, **options)
+        if caption:
+            picture.suptitle(caption, x=0.01, ha="left", fontsize=STYLE["axes.titlesize"])
         yield picture, axes
         picture.draw_without_rendering()
         picture.set_layout_engine("none")  # else another rendering moves the axes a little
