@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import flow, losses, optimizers, training
+from .. import blas, flow, losses, optimizers, training
 from . import landscape, symmetry
 from .problem import Problem
 from .symmetry import EPS
@@ -195,6 +195,7 @@ def _power(norms):
     return float(2 * now - 1) if now > 1 and abs(now - before) <= AGREE else None
 
 
+@blas.one_thread()
 def destination(exact: losses.PopulationLoss, theta: np.ndarray) -> landscape.Polished | None:
     """The critical point that descent from ``theta`` leads to, or None where that is not certain, as in `descend`."""
     small = HANDOVER * landscape.gradient_scale(theta, exact.hessian(theta))  # the largest gradient so far is unknown

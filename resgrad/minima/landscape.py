@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import linalg
 
-from .. import checks, tables
+from .. import blas, checks, tables
 from . import symmetry
 from .problem import Problem, architecture
 from .symmetry import EPS
@@ -148,6 +148,7 @@ class Polished:
         )
 
 
+@blas.one_thread()  # its matrices gain nothing from a second one, and no bit may depend on it
 def polish(loss: Any, theta: ArrayLike, max_steps: int = 1000) -> Polished:
     """Find the critical point near ``theta``, to the last digit, and its kind.
 
