@@ -16,7 +16,7 @@ def test_the_quick_benchmarks_leave_a_table_and_their_numbers(tmp_path):
     """In a copy, since they write beside themselves.  What starts new environments or takes long is left out."""
     shutil.copytree(HOME, tmp_path / "benchmarks", ignore=shutil.ignore_patterns("__pycache__", "results"))
     (tmp_path / "benchmarks" / "results").mkdir()
-    names = ["step", "ensemble", "population", "proofs"]
+    names = ["ensemble", "population", "proofs"]
     told, _ = output(sys.executable, "-m", "benchmarks", *names, "--quick", cwd=tmp_path)
-    assert told.count("| NumPy |") >= 3
+    assert told.count("| NumPy |") >= 2
     assert (tmp_path / "benchmarks" / "results" / "results.json").stat().st_size > 1000
