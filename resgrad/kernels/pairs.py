@@ -18,13 +18,13 @@ def _largest(unit, d):
 
 
 @jit
-def normalize(units, d, start, rows, columns, norm):
-    """Directions of the first d entries of the rows of ``units`` into ``rows`` and ``columns``, from ``start`` on.
+def normalize(units, d, rows, columns, norm):
+    """Directions of the first d entries of the rows of ``units`` into ``rows`` and ``columns``, lengths into ``norm``.
 
     Where a square could over- or underflow, the unit is divided by its largest entry first.
     """
     for j in range(len(units)):
-        total, scale, l = 0.0, 1.0, start + j
+        total, scale = 0.0, 1.0
         for i in range(d):
             total += units[j, i] * units[j, i]
         if not 1e-280 < total < 1e280:
@@ -33,11 +33,11 @@ def normalize(units, d, start, rows, columns, norm):
                 total += (units[j, i] / scale) ** 2
         length = math.sqrt(total)
         inverse = 1.0 / length if length > 0.0 else 0.0
-        norm[l] = scale * length
+        norm[j] = scale * length
         for i in range(d):
-            rows[l, i] = columns[i, l] = (units[j, i] if scale == 1.0 else units[j, i] / scale) * inverse
+            rows[j, i] = columns[i, j] = (units[j, i] if scale == 1.0 else units[j, i] / scale) * inverse
         if d == 1 and length > 0.0:  # exactly +-1, as (15) divides s by the norm
-            rows[l, 0] = columns[0, l] = math.copysign(1.0, units[j, 0])
+            rows[j, 0] = columns[0, j] = math.copysign(1.0, units[j, 0])
 
 
 @quiet
@@ -50,7 +50,7 @@ def directions(units):
     """
     units = np.array(units, np.float64)  # one layout: `normalize` is compiled once
     unit, norm = np.empty_like(units), np.empty(len(units))
-    normalize(units, units.shape[1], 0, unit, np.empty((units.shape[1], len(units))), norm)
+    normalize(units, units.shape[1], unit, np.empty((units.shape[1], len(units))), norm)
     return unit, norm
 
 

@@ -56,18 +56,21 @@ def residual_network(weights, d, U_star, A_star):
 
     ``weights`` are rows [u_j, a_j].  Zero units, which add nothing, fill the last register.
     """
-    teacher, k = rows_of(U_star, A_star), len(weights)
-    count, m = -(-(k + len(teacher)) // lane_count(weights)), weights.shape[1] - d
+    k, k_star, m = weights.shape[0], U_star.shape[1], A_star.shape[1]
+    count = -(-(k + k_star) // lane_count(weights))
     K = count * lane_count(weights)
-    rows, columns, norm = np.zeros((K, d)), registers(d, count, weights).reshape((d, K)), np.zeros(K)
-    normalize(weights, d, 0, rows, columns, norm)
-    normalize(teacher, d, k, rows, columns, norm)
-    Q, Q_T = np.zeros((K, m)), registers(m, count, weights).reshape((m, K))
-    for o in range(m):
-        for j in range(k):
-            Q[j, o] = Q_T[o, j] = weights[j, d + o]
-        for l in range(len(teacher)):
-            Q[k + l, o] = Q_T[o, k + l] = -teacher[l, d + o]
+    units, rows, norm, Q = np.empty((k + k_star, d + m)), np.zeros((K, d)), np.zeros(K), np.zeros((K, m))
+    columns, Q_T = registers(d, count, weights).reshape((d, K)), registers(m, count, weights).reshape((m, K))
+    copy(weights, units)
+    for l in range(k_star):
+        for i in range(d):
+            units[k + l, i] = U_star[i, l]
+        for o in range(m):
+            units[k + l, d + o] = -A_star[l, o]
+    normalize(units, d, rows, columns, norm)
+    for j in range(k + k_star):
+        for o in range(m):
+            Q[j, o] = Q_T[o, j] = units[j, d + o]
     return rows, columns, norm, Q, Q_T
 
 
@@ -159,7 +162,10 @@ def _add_linear(j, d, m, norm, weights, linear, gradient):
 
 @exact_jit
 def _linear_part(C, U_star, A_star, D, weights, slopes, M, dC, flat):
-    """(19) into M and dC; n dC into ``flat``: by s'(0) = n, that times a_j is the gradient of a unit u_j = 0."""
+    """(19) into M, and into dC where C is trained.
+
+    ``flat`` is n dloss/dC: by s'(0) = n, that times a_j is the gradient of a unit u_j = 0.
+    """
     (p, n), (d, m), k = slopes, D.shape, len(weights)
     for i in range(d):
         for o in range(m):
@@ -171,8 +177,10 @@ def _linear_part(C, U_star, A_star, D, weights, slopes, M, dC, flat):
             for j in range(U_star.shape[1]):
                 product -= U_star[i, j] * A_star[j, o]
             M[i, o] = (p + n) * residual + 2.0 * p * n * product
-            dC[i, o] = 2.0 * residual + (p + n) * product
-            flat[i, o] = n * dC[i, o]
+            slope = 2.0 * residual + (p + n) * product
+            flat[i, o] = n * slope
+            if len(C):
+                dC[i, o] = slope
 
 
 @exact_jit
@@ -237,11 +245,10 @@ def by_products(U, A, C, U_star, A_star, D, slopes, dU, dA, dC):
 def _constant_linear_part(C, U_star, A_star, D, weights, slopes, dC):
     """What `_add_linear` needs, for weights that do not change, and dC."""
     M, sloped = D, slopes[0] != 1.0 or slopes[1] != 0.0
-    slope_of_C, flat = np.empty_like(D), np.empty_like(D)
+    flat = np.empty_like(D)
     if len(C) or sloped:
         M = np.empty_like(D)
-        _linear_part(C, U_star, A_star, D, weights, slopes, M, slope_of_C, flat)
-        copy(slope_of_C[: len(C)], dC)
+        _linear_part(C, U_star, A_star, D, weights, slopes, M, dC, flat)
     return nonzero(M), M, flat, sloped
 
 
@@ -289,12 +296,12 @@ def compiled_loop(d, count, m, moving):
             most = -(-units // parts)
             memory = np.empty((most, norm.size)), np.empty((most, inputs)), np.empty((most, outputs))
         changes = moving and (len(C) > 0 or slopes[0] != 1.0 or slopes[1] != 0.0)
-        M, skip, velocity, dC, flat = D.copy(), C.copy(), VC.copy(), np.empty_like(D), np.empty_like(D)
+        M, skip, velocity, dC, flat = D.copy(), C.copy(), VC.copy(), np.empty_like(C), np.empty_like(D)
         linear = changes or nonzero(D), M, flat, moving and changes
         for step in range(n_steps):
             if moving and changes:
                 _linear_part(skip, U_star, A_star, D, weights, slopes, M, dC, flat)
-            normalize(weights, inputs, 0, rows, columns, norm)
+            normalize(weights, inputs, rows, columns, norm)
             for j in range(units):
                 for o in range(outputs):
                     Q[j, o] = Q_T[o, j] = weights[j, inputs + o]
