@@ -284,7 +284,7 @@ def _all_or_nothing(advance, state, n):
     try:
         advance(state, n)
     except BaseException:
-        vars(state).update(kept)
+        vars(state).update(kept)  # other arrays: a late helper may still write into the old ones
         state.rng.bit_generator.state = drawn
         raise
 

@@ -14,6 +14,7 @@ HOME = pathlib.Path(__file__).parents[1] / "benchmarks"
 @pytest.mark.skipif(not HOME.exists(), reason="the benchmarks are in the repository only")
 def test_the_quick_benchmarks_leave_a_table_and_their_numbers(tmp_path):
     """In a copy, since they write beside themselves.  What starts new environments or takes long is left out."""
+    pytest.importorskip("flint")
     shutil.copytree(HOME, tmp_path / "benchmarks", ignore=shutil.ignore_patterns("__pycache__", "results"))
     (tmp_path / "benchmarks" / "results").mkdir()
     names = ["ensemble", "population", "proofs"]

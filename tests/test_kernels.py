@@ -326,7 +326,7 @@ def test_nothing_beyond_the_data_is_read():
 
 @compiled
 def test_only_wide_networks_take_the_wide_loops():
-    """And these are compiled once for all shapes, the others once for each."""
+    """And these are compiled once for all shapes."""
     calls = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loops, "narrow_loop", lambda *shape: calls.append(("narrow", *shape[:2])))
@@ -346,6 +346,7 @@ def test_only_wide_networks_take_the_wide_loops():
 REGISTERS = -(-6 // (policy.REGISTER // 8))  # for the 4 units of a student and the 2 of a teacher
 COMPILED = [
     population.in_lanes,
+    population.by_products,
     hessian._hessian,
     digits.population_value,
     digits._plain_sum,

@@ -17,7 +17,7 @@ from conftest import RECORDS, every_dtype, output, point, samples
 
 import resgrad as rg
 from resgrad import blas, kernels, training
-from resgrad.kernels import policy, threads
+from resgrad.kernels import policy, threads, wide
 
 pytestmark = pytest.mark.skipif(kernels.PLAIN, reason="plain loops are made by one thread")
 
@@ -82,6 +82,7 @@ def test_bits_do_not_depend_on_the_threads_nor_on_where_calls_are_split(dtype, s
         ("data set", 3, policy.LONELY + 1),
         ("fresh samples", 3, 4),
         ("expectation", 14, 9),
+        ("expectation", 14, 1),  # one thread of two has no unit
         *((source, policy.NARROW + 6, policy.NARROW + 1) for source in ("data set", "fresh samples", "expectation")),
     ],
 )
@@ -222,6 +223,29 @@ def test_a_helper_that_comes_late_sees_what_it_was_called_for(team):
     with blas.one_thread():
         advance(state, 4)
     assert state.theta(loss).tobytes() == whole.theta.tobytes()
+
+
+def test_a_helper_that_leaves_late_does_not_write_into_the_restored_state(team, monkeypatch):
+    """Ctrl-C while the weights are copied back: the helper copies its part when the caller no longer waits."""
+    team(2)
+    loss, theta0 = job("data set", 3, policy.NARROW + 1)
+    advance, leave = training.advancer(loss, rg.SGD(1e-3), 20, policy.NARROW + 1), wide._leave
+    state, left = training.State.start(loss, theta0, rg.streams(0).batches), threading.Event()
+    w = state.w.copy()
+
+    def slow(thread, *given):
+        if thread == 0:
+            raise KeyboardInterrupt
+        time.sleep(1.2)  # the caller waits for a second
+        leave(thread, *given)
+        left.set()
+
+    with blas.one_thread():
+        advance(training.State.start(loss, theta0, rg.streams(0).batches), 1)  # compiled
+        monkeypatch.setattr(wide, "_leave", slow)
+        with pytest.raises(KeyboardInterrupt):
+            training._all_or_nothing(advance, state, 4)
+        assert left.wait(20) and np.array_equal(state.w, w) and not state.v.any()
 
 
 def test_an_interruption_leaves_no_helper_waiting(team):

@@ -5,9 +5,9 @@ The batch is cut into parts.  One step, as every thread does it on its own copy 
     for each of my parts of the batch:
         gather (or draw and label) its samples, one in each lane
         Z = U'X;  H = s(Z);  R = 2 (A'H + C'X - T) / n;  G = (A R) s'(Z)        (1)-(3)
-        scratch[part] = [X G', H R', X R', loss]                                (4), (2)
+        sums[part] = [X G', H R', X R', loss]                                   (4), (2)
     meet the other threads
-    gradient = the sum of scratch over all parts, always in the same order
+    gradient = the total of sums over all parts, always in the same order
     U, A, C = the step (6)
 
 Where C is fixed, T holds y - C'x, and the lines for C are skipped.  For relu, Z and H share memory: s'(Z) shows in H.
@@ -122,7 +122,7 @@ def compiled_loop(d, k, m, k_star, skip, slopes):
                         sums[step % 2, part, i] += gradient[i]
             start += n
             if not meet(marks, thread, step + 1):
-                break
+                return total
             for i in range(size + 1):
                 gradient[i] = sums[step % 2, 0, i]
             for part in range(1, parts):

@@ -273,9 +273,9 @@ def population_loop(d, k, K, m, skip=0, slopes=RELU):
 
 @functools.cache
 def compiled_loop(d, count, m, moving):
-    """The loop compiled for one shape (narrow) or, where all of these are 0, for every shape.
+    """The loop compiled for one d and m and all widths that fill ``count`` registers, or, where these are 0, for all.
 
-    ``count``: how many registers one number of all units fills; ``moving``: whether M of (10) and (11) may change
+    ``count``: how many registers one number of all units takes; ``moving``: whether M of (10) and (11) may change
     during training.
     """
     narrow = d > 0
@@ -318,7 +318,7 @@ def compiled_loop(d, count, m, moving):
                 update(begin + inputs, end, w, v, g, rates[1], rates[3])
             if moving and len(C):  # every thread keeps C for itself
                 update(0, skip.size, skip.reshape(-1), velocity.reshape(-1), dC.reshape(-1), rates[2], rates[3])
-            if high - low < units:
+            if len(marks) > 1:  # also where a thread has no unit: it may keep C
                 for j in range(low, high):
                     for i in range(inputs + outputs):
                         handed[step % 2, j, i] = weights[j, i]

@@ -350,7 +350,7 @@ def _enter(thread, marks, scratch, W, V, teacher, k_star):
     for matrix, part in ((scratch.skip, C), (scratch.v_skip, VC)):
         matrix[0, top:bottom] = 0
         matrix[0, top : min(bottom, len(C)), :m] = part[top:bottom]
-    if len(C):
+    if len(C):  # where all share it, too: they meet before the first gradient
         scratch.d_skip[thread if len(scratch.d_skip) > 1 else 0] = 0
     return own, used
 
