@@ -211,7 +211,8 @@ def _gradient_by_products(low, high, d, network, scratch, weights, scale, linear
 def population_gradient(U, A, C, U_star, A_star, D, slopes, dU, dA, dC):
     """(10) into dU, (11) into dA and (19) into dC: O(k (k + k*) (d + m)) time, O(k (k + k*)) memory at most.
 
-    D is C - C*, or, where C is trained, -C*; else C has no rows.
+    D is C - C*, or, where C is trained, -C*; else C has no rows.  Narrow and wide networks have a function each, as a
+    run needs one of them, and each takes seconds to compile.
     """
     evaluate = in_lanes if max(U.shape) <= EXACT_NARROW else by_products
     evaluate(U, A, C, U_star, A_star, D, slopes, dU, dA, dC)
