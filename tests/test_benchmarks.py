@@ -15,7 +15,6 @@ HOME = pathlib.Path(__file__).parents[1] / "benchmarks"
 def test_the_quick_benchmarks_leave_a_table_and_their_numbers(tmp_path):
     """In a copy, since they write beside themselves.  What starts new environments or takes long is left out."""
     shutil.copytree(HOME, tmp_path / "benchmarks", ignore=shutil.ignore_patterns("__pycache__", "results"))
-    (tmp_path / "benchmarks" / "results").mkdir()
     line = [sys.executable, "-m", "benchmarks", "ensemble", "population", "--quick"]
     told, _ = output(*line, cwd=tmp_path, timeout=900)  # a minute; they compile what no test does
     assert told.count("| NumPy |") >= 2

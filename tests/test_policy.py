@@ -1,5 +1,6 @@
 """The cache of compiled code: never out of date, never in the way."""
 
+import itertools
 import os
 import pathlib
 import shutil
@@ -59,7 +60,7 @@ def test_an_edited_callee_in_another_file_is_seen_at_once_and_nothing_is_compile
 
 def test_a_damaged_cache_file_is_replaced_and_not_noticed(copy):
     value, _, _ = copy()
-    for kind, left in (("nbi", 0.5), ("nbc", 0)):  # cut, and empty
+    for kind, left in itertools.product(("nbi", "nbc"), (0, 0.5)):
         for file in (files := list(copy.cache.rglob(f"*.{kind}"))):
             content = file.read_bytes()
             file.write_bytes(content[: int(left * len(content))])

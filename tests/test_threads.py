@@ -13,7 +13,7 @@ import weakref
 
 import numpy as np
 import pytest
-from conftest import RECORDS, every_dtype, output, point, samples
+from conftest import RECORDS, every_dtype, float32_slow, output, point, samples
 
 import resgrad as rg
 from resgrad import blas, kernels, training
@@ -75,6 +75,7 @@ def test_bits_do_not_depend_on_the_threads_nor_on_where_calls_are_split(dtype, s
     assert all(end == ends[0] for end in ends[1:])
 
 
+@float32_slow
 @pytest.mark.parametrize("arch", ["modresnet-free", "leaky"])
 @pytest.mark.parametrize(
     "source, d, width",
@@ -83,14 +84,15 @@ def test_bits_do_not_depend_on_the_threads_nor_on_where_calls_are_split(dtype, s
         ("fresh samples", 3, 4),
         ("expectation", 14, 9),
         ("expectation", 14, 1),  # one thread of two has no unit
+        *(pytest.param(source, 14, 9, marks=pytest.mark.slow) for source in ("data set", "fresh samples")),
         *((source, policy.NARROW + 6, policy.NARROW + 1) for source in ("data set", "fresh samples", "expectation")),
     ],
 )
-def test_nor_do_those_of_a_trained_skip_and_of_other_slopes(source, arch, d, width, team):
+def test_nor_do_those_of_a_trained_skip_and_of_other_slopes(dtype, source, arch, d, width, team):
     ends = []
     for size, calls in ((1, [7]), (2, [1, 6])):
         team(size)
-        ends.append(made(source, d, width, np.float64, calls, arch))
+        ends.append(made(source, d, width, dtype, calls, arch))
     assert ends[0] == ends[1]
 
 
