@@ -325,19 +325,19 @@ def test_nothing_beyond_the_data_is_read():
 
 @compiled
 def test_only_wide_networks_take_the_wide_loops():
-    """And these are compiled once for all shapes."""
+    """And these are compiled once for all shapes, as is the exact loop of all narrow ones with many units."""
     calls = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loops, "narrow_loop", lambda *shape: calls.append(("narrow", *shape[:2])))
-        patch.setattr(population, "compiled_loop", lambda *shape: calls.append(("exact", *shape[:2])))
+        patch.setattr(population, "compiled_loop", lambda *shape: calls.append(("exact", *shape)))
         for limit, loop in ((policy.NARROW, kernels.sampled_loop), (policy.EXACT_NARROW, kernels.population_loop)):
             for d, k in ((limit, limit), (limit + 1, 1), (1, limit + 1)):
                 loop(d, k, 2 * k, 1)
-    a, b = policy.NARROW, policy.EXACT_NARROW
-    registers = -(-2 * b // (policy.REGISTER // 8))
-    assert calls == [("narrow", a, a), ("exact", b, registers), ("exact", 0, 0), ("exact", 0, 0)]
+        kernels.population_loop(9, 5, REGISTERS * policy.REGISTER // 8, 3)
+    wide_or_many = [("exact", True, 0), ("exact", False, 0), ("exact", False, 0)]
+    assert calls == [("narrow", policy.NARROW, policy.NARROW), *wide_or_many, ("exact", True, REGISTERS)]
     assert narrow.compiled_loop(3, 4, 1, 0, 0, (1.0, 0.0)) is narrow.compiled_loop(3, 4, 1, 0, 0, (1.0, 0.0))
-    assert population.compiled_loop(3, 1, 1, False) is population.compiled_loop(3, 1, 1, False)
+    assert population.compiled_loop(True, 1) is population.compiled_loop(True, 1)
 
 
 # ------------------------------------------------------------------------------- no recompilation
@@ -352,8 +352,7 @@ COMPILED = [
     wide.compiled_loop,
     *(narrow.compiled_loop(3, 4, m, k_star, 0, plain.RELU) for m in (1, 3) for k_star in (0, 2)),
     *(narrow.compiled_loop(3, 4, 1, k_star, 3, (1.0, 0.25)) for k_star in (0, 2)),
-    *(population.compiled_loop(3, REGISTERS, m, False) for m in (1, 3)),
-    population.compiled_loop(3, REGISTERS, 1, True),
+    population.compiled_loop(True, REGISTERS),
 ]
 
 
@@ -405,11 +404,10 @@ def test_training_leaves_its_inputs_alone():
 
 @compiled
 @every_loop
-def test_the_exact_loop_is_the_same_for_one_shape_and_for_all(arch):
+def test_the_exact_loops_of_narrow_and_wide_networks_are_the_same(arch):
     record, ends = RECORDS[arch], []
     loss, m = rg.PopulationLoss(record, rg.Network(record, point(arch, 3, 2, seed=1), 3)), record.outputs(3)
-    moving = record.trains_skip or record.slopes != (1, 0)
-    compiled = [population.compiled_loop(*shape) for shape in ((3, REGISTERS, m, moving), (0, 0, 0, True))]
+    compiled = [population.compiled_loop(*shape) for shape in ((True, REGISTERS), (False, 0), (True, 0))]
     slow = plain.population_loop(3, 4, 6, m, 3 * record.trains_skip, record.slopes)[0]
     for loop in (*compiled, slow):
         w = record.coordinates(point(arch, 3, 4), 3)
@@ -418,7 +416,8 @@ def test_the_exact_loop_is_the_same_for_one_shape_and_for_all(arch):
         loop(0, np.zeros((1, 16), np.int64), scratch, loss.units_star, *weights, (0.01, 0.01, 0.01, 0.5), 20)
         ends.append(np.concatenate([w, v]))
     assert relative_error(ends[0], ends[1]) < 1e-14  # a few EPS: sums are in another order
-    assert relative_error(ends[0], ends[2]) < 1e-13  # and angles by another formula
+    assert np.array_equal(ends[0], ends[2])
+    assert relative_error(ends[0], ends[3]) < 1e-13  # angles by another formula
 
 
 @every_record

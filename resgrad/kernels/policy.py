@@ -100,4 +100,5 @@ BLOCK = 1024  # samples processed at a time, so that they stay in the cache
 
 NARROW = 64  # up to this width and dimension, a lane for each sample is faster than a lane for each unit
 EXACT_NARROW = 32  # the same for the exact gradient
+UNROLLED = 4  # up to this number of registers, an exact loop for each number is faster than one for all
 LONELY, EXACT_LONELY = 4, 8  # up to this width one thread is faster: waking a second costs more than a step

@@ -22,26 +22,25 @@ import numpy as np
 from .lanes import fma, lane_count, lane_sum, load, registers, splat, store
 from .pairs import normalize
 from .plain import RELU, split
-from .policy import EXACT_LONELY, EXACT_NARROW, REGISTER, exact_jit, inline_exact, jit
-from .steps import copy, nonzero, update
+from .policy import EXACT_LONELY, EXACT_NARROW, REGISTER, UNROLLED, exact_jit, inline_exact, jit
+from .steps import copy, nonzero
 from .threads import meet, parts_of, share
 
 
 @jit
-def rows_of(U, A):
-    """Rows [u_j, a_j]."""
-    units, d = np.empty((A.shape[0], U.shape[0] + A.shape[1])), U.shape[0]
-    for j in range(A.shape[0]):
+def fill_rows(units, first, U, A, sign):
+    """Rows [u_j, sign a_j], from row ``first`` on."""
+    d = U.shape[0]
+    for j in range(U.shape[1]):
         for i in range(d):
-            units[j, i] = U[i, j]
+            units[first + j, i] = U[i, j]
         for o in range(A.shape[1]):
-            units[j, d + o] = A[j, o]
-    return units
+            units[first + j, d + o] = sign * A[j, o]
 
 
 @jit
 def put_back(units, low, high, U, A):
-    """The reverse of `rows_of`, for some rows."""
+    """The reverse of `fill_rows`, for some rows."""
     d = U.shape[0]
     for j in range(low, high):
         for i in range(d):
@@ -51,27 +50,24 @@ def put_back(units, low, high, U, A):
 
 
 @jit
-def residual_network(weights, d, U_star, A_star):
-    """Student minus teacher: the units' directions as rows and as columns, their norms, Q and Q'.
+def residual_network(U, A, U_star, A_star):
+    """Student minus teacher: rows [u_j, q_j] of all units, and their directions as rows and columns, norms, Q and Q'.
 
-    ``weights`` are rows [u_j, a_j].  Zero units, which add nothing, fill the last register.
+    Zero units, which add nothing, fill the last register of the latter.
     """
-    k, k_star, m = weights.shape[0], U_star.shape[1], A_star.shape[1]
-    count = -(-(k + k_star) // lane_count(weights))
-    K = count * lane_count(weights)
-    units, rows, norm, Q = np.empty((k + k_star, d + m)), np.zeros((K, d)), np.zeros(K), np.zeros((K, m))
-    columns, Q_T = registers(d, count, weights).reshape((d, K)), registers(m, count, weights).reshape((m, K))
-    copy(weights, units)
-    for l in range(k_star):
-        for i in range(d):
-            units[k + l, i] = U_star[i, l]
-        for o in range(m):
-            units[k + l, d + o] = -A_star[l, o]
+    (d, k), (k_star, m) = U.shape, A_star.shape
+    units = np.empty((k + k_star, d + m))
+    count = -(-(k + k_star) // lane_count(units))
+    K = count * lane_count(units)
+    rows, norm, Q = np.zeros((K, d)), np.zeros(K), np.zeros((K, m))
+    columns, Q_T = registers(d, count, units).reshape((d, K)), registers(m, count, units).reshape((m, K))
+    fill_rows(units, 0, U, A, 1.0)
+    fill_rows(units, k, U_star, A_star, -1.0)
     normalize(units, d, rows, columns, norm)
     for j in range(k + k_star):
         for o in range(m):
             Q[j, o] = Q_T[o, j] = units[j, d + o]
-    return rows, columns, norm, Q, Q_T
+    return units, (rows, columns, norm, Q, Q_T)
 
 
 # --------------------------------------------------------------------------- pairs of units
@@ -109,11 +105,11 @@ def _pair_terms(K, plus, value, norm, slope):
 
 
 @inline_exact
-def _gradient_in_lanes(low, high, d, count, m, network, scratch, weights, scale, linear, gradient):
-    """(10) and (11) for the units low to high, rows [u, a] of ``weights``, each against all in ``count`` registers.
+def _gradient_in_lanes(low, high, d, count, m, network, scratch, units, scale, linear, gradient):
+    """(10) and (11) for the units low to high, rows [u, a] of ``units``, each against all in ``count`` registers.
 
     A pair of student units is computed twice: in SIMD lanes that is cheaper than to copy the result.  ``scale`` is
-    (p - n)^2; for ``linear`` see `_linear_part`.
+    (p - n)^2; for ``linear`` see `_linear`.
     """
     rows, columns, norm, Q, Q_T = network
     plus, slope, value = scratch[0], scratch[1], scratch[2]
@@ -143,48 +139,66 @@ def _gradient_in_lanes(low, high, d, count, m, network, scratch, weights, scale,
             for c in range(count):
                 others = fma(load(value, c), load(Q_T, o * count + c), others)
             gradient[j, d + o] = scale * norm[j] / math.pi * lane_sum(others)  # (11)
-        _add_linear(j, d, m, norm, weights, linear, gradient)
+        _add_linear(j, d, m, norm, units, linear, gradient)
 
 
 @inline_exact
-def _add_linear(j, d, m, norm, weights, linear, gradient):
+def _add_linear(j, d, m, norm, units, linear, gradient):
     """The terms in M of (10) and (11)."""
     present, M, flat, sloped = linear
     if present:
-        for i in range(d):
-            for o in range(m):
-                if norm[j] > 0.0:
-                    gradient[j, i] += M[i, o] * weights[j, d + o]
-                elif sloped:
-                    gradient[j, i] += flat[i, o] * weights[j, d + o]
-                gradient[j, d + o] += M[i, o] * weights[j, i]
+        for o in range(m):
+            total = gradient[j, d + o]
+            for i in range(d):
+                total += M[o, i] * units[j, i]
+            gradient[j, d + o] = total
+            if norm[j] > 0.0:
+                for i in range(d):
+                    gradient[j, i] += M[o, i] * units[j, d + o]
+            elif sloped:
+                for i in range(d):
+                    gradient[j, i] += flat[o, i] * units[j, d + o]
 
 
 @exact_jit
-def _linear_part(C, U_star, A_star, D, weights, slopes, M, dC, flat):
+def _update_linear(C, D, units, slopes, M, flat, dC):
     """(19) into M, and into dC where C is trained.
 
-    ``flat`` is n dloss/dC: by s'(0) = n, that times a_j is the gradient of a unit u_j = 0.
+    ``flat`` is n dloss/dC: by s'(0) = n, that times a_j is the gradient of a unit u_j = 0.  M and ``flat`` are (m, d).
     """
-    (p, n), (d, m), k = slopes, D.shape, len(weights)
-    for i in range(d):
-        for o in range(m):
-            residual, product = D[i, o], 0.0
+    (p, n), (m, d) = slopes, M.shape
+    for o in range(m):
+        for i in range(d):
+            M[o, i] = 0.0
+        for j in range(len(units)):
+            for i in range(d):
+                M[o, i] += units[j, i] * units[j, d + o]
+        for i in range(d):
+            residual, product = D[i, o], M[o, i]
             if len(C):
                 residual += C[i, o]
-            for j in range(k):
-                product += weights[j, i] * weights[j, d + o]
-            for j in range(U_star.shape[1]):
-                product -= U_star[i, j] * A_star[j, o]
-            M[i, o] = (p + n) * residual + 2.0 * p * n * product
             slope = 2.0 * residual + (p + n) * product
-            flat[i, o] = n * slope
+            M[o, i], flat[o, i] = (p + n) * residual + 2.0 * p * n * product, n * slope
             if len(C):
                 dC[i, o] = slope
 
 
 @exact_jit
-def _gradient_by_products(low, high, d, network, scratch, weights, scale, linear, gradient):
+def _linear(C, D, units, slopes, dC):
+    """What `_add_linear` needs: whether there is a linear part, its M and ``flat``, and whether s'(0) is not 0."""
+    d, m = D.shape
+    M, flat, sloped = np.empty((m, d)), np.empty((m, d)), slopes[0] != 1.0 or slopes[1] != 0.0
+    if len(C) or sloped:
+        _update_linear(C, D, units, slopes, M, flat, dC)
+    else:
+        for i in range(d):
+            for o in range(m):
+                M[o, i] = D[i, o]
+    return len(C) > 0 or sloped or nonzero(D), M, flat, sloped
+
+
+@exact_jit
+def _gradient_by_products(low, high, d, network, scratch, units, scale, linear, gradient):
     """`_gradient_in_lanes` for all these units at once: the sums over components are matrix products."""
     rows, columns, norm, Q, Q_T = network
     plus, value, slope = np.dot(rows[low:high], columns), np.dot(Q[low:high], Q_T), scratch[0]
@@ -205,7 +219,7 @@ def _gradient_by_products(low, high, d, network, scratch, weights, scale, linear
             gradient[j, i] = alive * (dz[j - low, i] + own * rows[j, i]) / math.pi  # (10)
         for o in range(da.shape[1]):
             gradient[j, d + o] = scale * norm[j] * da[j - low, o] / math.pi  # (11)
-        _add_linear(j, d, da.shape[1], norm, weights, linear, gradient)
+        _add_linear(j, d, da.shape[1], norm, units, linear, gradient)
 
 
 def population_gradient(U, A, C, U_star, A_star, D, slopes, dU, dA, dC):
@@ -221,36 +235,24 @@ def population_gradient(U, A, C, U_star, A_star, D, slopes, dU, dA, dC):
 @exact_jit
 def in_lanes(U, A, C, U_star, A_star, D, slopes, dU, dA, dC):
     """`population_gradient` of narrow networks."""
-    (d, k), m, weights, scale = U.shape, A.shape[1], rows_of(U, A), (slopes[0] - slopes[1]) ** 2
-    network, gradient = residual_network(weights, d, U_star, A_star), np.empty_like(weights)
-    linear = _constant_linear_part(C, U_star, A_star, D, weights, slopes, dC)
-    count = network[2].size // lane_count(weights)
-    _gradient_in_lanes(
-        0, k, d, count, m, network, registers(3, count, weights).reshape((3, -1)), weights, scale, linear, gradient
-    )
+    (d, k), m, scale = U.shape, A.shape[1], (slopes[0] - slopes[1]) ** 2
+    units, network = residual_network(U, A, U_star, A_star)
+    gradient, linear = np.empty((k, d + m)), _linear(C, D, units, slopes, dC)
+    count = network[2].size // lane_count(units)
+    scratch = registers(3, count, units).reshape((3, -1))
+    _gradient_in_lanes(0, k, d, count, m, network, scratch, units, scale, linear, gradient)
     put_back(gradient, 0, k, dU, dA)
 
 
 @exact_jit
 def by_products(U, A, C, U_star, A_star, D, slopes, dU, dA, dC):
     """`population_gradient` of wide networks."""
-    (d, k), m, weights, scale = U.shape, A.shape[1], rows_of(U, A), (slopes[0] - slopes[1]) ** 2
-    network, gradient = residual_network(weights, d, U_star, A_star), np.empty_like(weights)
-    linear = _constant_linear_part(C, U_star, A_star, D, weights, slopes, dC)
+    (d, k), m, scale = U.shape, A.shape[1], (slopes[0] - slopes[1]) ** 2
+    units, network = residual_network(U, A, U_star, A_star)
+    gradient, linear = np.empty((k, d + m)), _linear(C, D, units, slopes, dC)
     scratch = np.empty((k, network[2].size)), np.empty((k, d)), np.empty((k, m))
-    _gradient_by_products(0, k, d, network, scratch, weights, scale, linear, gradient)
+    _gradient_by_products(0, k, d, network, scratch, units, scale, linear, gradient)
     put_back(gradient, 0, k, dU, dA)
-
-
-@exact_jit
-def _constant_linear_part(C, U_star, A_star, D, weights, slopes, dC):
-    """What `_add_linear` needs, for weights that do not change, and dC."""
-    M, sloped = D, slopes[0] != 1.0 or slopes[1] != 0.0
-    flat = np.empty_like(D)
-    if len(C) or sloped:
-        M = np.empty_like(D)
-        _linear_part(C, U_star, A_star, D, weights, slopes, M, dC, flat)
-    return nonzero(M), M, flat, sloped
 
 
 # --------------------------------------------------------------------------- training
@@ -261,10 +263,9 @@ def population_loop(d, k, K, m, skip=0, slopes=RELU):
 
     It is ``loop(thread, marks, scratch, teacher, w, v, rates, n_steps)``; ``scratch()`` allocates its shared memory.
     """
+    parts, count = 1 if max(d, k) <= EXACT_LONELY else parts_of(k), -(-K // (REGISTER // 8))
     narrow = max(d, k) <= EXACT_NARROW
-    parts = 1 if max(d, k) <= EXACT_LONELY else parts_of(k)
-    moving = skip > 0 or slopes != RELU
-    compiled = compiled_loop(d, -(-K // (REGISTER // 8)), m, moving) if narrow else compiled_loop(0, 0, 0, True)
+    compiled = compiled_loop(narrow, count if narrow and count <= UNROLLED else 0)
 
     def loop(thread, marks, scratch, teacher, w, v, *given):
         compiled(thread, marks, scratch, teacher, split(w, d, k, m, skip), split(v, d, k, m, skip), *given)
@@ -273,65 +274,63 @@ def population_loop(d, k, K, m, skip=0, slopes=RELU):
 
 
 @functools.cache
-def compiled_loop(d, count, m, moving):
-    """The loop compiled for one d and m and all widths that fill ``count`` registers, or, where these are 0, for all.
-
-    ``count``: how many registers one number of all units takes; ``moving``: whether M of (10) and (11) may change
-    during training.
-    """
-    narrow = d > 0
+def compiled_loop(narrow, fixed):
+    """The loop compiled for all shapes with ``fixed`` registers of units, or, where this is 0, with any number."""
 
     @exact_jit
     def loop(thread, marks, scratch, teacher, W, V, rates, n_steps):
         (U, A, C), (VU, VA, VC), (U_star, A_star, D), (handed, parts, slopes) = W, V, teacher, scratch
-        weights, velocities, inputs, outputs = rows_of(U, A), rows_of(VU, VA), U.shape[0], A.shape[1]
-        units, gradient, scale = len(weights), np.empty_like(weights), (slopes[0] - slopes[1]) ** 2
-        network = residual_network(weights, inputs, U_star, A_star)
+        (d, k), m, scale = U.shape, A.shape[1], (slopes[0] - slopes[1]) ** 2
+        units, network = residual_network(U, A, U_star, A_star)
         rows, columns, norm, Q, Q_T = network
+        weights, gradient, velocities = units[:k], np.empty((k, d + m)), np.empty((k, d + m))
+        fill_rows(velocities, 0, VU, VA, 1.0)
         first, last = share(parts, thread, marks)
-        low, high = units * first // parts, units * last // parts
-        w, v, g = weights.reshape(-1), velocities.reshape(-1), gradient.reshape(-1)
+        low, high = k * first // parts, k * last // parts
         if narrow:
-            memory = registers(3, count, weights).reshape((3, -1))
+            count = fixed if fixed else norm.size // lane_count(units)
+            memory = registers(3, count, units).reshape((3, -1))
         else:
-            most = -(-units // parts)
-            memory = np.empty((most, norm.size)), np.empty((most, inputs)), np.empty((most, outputs))
-        changes = moving and (len(C) > 0 or slopes[0] != 1.0 or slopes[1] != 0.0)
-        M, skip, velocity, dC, flat = D.copy(), C.copy(), VC.copy(), np.empty_like(C), np.empty_like(D)
-        linear = changes or nonzero(D), M, flat, moving and changes
+            most = -(-k // parts)
+            memory = np.empty((most, norm.size)), np.empty((most, d)), np.empty((most, m))
+        skip, velocity, dC = C.copy(), VC.copy(), np.empty_like(C)  # every thread keeps C for itself
+        linear = _linear(C, D, units, slopes, dC)
         for step in range(n_steps):
-            if moving and changes:
-                _linear_part(skip, U_star, A_star, D, weights, slopes, M, dC, flat)
-            normalize(weights, inputs, rows, columns, norm)
-            for j in range(units):
-                for o in range(outputs):
-                    Q[j, o] = Q_T[o, j] = weights[j, inputs + o]
+            if len(C) or linear[3]:
+                _update_linear(skip, D, units, slopes, linear[1], linear[2], dC)
+            normalize(weights, d, rows, columns, norm)
+            for j in range(k):
+                for o in range(m):
+                    Q[j, o] = Q_T[o, j] = units[j, d + o]
             if narrow:
-                _gradient_in_lanes(low, high, d, count, m, network, memory, weights, scale, linear, gradient)
+                _gradient_in_lanes(low, high, d, count, m, network, memory, units, scale, linear, gradient)
             else:
                 for part in range(first, last):
-                    i, j = units * part // parts, units * (part + 1) // parts
+                    i, j = k * part // parts, k * (part + 1) // parts
                     some = memory[0][: j - i], memory[1][: j - i], memory[2][: j - i]
-                    _gradient_by_products(i, j, inputs, network, some, weights, scale, linear, gradient)
+                    _gradient_by_products(i, j, d, network, some, units, scale, linear, gradient)
             for j in range(low, high):
-                begin, end = j * (inputs + outputs), (j + 1) * (inputs + outputs)
-                update(begin, begin + inputs, w, v, g, rates[0], rates[3])
-                update(begin + inputs, end, w, v, g, rates[1], rates[3])
-            if moving and len(C):  # every thread keeps C for itself
-                update(0, skip.size, skip.reshape(-1), velocity.reshape(-1), dC.reshape(-1), rates[2], rates[3])
+                for i in range(d + m):
+                    g, lr = gradient[j, i], rates[0] if i < d else rates[1]
+                    velocities[j, i] = rates[3] * velocities[j, i] + g
+                    units[j, i] -= lr * (g + rates[3] * velocities[j, i])  # (6)
+            for i in range(len(C)):
+                for o in range(m):
+                    velocity[i, o] = rates[3] * velocity[i, o] + dC[i, o]
+                    skip[i, o] -= rates[2] * (dC[i, o] + rates[3] * velocity[i, o])
             if len(marks) > 1:  # also where a thread has no unit: it may keep C
                 for j in range(low, high):
-                    for i in range(inputs + outputs):
-                        handed[step % 2, j, i] = weights[j, i]
+                    for i in range(d + m):
+                        handed[step % 2, j, i] = units[j, i]
                 if not meet(marks, thread, step + 1):
                     return
-                for j in range(units):
+                for j in range(k):
                     if not low <= j < high:
-                        for i in range(inputs + outputs):
-                            weights[j, i] = handed[step % 2, j, i]
+                        for i in range(d + m):
+                            units[j, i] = handed[step % 2, j, i]
         if not meet(marks, thread, n_steps + 1):
             return
-        put_back(weights, low, high, U, A)
+        put_back(units, low, high, U, A)
         put_back(velocities, low, high, VU, VA)
         if thread == 0:
             copy(skip, C)

@@ -60,11 +60,3 @@ def nonzero(M):
         for j in range(M.shape[1]):
             found |= M[i, j] != 0.0
     return found
-
-
-@inline
-def update(start, stop, w, v, g, lr, momentum):
-    """One step of (6), in place, for some entries of flat arrays."""
-    for i in range(start, stop):
-        v[i] = momentum * v[i] + g[i]
-        w[i] -= lr * (g[i] + momentum * v[i])
