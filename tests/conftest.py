@@ -1,6 +1,7 @@
 """What the tests share: the variants to run over, generic points and data, a relative error, processes."""
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 
 import resgrad as rg
 from resgrad import experiment, kernels, training
+
+gc.set_threshold(100_000)  # Numba makes many objects: to look through them each 700 takes a tenth of the time
 
 ARCHS = list(rg.ARCHITECTURES)
 RECORDS = rg.ARCHITECTURES | {  # and three of a user's own: a linear part that differs by a matrix, other slopes, all
