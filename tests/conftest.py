@@ -34,7 +34,14 @@ every_centered = pytest.mark.parametrize("arch", CENTERED)
 every_record = pytest.mark.parametrize("arch", list(RECORDS))  # and so do those of the tests
 every_loop = pytest.mark.parametrize("arch", LOOPS)
 every_dtype = pytest.mark.parametrize("dtype", [np.float64, np.float32])
-float32_slow = pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)])
+
+
+def slow(*values):
+    """Values of a parameter, or tuples of several, that show once more what others show: for the slow tests."""
+    return [pytest.param(*(v if isinstance(v, tuple) else (v,)), marks=pytest.mark.slow) for v in values]
+
+
+float32_slow = pytest.mark.parametrize("dtype", [np.float64, *slow(np.float32)])
 
 
 def point(arch, d, width=None, seed=0, dtype=np.float64):

@@ -184,6 +184,7 @@ def test_two_units_learn_one_like_the_cube_of_time():
     assert "4 minima are degenerate: the loss falls like t^-p, p = " in str(found)
 
 
+@pytest.mark.slow
 def test_nearly_every_degenerate_minimum_is_given_its_exponent():
     """Four units of the plane learn two: all but 2 of 40 runs have a power before gradients end in rounding."""
     found = census("vanilla", 2, width=4, runs=40, quiet=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.optimize
-from conftest import RECORDS, left, point, relative_error, run, same_outputs
+from conftest import RECORDS, left, point, relative_error, run, same_outputs, slow
 
 import resgrad as rg
 from resgrad import census, duals, experiment, gelee_ma
@@ -53,7 +53,7 @@ def test_the_even_kernel_is_the_expected_loss_of_the_even_record():
         assert relative_error(getattr(loss, name)(theta), getattr(exact, name)(theta)) < GENERIC
 
 
-@pytest.mark.parametrize("arch", ["li", "two-weight", "resnet", "vanilla-free", "modresnet-free"])
+@pytest.mark.parametrize("arch", ["li", "two-weight", "modresnet-free", *slow("resnet", "vanilla-free")])
 @every_kernel
 @either
 def test_gradient_and_hessian_are_derivatives(arch, kernel, unit_rows):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import point, relative_error
+from conftest import point, relative_error, slow
 from scipy import linalg, optimize
 
 import resgrad as rg
@@ -292,7 +292,7 @@ def test_theorem_2_its_list_of_critical_points():
     assert 2 * PI * second / 2 == pytest.approx(-4 * w * (1 - PI / 4) / np.sqrt(2), rel=1e-5)
 
 
-@pytest.mark.parametrize("k, teachers", [(2, 60), (3, 60), pytest.param(4, 1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("k, teachers", [(2, 60), (3, 60), *slow((4, 1500))])
 def test_searches_with_the_teachers_width_find_saddles_alone(k, teachers):
     rng, found, largest = np.random.default_rng(k), 0, 0.0
     for _ in range(teachers):

@@ -13,7 +13,7 @@ import types
 import numba
 import numpy as np
 import pytest
-from conftest import LOOPS, compiled, left, output, run
+from conftest import LOOPS, compiled, left, output, run, slow
 
 import resgrad as rg
 from resgrad import draws, experiment
@@ -26,7 +26,7 @@ SMALL = ["--d", "3", "--width", "4", "--samples", "1000", "--steps", "300"]  # t
 COMMAND = [sys.executable, "-m", "resgrad.experiment", "--arch", "li", *SMALL]
 
 
-@pytest.mark.parametrize("name", [name for name in LOOPS if name in rg.ARCHITECTURES] + ["even", "li-bias"])
+@pytest.mark.parametrize("name", [*(name for name in LOOPS if name in rg.ARCHITECTURES), "li-bias", *slow("even")])
 def test_a_run_leaves_the_four_files_that_the_contract_names(name, tmp_path, capsys):
     assert experiment.main(["--arch", name, *SMALL, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr()

@@ -12,7 +12,7 @@ import types
 
 import numpy as np
 import pytest
-from conftest import ARCHS, command, finish, left, output, run
+from conftest import ARCHS, command, finish, left, output, run, slow
 
 from resgrad import census, experiment, training
 from resgrad.runs import files, plots, protocol
@@ -135,13 +135,7 @@ runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.parametrize("module", ["experiment", "census"])
-@pytest.mark.parametrize(
-    "moment",
-    [
-        "numpy",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("argparse", "resgrad.kernels", "numba.core", "tqdm")),
-    ],
-)
+@pytest.mark.parametrize("moment", ["numpy", *slow("argparse", "resgrad.kernels", "numba.core", "tqdm")])
 def test_ctrl_c_gives_no_traceback_however_early(module, moment, tmp_path):
     """It comes when the module ``moment`` is imported."""
     line = [sys.executable, "-c", STARTUP.format(module=f"resgrad.{module}", moment=moment)]
@@ -404,7 +398,7 @@ def damaged(whole, kind, rng):
     return {"cut": whole[:cut], "empty": b"", "foreign": rng.bytes(cut), "longer": whole + rng.bytes(9)}[kind]
 
 
-@pytest.mark.parametrize("rounds", [20, pytest.param(480, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [20, *slow(480)])
 @pytest.mark.parametrize(
     "name, arguments",
     [

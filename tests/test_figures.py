@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import output
+from conftest import output, slow
 from PIL import Image
 
 import figures
@@ -38,13 +38,14 @@ TOY = {
     "LAST": 2,
 }
 DRAWN_WHOLE = {"block"}  # it holds its run against the closed form, which no toy meets
-SLOW = {"block", "designed", "dimensions", "free_skip"}  # dozens of censuses or fits, however small
+SLOW = {"block", "designed", "dimensions", "free_skip", "frequencies"}  # dozens of censuses or fits, however small
+SLOW |= {"biases", "modresnet", "portrait"}  # a loop of their own
 
 
 def toy_simulate(config):
-    small = {"d": 3, "width": 3, "samples": 300}
+    small = {"d": 3, "width": 4, "samples": 300}
     if config.preset == "li-yuan-phases":
-        small |= {"d": 60, "width": 60, "lr": 3e-3}
+        small |= {"d": 66, "width": 66, "lr": 3e-3}
     elif config.preset != "notebook":  # whose published values are marked at its last step
         small["steps"] = 600
     return simulate(dataclasses.replace(config, **small))
@@ -54,7 +55,7 @@ def toy_history(arch, preset="default", **given):
     return table(toy_simulate(resolve(arch, preset, **given))[0])
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NAMES])
+@pytest.mark.parametrize("name", [*(name for name in NAMES if name not in SLOW), *slow(*sorted(SLOW))])
 def test_every_script_draws(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # where no runs are kept
     script = importlib.import_module(f"figures.{name}")

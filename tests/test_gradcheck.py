@@ -5,13 +5,13 @@ import math
 
 import numpy as np
 import pytest
-from conftest import ARCHS, every_arch, every_centered
+from conftest import ARCHS, every_arch, every_centered, slow
 
 import resgrad as rg
 from resgrad.draws import streams
 from resgrad.gradcheck import __main__, check_gradient, check_hessian, differences
 
-points = pytest.mark.parametrize("points", [8, pytest.param(40, marks=pytest.mark.slow)])
+points = pytest.mark.parametrize("points", [8, *slow(40)])
 
 
 # ------------------------------------------------------------------------------ planted errors
@@ -168,7 +168,7 @@ def test_no_planted_error_is_accepted_from_a_foreign_callable(arch):
                 assert report.verdict == "wrong", f"{mistake}: {report}"
 
 
-@pytest.mark.parametrize("points", [1, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("points", [1, *slow(8)])
 @every_arch
 def test_no_planted_error_is_accepted_in_expectation(arch, points):
     rng = np.random.default_rng(1)
@@ -209,7 +209,7 @@ def test_float32_hidden_in_value_and_gradient(arch):
         assert report.verdict == "wrong" and "float32" in str(report)
 
 
-@pytest.mark.parametrize("d", [30, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("d", [30, *slow(100)])
 def test_one_wrong_entry_among_thousands(d):
     theta, loss, X, Y = setting("li", 0, d=d, n=5)
     row, column = d // 2, d // 3
@@ -564,7 +564,7 @@ def test_command_line_in_few_dimensions(d):
     assert __main__.main(["--arch", "modresnet", "--d", d]) == 0
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))])
+@pytest.mark.parametrize("seed", [0, *slow(*range(1, 10))])
 def test_command_line_in_one_dimension(seed, capsys):
     assert __main__.main(["--d", "1", "--seed", str(seed)]) == 0
     lines = capsys.readouterr().out.partition("\n\n")[0].splitlines()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import ARCHS, every_arch, same_outputs
+from conftest import ARCHS, every_arch, same_outputs, slow
 
 import resgrad as rg
 from resgrad.gradcheck import check_gradient, check_hessian
@@ -60,7 +60,7 @@ def test_online_batch(arch):
         assert report.ok and report.max_rel_error < 1e-9, report
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [0, *slow(1)])
 @every_arch
 def test_population(arch, seed):
     theta, teacher, (X, _) = setting(arch, seed)
@@ -73,7 +73,7 @@ def test_population(arch, seed):
         assert report.taylor_slopes == pytest.approx((2, 2, 2), abs=0.1)
 
 
-@pytest.mark.parametrize("size", [1e-3, 1e-5, 1e-7, 1e-9])
+@pytest.mark.parametrize("size", [1e-3, 1e-9, *slow(1e-5, 1e-7)])
 @every_arch
 def test_population_with_one_small_unit(arch, size):
     """The gradient turns within the unit's length: a difference may miss that, and must know that it may."""
@@ -134,7 +134,7 @@ def test_duplicate_and_antipodal_samples(arch):
         assert check_gradient(loss, onto_kink(arch, theta, X[0])).ok
 
 
-@pytest.mark.parametrize("scale", [1e-8, 1e-4, 1e4, 1e8])
+@pytest.mark.parametrize("scale", [1e-8, 1e8, *slow(1e-4, 1e4)])
 @every_arch
 def test_tiny_and_huge_parameters(arch, scale):
     """On samples it decides; in expectation rounding may hide the answer, and it may say so."""
@@ -165,7 +165,7 @@ def test_float32_that_says_so(arch):
         assert report.ok and report.rtol == 1e-4, report
 
 
-@pytest.mark.parametrize("points", [400, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("points", [160, *slow(2000)])
 def test_no_right_gradient_is_rejected(points):
     """Random points on samples: anywhere, on a kink, at the teacher, and as a foreign callable."""
     undecided, worst = 0, 0.0

@@ -6,7 +6,7 @@ import exact
 import naive
 import numpy as np
 import pytest
-from conftest import RECORDS, left, point, relative_error, run
+from conftest import RECORDS, float32_slow, left, point, relative_error, run
 from mpmath import mpf
 
 import resgrad as rg
@@ -178,7 +178,7 @@ def test_a_data_set_has_its_covariance():
     assert np.abs(X.T @ X / len(X) - S).max() < 0.03 * np.abs(S).max()
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@float32_slow
 @pytest.mark.parametrize("arch", ["li", "leaky", "all"])
 def test_fresh_samples_are_those_that_batch_draws(arch, dtype):
     S, record = positive(3), RECORDS[arch]

@@ -17,11 +17,13 @@ from conftest import (
     every_dtype,
     every_loop,
     every_record,
+    float32_slow,
     output,
     point,
     relative_error,
     same_outputs,
     samples,
+    slow,
 )
 
 import resgrad as rg
@@ -40,19 +42,18 @@ WIDE = {"d": 2, "width": policy.NARROW + 1}  # the loop for all shapes
 TALL = {"d": 2 * policy.ROWS + 3, "width": 2 * policy.NARROW + 3}  # likewise, in several tiles, not all of them full
 N_SAMPLES, BATCH, N_STEPS = 23, 5, 12  # the fifth batch of an epoch has 3 samples; three epochs
 LR = 1e-2
-SMALLEST = [("two-weight", np.float64), ("leaky", np.float64)]  # without and with all branches of a loop
 
+SINGLE = ["modresnet", "leaky"]  # no branch of a loop and all of them, vector and scalar outputs
 SHAPES = {"narrow": SMALL, "shared": SHARED, "wide": WIDE, "tall": TALL}
 
 
 def every_job(*shapes):
-    """Two parts in float32 sum what those of float64 do: one kind of loop stands for all, the post's are slow."""
+    """Where each shape compiles a loop of its own, two of them stand for all in float32."""
     jobs = []
     for arch, dtype, name in itertools.product(LOOPS, (np.float64, np.float32), shapes):
-        twice, posts = dtype is np.float32 and name == "shared", RECORDS[arch].slopes == (1, 0)
-        if not twice or (posts and not RECORDS[arch].trains_skip):
-            marks = [pytest.mark.slow] * (twice and arch != "modresnet")
-            jobs.append(pytest.param(arch, dtype, SHAPES[name], id=f"{name}-{dtype.__name__}-{arch}", marks=marks))
+        quick = dtype is np.float64 or name in ("wide", "tall") or (name == "narrow" and arch in SINGLE)
+        marks = [] if quick else [pytest.mark.slow]
+        jobs.append(pytest.param(arch, dtype, SHAPES[name], id=f"{name}-{dtype.__name__}-{arch}", marks=marks))
     return pytest.mark.parametrize("arch, dtype, shape", jobs)
 
 
@@ -175,10 +176,10 @@ def test_online_training_is_naive_training_on_the_same_samples(arch, dtype, mome
         ("two-weight", "vanilla"),
         ("resnet", "modresnet"),
         ("half", "resnet"),
-        ("vanilla-free", "modresnet-sum"),  # C is learned from a fixed skip,
+        ("modresnet-free", "resnet"),  # C is learned from a fixed skip,
         ("two-weight", "li-free"),  # a trained one is not,
-        ("li-free", "even"),  # and other slopes are partly linear
-        ("leaky", "even"),
+        ("leaky", "even"),  # and other slopes are partly linear
+        *slow(("vanilla-free", "modresnet-sum"), ("li-free", "even")),
     ],
 )
 @pytest.mark.parametrize("shape", [SMALL, WIDE, TALL], ids=["narrow", "wide", "tall"])
@@ -197,7 +198,7 @@ def test_online_training_with_another_architecture_as_teacher(student, teacher, 
     assert relative_error(run.theta, wanted) < STEPS[np.float64]
 
 
-@every_dtype
+@float32_slow
 @pytest.mark.parametrize("source", ["data set", "fresh samples"])
 def test_narrow_steps_in_several_tiles_and_registers_are_naive(dtype, source):
     """Tiles overlap where they do not fit, as do registers; the second batch of an epoch has 4 samples."""
@@ -236,12 +237,12 @@ def test_the_first_window_is_the_mean_of_its_batch_losses(arch):
 
 @compiled
 @pytest.mark.parametrize(
-    "arch, d, width, dtype",
+    "arch, dtype, d, width",
     [
-        pytest.param(arch, d, width, dtype, marks=[pytest.mark.slow] * (d == 1 and (arch, dtype) not in SMALLEST))
-        for arch in ["two-weight", "modresnet", "modresnet-free", "leaky"]
-        for d, width in [(1, 1), (3, 4)]
-        for dtype in [np.float64, np.float32]
+        *(("two-weight", np.float64, 3, 4), ("modresnet-free", np.float64, 3, 4), ("leaky", np.float64, 1, 1)),
+        *((arch, dtype, 3, 4) for arch in SINGLE for dtype in (np.float64, np.float32)),
+        *slow(*((arch, np.float32, 3, 4) for arch in ("two-weight", "modresnet-free")), ("leaky", np.float32, 1, 1)),
+        *slow(*itertools.product(["two-weight", "modresnet", "modresnet-free"], (np.float64, np.float32), [1], [1])),
     ],
 )
 @pytest.mark.parametrize("source", ["data set", "fresh samples"])
@@ -279,9 +280,14 @@ def test_the_loops_make_the_same_steps(arch, dtype, source, d, width, batch):
             assert relative_error(got, wanted) < STEPS[dtype]
 
 
-@every_dtype
 @pytest.mark.parametrize("source", ["data set", "fresh samples"])
-@pytest.mark.parametrize("width", [4, policy.LONELY + 1, policy.NARROW + 1])
+@pytest.mark.parametrize(
+    "width, dtype",
+    [
+        *itertools.product([4, policy.NARROW + 1], [np.float64, np.float32]),
+        *((policy.LONELY + 1, np.float64), *slow((policy.LONELY + 1, np.float32))),
+    ],
+)
 def test_a_step_on_several_blocks_is_one_gradient(dtype, source, width):
     """Of samples that do not fill the last block, nor its last register."""
     size, theta0 = 2 * policy.BLOCK + 51, point("modresnet", 3, width, dtype=dtype)

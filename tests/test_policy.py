@@ -61,12 +61,13 @@ def test_an_edited_callee_in_another_file_is_seen_at_once_and_nothing_is_compile
 def test_a_damaged_cache_file_is_replaced_and_not_noticed(copy):
     value, _, _ = copy()
     for kind, left in itertools.product(("nbi", "nbc"), (0, 0.5)):
-        for file in (files := list(copy.cache.rglob(f"*.{kind}"))):
-            content = file.read_bytes()
+        damaged = {file: file.read_bytes() for file in copy.cache.rglob(f"*.{kind}")}
+        for file, content in damaged.items():
             file.write_bytes(content[: int(left * len(content))])
         again, count, told = copy()
-        assert (again, told) == (value, "") and count > 0 and files, (kind, left)
-        assert copy() == (value, 0, ""), (kind, left)
+        assert (again, told) == (value, "") and count > 0 and damaged, (kind, left)
+        assert all(file.stat().st_size > left * len(content) for file, content in damaged.items()), (kind, left)
+    assert copy() == (value, 0, "")
 
 
 FULL = """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.optimize
-from conftest import CENTERED, RECORDS, every_centered, point, relative_error, same_outputs, samples
+from conftest import CENTERED, RECORDS, every_centered, point, relative_error, same_outputs, samples, slow
 
 import resgrad as rg
 from resgrad import kernels
@@ -297,7 +297,7 @@ def global_minima(arch, star, d, rng):
 
 
 @every_centered
-@pytest.mark.parametrize("d", [3, 5])
+@pytest.mark.parametrize("d", [3, *slow(5)])
 def test_the_loss_keeps_its_digits_on_the_way_down(arch, d):
     """Toward every kind of global minimum, from 1e-2 to 1e-28 of E|F*|^2; never negative, also there."""
     rng, star = np.random.default_rng(d), point(arch, d, seed=100)
@@ -450,7 +450,7 @@ def test_hessian_is_the_difference_quotient_of_the_gradient(student, teacher, d,
 
 
 @every_centered
-@pytest.mark.parametrize("offset", [0.0, 1e-12, 1e-8, 1e-4])
+@pytest.mark.parametrize("offset", [0.0, 1e-8, *slow(1e-12, 1e-4)])
 @pytest.mark.parametrize("sign", [1, -1], ids=["parallel", "antiparallel"])
 def test_hessian_of_nearly_parallel_units_takes_the_limit(arch, sign, offset):
     rng = np.random.default_rng(7)

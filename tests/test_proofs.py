@@ -6,7 +6,7 @@ import math
 import mpmath
 import numpy as np
 import pytest
-from conftest import RECORDS
+from conftest import RECORDS, slow
 from mpmath import mpf
 
 import resgrad as rg
@@ -83,8 +83,13 @@ def ball(value, radius=0.0):
 
 
 @every_name
-@pytest.mark.parametrize("radius", [0.0, pytest.param(1e-9, marks=pytest.mark.slow), 1e-3])
-@pytest.mark.parametrize("where", ["generic", "teacher", "parallel"])
+@pytest.mark.parametrize(
+    "where, radius",
+    [
+        *(("generic", 0.0), ("teacher", 1e-3), ("parallel", 1e-3)),
+        *slow(*(("generic", r) for r in (1e-9, 1e-3)), *((w, r) for w in ("teacher", "parallel") for r in (0.0, 1e-9))),
+    ],
+)
 def test_the_enclosures_hold_what_they_enclose(name, radius, where):
     """At the teacher its units and the student's can be parallel in the box.  Teachers may have other slopes."""
     arch, d, rng = RECORDS[name], 2, np.random.default_rng(1)
@@ -344,7 +349,7 @@ LIES = [off_by_a_millionth, no_critical_point, degenerate_minimum, wrong_hessian
 
 
 @pytest.mark.parametrize("lie", LIES)
-@pytest.mark.parametrize("trials", [28, pytest.param(160, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [28, *slow(160)])
 def test_no_lie_is_proved(lie, trials):
     for trial in range(trials):
         rng = np.random.default_rng([trial, trials])
@@ -354,7 +359,7 @@ def test_no_lie_is_proved(lie, trials):
         assert (proof.loss, proof.min_eigenvalue) == ((0.0, math.inf), (-math.inf, math.inf))
 
 
-@pytest.mark.parametrize("trials", [40, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [40, *slow(200)])
 def test_no_saddle_is_proved_to_be_a_minimum(trials):
     """Newton's method from random points leads to saddles."""
     proved = 0

@@ -13,7 +13,7 @@ import weakref
 
 import numpy as np
 import pytest
-from conftest import RECORDS, every_dtype, float32_slow, output, point, samples
+from conftest import RECORDS, every_dtype, float32_slow, output, point, samples, slow
 
 import resgrad as rg
 from resgrad import blas, kernels, training
@@ -84,7 +84,7 @@ def test_bits_do_not_depend_on_the_threads_nor_on_where_calls_are_split(dtype, s
         ("fresh samples", 3, 4),
         ("expectation", 14, 9),
         ("expectation", 14, 1),  # one thread of two has no unit
-        *(pytest.param(source, 14, 9, marks=pytest.mark.slow) for source in ("data set", "fresh samples")),
+        *slow(("data set", 14, 9), ("fresh samples", 14, 9)),
         *((source, policy.NARROW + 6, policy.NARROW + 1) for source in ("data set", "fresh samples", "expectation")),
     ],
 )
@@ -362,7 +362,7 @@ def busy():
         process.join()
 
 
-@pytest.mark.parametrize("calls", [50, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("calls", [50, *slow(10_000)])
 def test_helped_calls_on_a_busy_machine_hang_nowhere_and_get_no_bit_wrong(calls, team, busy):
     """Every hundredth call, at random, one of the threads fails at a random step."""
     team(2)

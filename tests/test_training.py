@@ -5,7 +5,17 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import RECORDS, TRAINED_READOUT, every_arch, every_centered, every_loop, point, relative_error, samples
+from conftest import (
+    RECORDS,
+    TRAINED_READOUT,
+    every_arch,
+    every_centered,
+    every_loop,
+    point,
+    relative_error,
+    samples,
+    slow,
+)
 
 import resgrad as rg
 from resgrad import kernels, training
@@ -523,7 +533,10 @@ def test_twin_units_stay_twins(arch, kind):
 # ---------------------------------------------------------------------- what the theory conserves
 
 
-@pytest.mark.parametrize("arch", [name for name, a in rg.ARCHITECTURES.items() if a.readout == "sum"])
+SUMS = {name for name, arch in rg.ARCHITECTURES.items() if arch.readout == "sum"}
+
+
+@pytest.mark.parametrize("arch", [*sorted(SUMS - {"two-weight-free"}), *slow("two-weight-free")])
 @every_kind
 def test_a_summed_readout_never_moves_what_it_does_not_see(arch, kind):
     """All columns of W2 get one gradient, so their differences stay what they were."""
