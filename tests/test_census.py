@@ -154,6 +154,7 @@ def test_a_unit_that_dies_does_not_come_back_on_the_other_side(monkeypatch, rtol
         assert basin.outcome == "spurious"
 
 
+@pytest.mark.slow
 def test_where_steps_do_not_pay_the_run_goes_on_along_the_flow():
     """The published protocol: the flow from step 1 on, and from when few runs are left, has the basins of the steps."""
     kinds = {"d": 8, "runs": 6, "seed": 4, "quiet": True, **PROTOCOL}

@@ -13,7 +13,7 @@ from conftest import left, output, run
 from resgrad import experiment
 from resgrad.runs import protocol
 
-SMALL = ["--arch", "modresnet", "--d", "4", "--samples", "1000", "--steps", "300"]
+SMALL = ["--arch", "modresnet", "--d", "3", "--width", "4", "--samples", "1000", "--steps", "300"]
 WIDE = ["--arch", "two-weight", "--d", "110", "--samples", "2000", "--steps", "12"]  # matrix products; long sums
 
 CORRELATED = ["--arch", "li-bias", "--d", "150", "--data", "online", "--covariance", "S.npy", "--noise", "0.1"]

@@ -39,7 +39,7 @@ TOY = {
 }
 DRAWN_WHOLE = {"block"}  # it holds its run against the closed form, which no toy meets
 SLOW = {"block", "designed", "dimensions", "free_skip", "frequencies"}  # dozens of censuses or fits, however small
-SLOW |= {"biases", "modresnet", "portrait"}  # a loop of their own
+SLOW |= {"biases", "li", "modresnet", "portrait", "sources", "spurious"}  # a loop of their own
 
 
 def toy_simulate(config):
@@ -107,6 +107,7 @@ svg.fonttype: none
 """
 
 
+@pytest.mark.slow
 def test_pictures_do_not_depend_on_the_users_matplotlibrc(tmp_path):
     (tmp_path / "matplotlibrc").write_text(HOSTILE)
     line = [sys.executable, "-m", "resgrad.experiment", "--arch", "li", "--d", 3, "--samples", 500, "--steps", 300]

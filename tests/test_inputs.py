@@ -223,7 +223,7 @@ def test_polish_knows_a_global_minimum_by_what_is_left_of_the_loss():
 # ------------------------------------------------------------------------------------ command lines
 
 
-ABOUT = ["--d", "3", "--noise", "0.1"]
+ABOUT = ["--d", "3", "--width", "4", "--noise", "0.1"]
 
 
 @pytest.mark.parametrize("data", ["dataset", "online", "population"])
@@ -312,6 +312,7 @@ def test_noise_says_what_it_wants(noise):
 
 
 def test_advice_knows_the_noise_of_small_batches(tmp_path, capsys):
-    given = ["--arch", "li", "--d", "4", "--data", "online", "--batch-size", "1", "--optimizer", "sgd", "--lr", "1e3"]
+    given = ["--arch", "li", "--d", "3", "--width", "4", "--data", "online", "--batch-size", "1"]
+    given += ["--optimizer", "sgd", "--lr", "1e3"]
     assert experiment.main([*given, "--out", str(tmp_path), "--quiet", "--no-plot"]) == 3
     assert "a step of SGD shrinks the distance from the teacher on average up to " in capsys.readouterr().err

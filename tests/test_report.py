@@ -14,7 +14,7 @@ from resgrad.minima import basins
 from resgrad.runs import files, plots, report
 from resgrad.runs.protocol import PRESETS, command_line, resolve
 
-SMALL = ["--d", "3", "--samples", "500", "--steps", "300", "--quiet", "--report"]
+SMALL = ["--d", "3", "--width", "4", "--samples", "500", "--steps", "300", "--quiet", "--report"]
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +69,8 @@ def test_the_page_says_what_the_files_say(directory):
         assert value is None or (key in words and str(value) in words)
     assert f"{summary['result']['population_loss_final']:.4g}" in words
     assert report.verdict(summary).split("\n")[0] in words
-    assert command_line(resolve("modresnet", d=3, samples=500, steps=300)) in words
-    assert "symmetry predicts 3 zero ones" in words
+    assert command_line(resolve("modresnet", d=3, width=4, samples=500, steps=300)) in words
+    assert "symmetry predicts 4 zero ones" in words
 
 
 def test_a_run_that_diverged_has_a_page_without_a_spectrum(tmp_path):
@@ -82,17 +82,17 @@ def test_a_run_that_diverged_has_a_page_without_a_spectrum(tmp_path):
 
 @pytest.mark.parametrize("arch", ["resnet", "two-weight", "vanilla"])
 def test_a_run_without_a_live_unit_has_a_page(arch, tmp_path):
-    theta = np.zeros(rg.ARCHITECTURES[arch].size(3))
-    theta[:9] -= rg.ARCHITECTURES[arch].identity * np.eye(3).ravel()
+    theta = np.zeros(rg.ARCHITECTURES[arch].size(3, 4))
+    theta[:12] -= rg.ARCHITECTURES[arch].identity * np.eye(3, 4).ravel()
     files.write_archive(tmp_path / "dead.npz", "weights", {"theta": theta}, arch=arch, d=3)
     given = ["--arch", arch, *SMALL, "--init", str(tmp_path / "dead.npz"), "--out", str(tmp_path / "out")]
     assert experiment.main(given) == 0
-    predicted = 6 if arch == "two-weight" else 0
+    predicted = 8 if arch == "two-weight" else 0
     assert f"symmetry predicts {predicted} zero ones" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_no_page_unless_asked(tmp_path):
-    given = ["--arch", "li", "--d", "2", "--steps", "9", "--samples", "9", "--quiet", "--no-plot"]
+    given = ["--arch", "li", "--d", "3", "--width", "4", "--steps", "9", "--samples", "9", "--quiet", "--no-plot"]
     assert experiment.main([*given, "--out", str(tmp_path / "out")]) == 0
     assert not (tmp_path / "out" / "report.html").exists()
 
@@ -132,6 +132,7 @@ def test_the_verdict_in_words(result, words):
     assert words in report.verdict({"config": config, "result": base | result, "stop_reason": "finished"})
 
 
+@pytest.mark.slow
 def test_a_verdict_is_on_the_end_of_the_run_itself(tmp_path):
     """After 20,000 steps Newton's method goes to the teacher, 2 away; the run itself goes elsewhere."""
     short = experiment.run(resolve("vanilla", seed=18), tmp_path, plot=False, quiet=True)

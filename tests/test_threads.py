@@ -13,7 +13,7 @@ import weakref
 
 import numpy as np
 import pytest
-from conftest import RECORDS, every_dtype, float32_slow, output, point, samples, slow
+from conftest import RECORDS, float32_slow, output, point, samples, slow
 
 import resgrad as rg
 from resgrad import blas, kernels, training
@@ -64,7 +64,7 @@ def made(source, d, width, dtype, calls, arch="modresnet"):
     return state.window_loss, state.w.tobytes(), state.v.tobytes()
 
 
-@every_dtype
+@float32_slow
 @pytest.mark.parametrize("source", ["data set", "fresh samples", "expectation"])
 @pytest.mark.parametrize("width", [9, policy.NARROW + 1, 16 * threads.UNITS])
 def test_bits_do_not_depend_on_the_threads_nor_on_where_calls_are_split(dtype, source, width, team):

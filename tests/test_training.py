@@ -205,7 +205,7 @@ def test_other_architectures_resume_too(kind, arch, stepwise):
 
 @every_fused_kind
 def test_a_run_of_float32_resumes(kind, stepwise):
-    arch, keeper = "two-weight", Keeper()
+    arch, keeper = "modresnet", Keeper()
     teacher = rg.Network(arch, point(arch, D, 2, seed=1), D)
     loss = {
         "empirical": rg.EmpiricalLoss(arch, *samples(arch, N_SAMPLES, D, dtype=np.float32)),
