@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import finish, output
+from conftest import finish, output, slow
 
 import resgrad as rg
 from resgrad import blas, draws
@@ -117,14 +117,14 @@ def test_next_to_a_saddle_the_destination_is_certain_only_for_who_stays():
 
 def test_no_verdict_before_its_time():
     """Batches know no flow to go on along."""
-    kinds = {"d": 6, "runs": 3, "quiet": True}
+    kinds = {"d": 3, "width": 4, "teacher_width": 4, "runs": 3, "quiet": True}
     assert census("vanilla", data="online", steps=20, **kinds).counts["unconverged"] == 3
     diverged = census("vanilla", lr=50.0, **kinds)
     assert diverged.counts["unconverged"] == 3
     assert str(diverged)
 
 
-@pytest.mark.parametrize("data", ["online", "dataset"])
+@pytest.mark.parametrize("data", ["dataset", *slow("online")])
 def test_sampled_training_ends_in_exact_minima(data):
     size = {"samples": 2000} if data == "dataset" else {}
     found = census("li", 3, runs=4, teacher="small", data=data, steps=3000, quiet=True, **size)

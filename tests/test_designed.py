@@ -53,7 +53,7 @@ def test_the_even_kernel_is_the_expected_loss_of_the_even_record():
         assert relative_error(getattr(loss, name)(theta), getattr(exact, name)(theta)) < GENERIC
 
 
-@pytest.mark.parametrize("arch", ["li", "two-weight", "modresnet-free", *slow("resnet", "vanilla-free")])
+@pytest.mark.parametrize("arch", ["two-weight", "modresnet-free", *slow("li", "resnet", "vanilla-free")])
 @every_kernel
 @either
 def test_gradient_and_hessian_are_derivatives(arch, kernel, unit_rows):

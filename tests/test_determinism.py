@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import left, output, run
+from conftest import left, output, run, slow
 
 from resgrad import experiment
 from resgrad.runs import protocol
@@ -35,7 +35,7 @@ def command(out, *arguments, **environment):
 
 def simulated(seed):
     """What an executor is sent: the bytes of a run that writes no files."""
-    trajectory, _ = experiment.simulate(protocol.resolve("modresnet", d=4, samples=1000, steps=300, seed=seed))
+    trajectory, _ = experiment.simulate(protocol.resolve("modresnet", d=3, width=4, samples=1000, steps=300, seed=seed))
     return trajectory.theta.tobytes(), "\n".join(experiment.rows(experiment.table(trajectory)))
 
 
@@ -53,7 +53,7 @@ def test_across_processes(small, tmp_path):
     assert command(tmp_path, *SMALL)[0] == small
 
 
-@pytest.mark.parametrize("line", [WIDE, CORRELATED], ids=["wide", "correlated"])
+@pytest.mark.parametrize("line", [WIDE, *slow(CORRELATED)], ids=["wide", "correlated"])
 def test_across_threads(line, tmp_path):
     mixed = np.random.default_rng(0).standard_normal((150, 150))
     np.save(tmp_path / "S.npy", mixed @ mixed.T + np.eye(150))

@@ -364,8 +364,13 @@ COMPILED = [
 
 
 @compiled
-@every_dtype
-@pytest.mark.parametrize("arch", ["li", "two-weight", "modresnet", "leaky"])
+@pytest.mark.parametrize(
+    "arch, dtype",
+    [
+        *(("li", np.float64), ("two-weight", np.float64), *itertools.product(SINGLE, [np.float64, np.float32])),
+        *slow(("li", np.float32), ("two-weight", np.float32)),
+    ],
+)
 def test_nothing_is_compiled_twice(arch, dtype):
     """Neither other layouts and flags of the inputs, nor optimizers, losses and read-outs, add a signature."""
     d, width, other = 3, 4, RECORDS[{"li": "vanilla"}.get(arch, arch)]

@@ -149,7 +149,7 @@ def test_a_verdict_is_on_the_end_of_the_run_itself(tmp_path):
 def test_summary_and_page_polish_once(tmp_path, monkeypatch):
     calls, destination = [], basins.destination
     monkeypatch.setattr(basins, "destination", lambda *given: calls.append(given) or destination(*given))
-    config = resolve("vanilla", seed=0)
+    config = resolve("vanilla", data="population", seed=4)
     result = experiment.run(config, tmp_path, plot=False, report=True, quiet=True)["result"]
     assert len(calls) == 1 and result["polished_verdict"] == "spurious minimum"
     assert "at the spurious minimum to which it leads" in (tmp_path / "report.html").read_text()
