@@ -220,17 +220,8 @@ def test_divergence_is_told_with_its_step_and_loses_nothing(tmp_path, capsys):
 
 @pytest.mark.parametrize("data", protocol.DATA)
 def test_a_longer_run_continues_a_finished_one_bit_for_bit(data, tmp_path):
-    common = [
-        "--arch",
-        "two-weight",
-        "--d",
-        3,
-        "--width",
-        4,
-        "--data",
-        data,
-        *(["--samples", 1030] if data == "dataset" else []),
-    ]
+    common = ["--arch", "two-weight", "--d", 3, "--width", 4, "--data", data]
+    common += ["--samples", 1030] * (data == "dataset")
     assert run(tmp_path / "parts", *common, "--steps", 137) == 0
     assert run(tmp_path / "parts", *common, "--steps", 450, "--resume") == 0
     assert run(tmp_path / "whole", *common, "--steps", 450) == 0

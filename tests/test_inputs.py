@@ -6,7 +6,7 @@ import exact
 import naive
 import numpy as np
 import pytest
-from conftest import RECORDS, float32_slow, left, point, relative_error, run
+from conftest import RECORDS, float32_slow, left, point, relative_error, run, slow
 from mpmath import mpf
 
 import resgrad as rg
@@ -179,7 +179,7 @@ def test_a_data_set_has_its_covariance():
 
 
 @float32_slow
-@pytest.mark.parametrize("arch", ["li", "leaky", "all"])
+@pytest.mark.parametrize("arch", ["li", "leaky", *slow("all")])
 def test_fresh_samples_are_those_that_batch_draws(arch, dtype):
     S, record = positive(3), RECORDS[arch]
     teacher, theta = rg.Network(record, point(arch, 3, 2, 1), 3), point(arch, 3, 4, dtype=dtype)

@@ -400,13 +400,12 @@ if sys.argv[1:]:
 import numpy as np, resgrad as rg
 from resgrad import training
 training.WORTH = 0  # few steps, and shared all the same
-for d, k in (14, 9), (100, 100):  # samples, then units in the lanes
-    for dtype in np.float64, np.float32:
-        teacher = rg.Network("resnet", rg.draw("resnet", "normal", d, 2, rng=1), d)
-        data = rg.EmpiricalLoss("modresnet", *rg.dataset(teacher, 450, rng=0, dtype=dtype))
-        for loss, batch in (data, 200), (data, None), (rg.OnlineLoss("modresnet", teacher, dtype), 200):
-            run = rg.train(loss, rg.draw("modresnet", "small", d, k, rng=2), rg.Nesterov(1e-7, 0.9), 4, batch)
-            print(d, dtype.__name__, batch, hashlib.sha1(run.theta.tobytes() + run.loss.tobytes()).hexdigest())
+for d, k, dtype in (14, 9, np.float64), (100, 100, np.float64), (100, 100, np.float32):  # samples, or units, in lanes
+    teacher = rg.Network("resnet", rg.draw("resnet", "normal", d, 2, rng=1), d)
+    data = rg.EmpiricalLoss("modresnet", *rg.dataset(teacher, 450, rng=0, dtype=dtype))
+    for loss, batch in (data, 200), (data, None), (rg.OnlineLoss("modresnet", teacher, dtype), 200):
+        run = rg.train(loss, rg.draw("modresnet", "small", d, k, rng=2), rg.Nesterov(1e-7, 0.9), 4, batch)
+        print(d, dtype.__name__, batch, hashlib.sha1(run.theta.tobytes() + run.loss.tobytes()).hexdigest())
 for d, k in (3, 4), (14, 9), (40, 40):  # alone, in lanes, by matrix products
     exact = rg.PopulationLoss("modresnet", rg.Network("resnet", rg.draw("resnet", "normal", d, 2, rng=1), d))
     run = rg.train(exact, rg.draw("modresnet", "small", d, k, rng=2), rg.Nesterov(1e-3, 0.9), 50)
@@ -423,7 +422,7 @@ def test_across_threads_and_blas_threads_in_processes_of_their_own():
 
     one = lines("1")
     assert one == lines("2") == lines("2", *["confined"] * hasattr(os, "sched_setaffinity"))
-    assert len(set(one)) == 15
+    assert len(set(one)) == 12
 
 
 def test_blas_has_one_thread_while_someone_asked_for_it():

@@ -740,7 +740,7 @@ def test_a_trained_skip_learns_what_other_slopes_add():
 
 
 @pytest.mark.parametrize("arch", ["modresnet-free", "leaky"])
-@pytest.mark.parametrize("width", [WIDTH, 70], ids=["narrow", "wide"])
+@pytest.mark.parametrize("width", [WIDTH, *slow(70)], ids=["narrow", "wide"])
 @pytest.mark.parametrize("kind", ["empirical", "online"])
 def test_a_run_that_diverged_leaves_nothing_behind(arch, width, kind):
     """The next call of the same loop has the same memory, and finds no NaN in it."""
