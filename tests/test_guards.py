@@ -3,7 +3,7 @@
 import naive
 import numpy as np
 import pytest
-from conftest import RECORDS, compiled, every_dtype, point, relative_error, samples
+from conftest import RECORDS, compiled, every_dtype, float32_slow, point, relative_error, samples
 
 import resgrad as rg
 from resgrad import training
@@ -14,7 +14,7 @@ STEPS = {np.float64: 1e-13, np.float32: 2e-5}  # rounding, after a dozen small s
 
 
 @compiled
-@every_dtype
+@float32_slow
 @pytest.mark.parametrize("student, width", [("modresnet", NARROW), ("modresnet", WIDE), ("leaky", WIDE)])
 @pytest.mark.parametrize("source", ["data set", "fresh samples", "expectation"])
 def test_a_diverged_run_leaves_nothing_for_the_next_one(dtype, source, student, width):

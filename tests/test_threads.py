@@ -1,6 +1,7 @@
 """Several threads on one step: the same bits for any number of them, no deadlock, nothing left behind."""
 
 import concurrent.futures
+import itertools
 import multiprocessing
 import os
 import queue
@@ -64,8 +65,12 @@ def made(source, d, width, dtype, calls, arch="modresnet"):
     return state.window_loss, state.w.tobytes(), state.v.tobytes()
 
 
+SOURCES = ["data set", "fresh samples", "expectation"]
+ALL_BRANCHES = ["modresnet-free", "leaky"]  # of a loop, for vector and for scalar outputs
+
+
 @float32_slow
-@pytest.mark.parametrize("source", ["data set", "fresh samples", "expectation"])
+@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("width", [9, policy.NARROW + 1, 16 * threads.UNITS])
 def test_bits_do_not_depend_on_the_threads_nor_on_where_calls_are_split(dtype, source, width, team):
     ends = []
@@ -76,16 +81,15 @@ def test_bits_do_not_depend_on_the_threads_nor_on_where_calls_are_split(dtype, s
 
 
 @float32_slow
-@pytest.mark.parametrize("arch", ["modresnet-free", "leaky"])
 @pytest.mark.parametrize(
-    "source, d, width",
+    "arch, source, d, width",
     [
-        ("data set", 3, policy.LONELY + 1),
-        ("fresh samples", 3, 4),
-        ("expectation", 14, 9),
-        ("expectation", 14, 1),  # one thread of two has no unit
-        *slow(("data set", 14, 9), ("fresh samples", 14, 9)),
-        *((source, policy.NARROW + 6, policy.NARROW + 1) for source in ("data set", "fresh samples", "expectation")),
+        ("leaky", "data set", 3, policy.LONELY + 1),
+        *slow(("modresnet-free", "data set", 3, policy.LONELY + 1)),
+        *itertools.product(ALL_BRANCHES, ["fresh samples"], [3], [4]),
+        *itertools.product(ALL_BRANCHES, ["expectation"], [14], [9, 1]),  # 1: a thread has no unit
+        *slow(*itertools.product(ALL_BRANCHES, SOURCES[:2], [14], [9])),
+        *itertools.product(ALL_BRANCHES, SOURCES, [policy.NARROW + 6], [policy.NARROW + 1]),
     ],
 )
 def test_nor_do_those_of_a_trained_skip_and_of_other_slopes(dtype, source, arch, d, width, team):
