@@ -29,11 +29,6 @@ LOOPS = ["li", "two-weight", "modresnet", "modresnet-free", "leaky"]
 TRAINED_READOUT = [name for name, arch in rg.ARCHITECTURES.items() if arch.trains_readout]
 CENTERED = [name for name, arch in rg.ARCHITECTURES.items() if not arch.bias]  # whose formulas are (7)-(20)
 compiled = pytest.mark.skipif(kernels.PLAIN, reason="NUMBA_DISABLE_JIT is set")
-every_arch = pytest.mark.parametrize("arch", ARCHS)  # a new architecture enrols itself
-every_centered = pytest.mark.parametrize("arch", CENTERED)
-every_record = pytest.mark.parametrize("arch", list(RECORDS))  # and so do those of the tests
-every_loop = pytest.mark.parametrize("arch", LOOPS)
-every_dtype = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 
 
 def slow(*values):
@@ -41,6 +36,15 @@ def slow(*values):
     return [pytest.param(*(v if isinstance(v, tuple) else (v,)), marks=pytest.mark.slow) for v in values]
 
 
+def every(names):
+    """A test of all these records: a new one enrols itself.  Three whose every number another has, too, are slow."""
+    again = ("resnet-sum", "modresnet-sum", "li-free")
+    return pytest.mark.parametrize("arch", [name if name not in again else slow(name)[0] for name in names])
+
+
+every_arch, every_centered, every_record = every(ARCHS), every(CENTERED), every(RECORDS)
+every_loop = pytest.mark.parametrize("arch", LOOPS)
+every_dtype = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 float32_slow = pytest.mark.parametrize("dtype", [np.float64, *slow(np.float32)])
 
 

@@ -68,7 +68,7 @@ def moments(count, quick):
         yield pytest.param(arch, data, optimizer, delay, marks=() if number < quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("arch, data, optimizer, delay", list(moments(25, quick=3)))
+@pytest.mark.parametrize("arch, data, optimizer, delay", list(moments(25, quick=2)))
 def test_kill_9_and_resume_end_with_the_same_bytes(arch, data, optimizer, delay, begin, tmp_path):
     common = ["--arch", arch, "--data", data, "--optimizer", optimizer, "--lr", "1e-4"]
     common += ["--samples", 1030] if data == "dataset" else []  # the last batch of an epoch is short
@@ -107,7 +107,7 @@ def test_an_interruption_saves_and_says_how_to_go_on(number, begin, tmp_path, ca
     assert left(tmp_path / "a") == left(tmp_path / "b")
 
 
-@pytest.mark.parametrize("command", ["experiment", "census"])
+@pytest.mark.parametrize("command", ["experiment", *slow("census")])
 def test_an_ignored_ctrl_c_stays_ignored(command, begin, start, tmp_path):
     """As under nohup, cron and ``&``.  SIGTERM still ends the process."""
     if command == "experiment":
