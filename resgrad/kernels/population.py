@@ -185,7 +185,7 @@ def _update_linear(C, D, units, slopes, M, flat, dC):
 
 @exact_jit
 def _linear(C, D, units, slopes, dC):
-    """What `_add_linear` needs: whether there is a linear part, its M and ``flat``, and whether s'(0) is not 0."""
+    """What `_add_linear` needs: whether there is a linear part, its M and ``flat``, whether slopes are not relu's."""
     d, m = D.shape
     M, flat, sloped = np.empty((m, d)), np.empty((m, d)), slopes[0] != 1.0 or slopes[1] != 0.0
     if len(C) or sloped:
@@ -295,9 +295,10 @@ def compiled_loop(narrow, fixed):
             memory = np.empty((most, norm.size)), np.empty((most, d)), np.empty((most, m))
         skip, velocity, dC = C.copy(), VC.copy(), np.empty_like(C)  # every thread keeps C for itself
         linear = _linear(C, D, units, slopes, dC)
+        _, M, flat, sloped = linear
         for step in range(n_steps):
-            if len(C) or linear[3]:
-                _update_linear(skip, D, units, slopes, linear[1], linear[2], dC)
+            if len(C) or sloped:
+                _update_linear(skip, D, units, slopes, M, flat, dC)
             normalize(weights, d, rows, columns, norm)
             for j in range(k):
                 for o in range(m):
