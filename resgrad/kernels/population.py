@@ -188,13 +188,14 @@ def _linear(C, D, units, slopes, dC):
     """What `_add_linear` needs: whether there is a linear part, its M and ``flat``, whether slopes are not relu's."""
     d, m = D.shape
     M, flat, sloped = np.empty((m, d)), np.empty((m, d)), slopes[0] != 1.0 or slopes[1] != 0.0
+    present = len(C) > 0 or sloped or nonzero(D)
     if len(C) or sloped:
         _update_linear(C, D, units, slopes, M, flat, dC)
-    else:
+    elif present:
         for i in range(d):
             for o in range(m):
                 M[o, i] = D[i, o]
-    return len(C) > 0 or sloped or nonzero(D), M, flat, sloped
+    return present, M, flat, sloped
 
 
 @exact_jit
