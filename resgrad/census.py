@@ -5,10 +5,13 @@ The numerical code is imported once a census starts, so that ``--help`` need not
 
 from __future__ import annotations
 
+import gc
 import signal
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback during the imports
+if __name__ == "__main__":
+    gc.set_threshold(100_000)  # imports and Numba make many objects, and looking through them takes time
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback during the imports
 
 import concurrent.futures
 import contextlib

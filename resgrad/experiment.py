@@ -3,10 +3,13 @@
 The code that trains, aligns and draws is imported when a run starts, so that ``--help`` need not wait for it.
 """
 
+import gc
 import signal
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback; from the first step on `_Watch` answers Ctrl-C
+if __name__ == "__main__":
+    gc.set_threshold(100_000)  # imports and Numba make many objects, and looking through them takes time
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback; from the first step on `_Watch` answers Ctrl-C
 
 import contextlib
 import dataclasses
