@@ -32,13 +32,13 @@ compiled = pytest.mark.skipif(kernels.PLAIN, reason="NUMBA_DISABLE_JIT is set")
 
 
 def slow(*values):
-    """Values of a parameter, or tuples of several, that show once more what others show: for the slow tests."""
+    """Values of a parameter, or tuples of several, for the slow tests: they repeat what others show, or take long."""
     return [pytest.param(*(v if isinstance(v, tuple) else (v,)), marks=pytest.mark.slow) for v in values]
 
 
 def every(names):
-    """A test of all these records: a new one enrols itself.  Three whose every number another has, too, are slow."""
-    again = ("resnet-sum", "modresnet-sum", "li-free")
+    """A test of all these records: a new one enrols itself.  Two, whose every pair of numbers others have, are slow."""
+    again = ("modresnet-sum", "li-free")
     return pytest.mark.parametrize("arch", [name if name not in again else slow(name)[0] for name in names])
 
 

@@ -39,7 +39,7 @@ TOY = {
 }
 DRAWN_WHOLE = {"block"}  # it holds its run against the closed form, which no toy meets
 SLOW = {"block", "designed", "dimensions", "free_skip", "frequencies"}  # dozens of censuses or fits, however small
-SLOW |= {"biases", "li", "modresnet", "portrait", "sources", "spurious"}  # a loop of their own
+SLOW |= {"biases", "li", "modresnet", "sources", "spurious"}  # a loop of their own
 
 
 def toy_simulate(config):

@@ -179,4 +179,4 @@ def test_no_right_gradient_is_rejected(points):
         undecided += not report.ok
         worst = max(worst, report.max_rel_error)
         assert report.ok or kind == 3 and report.verdict == "cannot tell", report
-    assert undecided <= 2 and worst < 1e-9  # a foreign loss does not tell where its kinks are
+    assert undecided <= points // 1000 and worst < 1e-9  # a foreign loss does not tell where its kinks are

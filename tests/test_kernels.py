@@ -48,7 +48,7 @@ SHAPES = {"narrow": SMALL, "shared": SHARED, "wide": WIDE, "tall": TALL}
 
 
 def every_job(*shapes):
-    """Where each shape compiles a loop of its own, two of them stand for all in float32."""
+    """Where each shape compiles a loop of its own, `SINGLE` stand for all, in float32 or in two parts."""
     jobs = []
     for arch, dtype, name in itertools.product(LOOPS, (np.float64, np.float32), shapes):
         quick = name in ("wide", "tall") or arch in SINGLE or (name == "narrow" and dtype is np.float64)
@@ -416,15 +416,16 @@ def test_training_leaves_its_inputs_alone():
 
 @compiled
 @every_loop
-def test_the_exact_loops_of_narrow_and_wide_networks_are_the_same(arch):
-    record, ends = RECORDS[arch], []
-    loss, m = rg.PopulationLoss(record, rg.Network(record, point(arch, 3, 2, seed=1), 3)), record.outputs(3)
-    compiled = [population.compiled_loop(*shape) for shape in ((True, REGISTERS), (False, 0), (True, 0))]
-    slow = plain.population_loop(3, 4, 6, m, 3 * record.trains_skip, record.slopes)[0]
-    for loop in (*compiled, slow):
-        w = record.coordinates(point(arch, 3, 4), 3)
-        v, scratch = np.zeros_like(w), (np.empty((2, 4, 3 + m)), 2, record.slopes)
-        weights = (w, v) if loop is slow else [record.split(part, 3) for part in (w, v)]
+@pytest.mark.parametrize("width, width_star", [(4, 2), (7, 6), (20, 16)])  # fills one register, two, more than four
+def test_the_exact_loops_of_narrow_and_wide_networks_are_the_same(arch, width, width_star):
+    record, ends, count = RECORDS[arch], [], -(-(width + width_star) // (policy.REGISTER // 8))
+    loss, m = rg.PopulationLoss(record, rg.Network(record, point(arch, 3, width_star, seed=1), 3)), record.outputs(3)
+    shapes = (True, count if count <= policy.UNROLLED else 0), (False, 0), (True, 0)
+    twin = plain.population_loop(3, width, width + width_star, m, 3 * record.trains_skip, record.slopes)[0]
+    for loop in (*(population.compiled_loop(*shape) for shape in shapes), twin):
+        w = record.coordinates(point(arch, 3, width), 3)
+        v, scratch = np.zeros_like(w), (np.empty((2, width, 3 + m)), 2, record.slopes)
+        weights = (w, v) if loop is twin else [record.split(part, 3) for part in (w, v)]
         loop(0, np.zeros((1, 16), np.int64), scratch, loss.units_star, *weights, (0.01, 0.01, 0.01, 0.5), 20)
         ends.append(np.concatenate([w, v]))
     assert relative_error(ends[0], ends[1]) < 1e-14  # a few EPS: sums are in another order

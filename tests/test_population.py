@@ -1,5 +1,7 @@
 """The exact expected loss, gradient and Hessian, held against fifty digits, sampling and quadrature."""
 
+import dataclasses
+
 import exact
 import naive
 import numpy as np
@@ -160,6 +162,18 @@ def test_gradient_of_units_of_any_length(arch, size):
     pair = Pair(arch, theta, arch, point(arch, 3, seed=100), 3)
     assert pair.gradient_error() < GENERIC
     assert pair.value_error()[0] < LOSS[0][1]
+
+
+@pytest.mark.parametrize("slopes", [(0.0, 1.0), (0.0, -0.5), (1.0, -1.0), (2.0, 0.0)])
+def test_a_unit_that_is_zero_has_the_lower_slope(slopes):
+    """s'(0) = n: its gradient is n dloss/dC a, with the gradient that a skip would have."""
+    arch = rg.Architecture("sloped", "W2' s(W1' x)", "tests", 0, 0, "vector", slopes)
+    teacher, theta = rg.Network(arch, np.random.default_rng(0).standard_normal(12), 3), np.arange(1.0, 13.0)
+    theta[[0, 2, 4]] = 0.0
+    free = rg.PopulationLoss(dataclasses.replace(arch, trains_skip=True), teacher)
+    dC = free.arch.unflatten(free.grad(np.append(theta, np.zeros(9))), 3).C
+    dW1 = arch.unflatten(rg.PopulationLoss(arch, teacher).grad(theta), 3).W1
+    assert relative_error(dW1[:, 0] + 1.0, slopes[1] * (dC @ theta[6:9]) + 1.0) < GENERIC
 
 
 @every_centered

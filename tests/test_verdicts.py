@@ -71,7 +71,7 @@ def told(end):
 
 
 @every_arch
-@pytest.mark.parametrize(("d", "k", "k_star"), [(1, 1, 1), (2, 2, 2), (3, 4, 3), *slow((1, 2, 1), (3, 2, 3))])
+@pytest.mark.parametrize(("d", "k", "k_star"), [(1, 1, 1), (3, 2, 3), (3, 4, 3), *slow((1, 2, 1), (2, 2, 2))])
 @pytest.mark.parametrize("s", [1e-6, 1e6, *slow(1e-3, 1e3)])
 def test_a_verdict_does_not_depend_on_the_units(arch, d, k, k_star, s):
     theta_star, degree = rg.draw(arch, "uniform", d, k_star, rng=d + k), 2 + 2 * rg.ARCHITECTURES[arch].trains_readout
@@ -86,7 +86,7 @@ def test_a_verdict_does_not_depend_on_the_units(arch, d, k, k_star, s):
 
 
 @every_arch
-@pytest.mark.parametrize(("d", "k", "k_star"), [(2, 2, 2), (3, 4, 3), *slow((1, 2, 1), (3, 2, 3))])
+@pytest.mark.parametrize(("d", "k", "k_star"), [(3, 2, 3), (3, 4, 3), *slow((1, 2, 1), (2, 2, 2))])
 def test_a_verdict_does_not_depend_on_the_place_in_the_orbit(arch, d, k, k_star):
     loss = rg.PopulationLoss(arch, rg.Network(arch, rg.draw(arch, "uniform", d, k_star, rng=d + k), d))
     rng, trained = np.random.default_rng(k), rg.ARCHITECTURES[arch].trains_readout

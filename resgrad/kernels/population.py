@@ -51,9 +51,9 @@ def put_back(units, low, high, U, A):
 
 @jit
 def residual_network(U, A, U_star, A_star):
-    """Student minus teacher: rows [u_j, q_j] of all units, and their directions as rows and columns, norms, Q and Q'.
+    """Student minus teacher: rows [u_j, q_j] of all units, and (directions as rows, as columns, norms, Q, Q').
 
-    Zero units, which add nothing, fill the last register of the latter.
+    Zero units, which add nothing, fill the last register of the second part.
     """
     (d, k), (k_star, m) = U.shape, A_star.shape
     units = np.empty((k + k_star, d + m))
@@ -185,7 +185,10 @@ def _update_linear(C, D, units, slopes, M, flat, dC):
 
 @exact_jit
 def _linear(C, D, units, slopes, dC):
-    """What `_add_linear` needs: whether there is a linear part, its M and ``flat``, whether slopes are not relu's."""
+    """What `_add_linear` needs: whether there is a linear part, its M and ``flat``, whether slopes are not relu's.
+
+    Where C is trained, its gradient goes into dC.
+    """
     d, m = D.shape
     M, flat, sloped = np.empty((m, d)), np.empty((m, d)), slopes[0] != 1.0 or slopes[1] != 0.0
     present = len(C) > 0 or sloped or nonzero(D)
@@ -276,7 +279,10 @@ def population_loop(d, k, K, m, skip=0, slopes=RELU):
 
 @functools.cache
 def compiled_loop(narrow, fixed):
-    """The loop compiled for all shapes with ``fixed`` registers of units, or, where this is 0, with any number."""
+    """The loop, in lanes for ``narrow`` networks or by products, compiled for all shapes that have ``fixed`` registers.
+
+    Where ``fixed`` is 0, the number of registers may be any.
+    """
 
     @exact_jit
     def loop(thread, marks, scratch, teacher, W, V, rates, n_steps):
