@@ -27,6 +27,7 @@ RECORDS = rg.ARCHITECTURES | {  # and three of a user's own: a linear part that 
 # say is done to theta before and after, by `coordinates` and `parameters`; tests of these run over all records.
 LOOPS = ["li", "two-weight", "modresnet", "modresnet-free", "leaky"]
 TRAINED_READOUT = [name for name, arch in rg.ARCHITECTURES.items() if arch.trains_readout]
+SUM = [name for name, arch in rg.ARCHITECTURES.items() if arch.readout == "sum"]
 CENTERED = [name for name, arch in rg.ARCHITECTURES.items() if not arch.bias]  # whose formulas are (7)-(20)
 compiled = pytest.mark.skipif(kernels.PLAIN, reason="NUMBA_DISABLE_JIT is set")
 
@@ -36,13 +37,13 @@ def slow(*values):
     return [pytest.param(*(v if isinstance(v, tuple) else (v,)), marks=pytest.mark.slow) for v in values]
 
 
-def every(names):
-    """A test of all these records: a new one enrols itself.  Two, whose every pair of numbers others have, are slow."""
-    again = ("modresnet-sum", "li-free")
+def every(names, again=("modresnet-sum", "li-free")):
+    """A test of all these records: a new one enrols itself.  Slow are two, each pair of whose numbers others have."""
     return pytest.mark.parametrize("arch", [name if name not in again else slow(name)[0] for name in names])
 
 
 every_arch, every_centered, every_record = every(ARCHS), every(CENTERED), every(RECORDS)
+every_sum = every(SUM, again=["two-weight-free"])  # which compiles loops of its own
 every_loop = pytest.mark.parametrize("arch", LOOPS)
 every_dtype = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 float32_slow = pytest.mark.parametrize("dtype", [np.float64, *slow(np.float32)])

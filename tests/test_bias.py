@@ -176,9 +176,7 @@ def test_a_census_counts_minima_with_biases():
 
 @pytest.mark.parametrize("data", ["dataset", "online", "population"])
 def test_a_run_with_biases_resumes_and_verifies(data, tmp_path):
-    small = ["--arch", "li-bias", "--d", 3, "--width", 4, "--data", data] + (
-        ["--samples", 500] if data == "dataset" else []
-    )
+    small = ["--arch", "li-bias", "--d", 3, "--width", 4, "--data", data] + ["--samples", 500] * (data == "dataset")
     assert run(tmp_path / "once", *small, "--steps", 300) == 0
     assert run(tmp_path / "twice", *small, "--steps", 120) == 0
     assert run(tmp_path / "twice", "--resume", "--steps", 300, "--report") == 0

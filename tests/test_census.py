@@ -528,7 +528,7 @@ def test_another_census_in_the_same_directory(tmp_path):
 @pytest.mark.parametrize("kind", [
     ["--preset", "safran-shamir", "--k", "6"],
     ["--arch", "li", "--d", "3", "--width", "4", "--teacher-width", "4", "--data", "online", "--optimizer", "sgd",
-     "--steps", "500"],
+     "--teacher", "small", "--steps", "500"],
 ])  # fmt: skip
 def test_resume_needs_nothing_but_the_directory(kind, tmp_path, capsys):
     out = tmp_path / "a directory"

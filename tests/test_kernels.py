@@ -51,8 +51,8 @@ def every_job(*shapes):
     """Where each shape compiles a loop of its own, `SINGLE` stand for all, in float32 or in two parts."""
     jobs = []
     for arch, dtype, name in itertools.product(LOOPS, (np.float64, np.float32), shapes):
-        quick = name in ("wide", "tall") or arch in SINGLE or (name == "narrow" and dtype is np.float64)
-        quick &= name != "shared" or dtype is np.float64
+        single, double = arch in SINGLE, dtype is np.float64
+        quick = {"narrow": single or double, "shared": single and double}.get(name, True)
         marks = [] if quick else [pytest.mark.slow]
         jobs.append(pytest.param(arch, dtype, SHAPES[name], id=f"{name}-{dtype.__name__}-{arch}", marks=marks))
     return pytest.mark.parametrize("arch, dtype, shape", jobs)

@@ -5,7 +5,7 @@ import itertools
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from conftest import ARCHS, TRAINED_READOUT, every_arch, point, samples, slow
+from conftest import ARCHS, TRAINED_READOUT, every_arch, every_sum, point, samples
 from hypothesis import given, settings
 from scipy import optimize
 
@@ -15,7 +15,6 @@ from resgrad.minima import alignment, symmetry
 EPS = np.finfo(float).eps
 ROUNDING = 100 * EPS  # of |theta|: a handful of roundings in every entry
 VECTOR = [name for name, arch in rg.ARCHITECTURES.items() if arch.readout == "vector"]
-SUM = [name for name, arch in rg.ARCHITECTURES.items() if arch.readout == "sum"]
 FREE = [name for name, arch in rg.ARCHITECTURES.items() if arch.trains_skip]
 REVERSIBLE = [*FREE, "even"]
 
@@ -560,7 +559,7 @@ def test_gradient_flow_keeps_the_imbalance_of_every_unit(arch):
     assert np.linalg.norm(flow.theta - theta0) > 0.1  # while everything else moved
 
 
-@pytest.mark.parametrize("arch", [*sorted({*SUM} - {"two-weight-free"}), *slow("two-weight-free")])
+@every_sum
 @pytest.mark.parametrize("optimizer", [rg.SGD(0.01), rg.Nesterov(0.003, 0.9)], ids=["sgd", "nesterov"])
 @pytest.mark.parametrize("data", ["dataset", "online", "population"])
 def test_no_training_moves_the_unseen_part(arch, optimizer, data):

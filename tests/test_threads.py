@@ -239,7 +239,7 @@ def test_a_helper_that_leaves_late_does_not_write_into_the_restored_state(team, 
     state, left = training.State.start(loss, theta0, rg.streams(0).batches), threading.Event()
     w = state.w.copy()
 
-    def slow(thread, *given):
+    def late(thread, *given):
         if thread == 0:
             raise KeyboardInterrupt
         time.sleep(1.2)  # the caller waits for a second
@@ -248,7 +248,7 @@ def test_a_helper_that_leaves_late_does_not_write_into_the_restored_state(team, 
 
     with blas.one_thread():
         advance(training.State.start(loss, theta0, rg.streams(0).batches), 1)  # compiled
-        monkeypatch.setattr(wide, "_leave", slow)
+        monkeypatch.setattr(wide, "_leave", late)
         with pytest.raises(KeyboardInterrupt):
             training._all_or_nothing(advance, state, 4)
         assert left.wait(20) and np.array_equal(state.w, w) and not state.v.any()

@@ -11,6 +11,7 @@ from conftest import (
     every_arch,
     every_centered,
     every_loop,
+    every_sum,
     point,
     relative_error,
     samples,
@@ -204,8 +205,9 @@ def test_other_architectures_resume_too(kind, arch, stepwise):
 
 
 @every_fused_kind
-def test_a_run_of_float32_resumes(kind, stepwise):
-    arch, keeper = "modresnet", Keeper()
+@pytest.mark.parametrize("arch", ["modresnet", *slow("two-weight")])
+def test_a_run_of_float32_resumes(kind, arch, stepwise):
+    keeper = Keeper()
     teacher = rg.Network(arch, point(arch, D, 2, seed=1), D)
     loss = {
         "empirical": rg.EmpiricalLoss(arch, *samples(arch, N_SAMPLES, D, dtype=np.float32)),
@@ -533,10 +535,7 @@ def test_twin_units_stay_twins(arch, kind):
 # ---------------------------------------------------------------------- what the theory conserves
 
 
-SUMS = {name for name, arch in rg.ARCHITECTURES.items() if arch.readout == "sum"}
-
-
-@pytest.mark.parametrize("arch", [*sorted(SUMS - {"two-weight-free"}), *slow("two-weight-free")])
+@every_sum
 @every_kind
 def test_a_summed_readout_never_moves_what_it_does_not_see(arch, kind):
     """All columns of W2 get one gradient, so their differences stay what they were."""
